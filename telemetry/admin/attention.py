@@ -1,0 +1,73 @@
+"""What needs a look: the few sentences that a colleague would say, worst first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from telemetry.admin import figures
+from telemetry.admin.figures import GOOD, WARNING, Status
+
+if TYPE_CHECKING:
+    from telemetry.admin.overview import Overview, Row
+    from telemetry.settings import TelemetrySettings
+
+MOST_NOTES: Final = 8
+_FEW = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is the matter with a route, or with what `subject` names where `row` is `None`."""
+
+    subject: str
+    facts: tuple[str, ...]
+    status: Status
+    rule: str
+    row: Row | None
+
+
+def notes(overview: Overview, settings: TelemetrySettings) -> list[Note]:
+    """Return a note for each route, and for the cache, that isn't good; the worst and then the slowest first."""
+    of_routes = [note for row in overview.rows if (note := _of_route(row, settings)) is not None]
+    of_routes.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
+    of_cache = _of_cache(overview, settings)
+    return of_routes if of_cache is None else [*of_routes, of_cache]
+
+
+def _of_route(row: Row, settings: TelemetrySettings) -> Note | None:
+    stats = row.stats
+    requests, failed = stats["request_count"], stats["error_count"]
+    facts, rules, status = [], [], GOOD
+    if row.status is not GOOD:
+        few = f" of {figures.plural(requests, 'request')} only" if requests < _FEW else ""
+        facts.append(f"p95 {figures.milliseconds(stats['p95_ms'])}{few}")
+        rules.append(figures.latency_rule(settings))
+        status = row.status
+    if failed:
+        facts.append(f"{figures.plural(failed, 'error')} in {figures.plural(requests, 'request')}")
+        rules.append(f"errors: {figures.error_rule()}")
+        status = _worse(status, WARNING, figures.error_status(100 * failed / requests))
+    if row.queries_max is not None and row.queries_max >= settings.fan_out_warning:
+        facts.append(f"up to {figures.plural(row.queries_max, 'query')} in one request")
+        rules.append(f"from {settings.fan_out_warning} queries in one request on it is worth a look")
+        status = _worse(status, WARNING)
+    return Note(row.route, tuple(facts), status, "; ".join(rules), row) if facts else None
+
+
+def _of_cache(overview: Overview, settings: TelemetrySettings) -> Note | None:
+    cache = overview.snapshot["cache"]
+    lookups = cache["hits"] + cache["misses"]
+    if not lookups or figures.cache_status(cache["hit_rate_percent"], settings) is GOOD:
+        return None
+    fact = f"answered {figures.percent(cache['hit_rate_percent'])} of {figures.plural(lookups, 'lookup')}"
+    rule = f"from {settings.cache_good_percent:g} % on it is good"
+    return Note("cache", (fact,), WARNING, rule, None)
+
+
+def _worse(*statuses: Status) -> Status:
+    return max(statuses, key=lambda status: status.severity)
+
+
+def _p95_ms(note: Note) -> float:
+    return 0.0 if note.row is None else note.row.stats["p95_ms"]

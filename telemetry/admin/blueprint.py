@@ -1,0 +1,72 @@
+"""The blueprint itself: routes, guard and headers put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from flask import Blueprint, Response, abort, request
+from flask.blueprints import BlueprintSetupState
+from flask.typing import ResponseReturnValue
+
+from telemetry.admin import answers, api, guard, pages
+
+if TYPE_CHECKING:
+    from telemetry.performance import PerformanceMetrics
+    from telemetry.settings import TelemetrySettings
+
+NAME: Final = "telemetry_admin"
+
+
+def create_blueprint(
+    metrics: PerformanceMetrics,
+    settings: TelemetrySettings,
+    *,
+    authorize: guard.Authorize | None = None,
+    title: str = "Performance",
+    links: Mapping[str, str] | None = None,
+    is_active: Callable[[], bool] = lambda: True,
+) -> Blueprint:
+    """Return the admin pages and their JSON over `metrics`, as a blueprint named `telemetry_admin`.
+
+    Args:
+        metrics: what the figures are read from.
+        settings: thresholds and window size that they are judged by.
+        authorize: says in the context of a request whether it may look; an exception in it means no. Without it, only
+            requests from this machine may (see `guard.why_not_local`).
+        title: what the pages call the app.
+        links: label -> endpoint of other pages for the header; one that the app doesn't have is left out.
+        is_active: while it returns false, every admin route answers 404.
+    """
+    blueprint = Blueprint(
+        NAME, __name__, static_folder=str(answers.FOLDER / "static"), static_url_path="/admin/performance/static"
+    )
+
+    def admit() -> ResponseReturnValue | None:
+        if not is_active():
+            abort(404)
+        return guard.check(authorize)
+
+    def harden(response: Response) -> Response:
+        if request.blueprint == NAME and is_active():
+            answers.harden(response, is_static=request.endpoint == f"{NAME}.static")
+            if authorize is None:
+                _forget_cross_origin_grants(response)
+        return response
+
+    def have_the_last_word(state: BlueprintSetupState) -> None:
+        # Flask runs the blueprint's own after_request first and then the app's, last registered first: only the app's
+        # very first function sees what all the others did to the headers.
+        state.app.after_request_funcs.setdefault(None, []).insert(0, harden)
+
+    blueprint.before_request(admit)
+    blueprint.record(have_the_last_word)
+    api.add_routes(blueprint, metrics)
+    pages.add_routes(blueprint, metrics, settings, title=title, links=links or {})
+    return blueprint
+
+
+def _forget_cross_origin_grants(response: Response) -> None:
+    """Drop what a CORS extension of the app granted: any site open in a browser here could read the figures."""
+    for name in [name for name in response.headers.keys() if name.lower().startswith("access-control-")]:  # noqa: SIM118
+        response.headers.pop(name)

@@ -1,0 +1,83 @@
+"""SVG that the server draws: sparklines, and the latency chart for browsers without the chart library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from telemetry.admin.timeline import Timeline
+
+SPARK_WIDTH: Final = 100
+SPARK_HEIGHT: Final = 20
+CHART_WIDTH: Final = 800
+CHART_HEIGHT: Final = 240
+_LEAST_MS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Sparkline:
+    """Bars for `values`, the newest at the right, as the path data of one stroke for all and one for those marked."""
+
+    bars: str
+    marked: str
+
+
+def sparkline(values: Sequence[float], marked: Sequence[bool] = (), slots: int = SPARK_WIDTH) -> Sparkline:
+    """Return a sparkline of the last `slots` values, scaled to the largest of them; no bar is lower than one unit."""
+    shown = list(values)[-slots:]
+    flags = list(marked)[-slots:] or [False] * len(shown)
+    largest = max(shown, default=0.0) or 1.0
+    paths: dict[bool, list[str]] = {False: [], True: []}
+    step = SPARK_WIDTH / slots
+    for at, (value, flag) in enumerate(zip(shown, flags, strict=True)):
+        x = (slots - len(shown) + at + 0.5) * step
+        height = max(1, round(value / largest * (SPARK_HEIGHT - 1)))
+        paths[flag].append(f"M{x:g} {SPARK_HEIGHT}v-{height}")
+    return Sparkline("".join(paths[False]), "".join(paths[True]))
+
+
+@dataclass(frozen=True, slots=True)
+class Gridline:
+    """A horizontal line of the chart at `y` and what it stands for; `kind` is `tick`, `good` or `poor`."""
+
+    y: float
+    label: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A scatter plot with a logarithmic scale: path data of the dots, and its lines."""
+
+    dots: str
+    errors: str
+    lines: tuple[Gridline, ...]
+
+
+def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Chart:
+    """Return the requests of `timeline` as dots, failed ones as crosses, with the thresholds as lines."""
+    durations = [max(point.sample.value * 1000, _LEAST_MS) for point in timeline.points]
+    low = 10 ** math.floor(math.log10(min(durations, default=1.0)))
+    high = 10 ** math.ceil(math.log10(max([*durations, poor_above_ms, low * 10])))
+    decades = round(math.log10(high / low))
+
+    def y(value_ms: float) -> float:
+        return round(CHART_HEIGHT * (1 - math.log10(value_ms / low) / decades), 1)
+
+    span = max(timeline.end_unix_nano - timeline.start_unix_nano, 1)
+    paths: dict[bool, list[str]] = {False: [], True: []}
+    for point, duration_ms in zip(timeline.points, durations, strict=True):
+        x = round((point.sample.time_unix_nano - timeline.start_unix_nano) / span * CHART_WIDTH, 1)
+        mark = "m-3-3l6 6m0-6l-6 6" if point.sample.is_error else "h0"
+        paths[point.sample.is_error].append(f"M{x:g} {y(duration_ms):g}{mark}")
+    ticks = [Gridline(y(low * 10**power), _label(low * 10**power), "tick") for power in range(decades + 1)]
+    limits = [Gridline(y(good_below_ms), "", "good"), Gridline(y(poor_above_ms), "", "poor")]
+    inside = [line for line in limits if 0 <= line.y <= CHART_HEIGHT]
+    return Chart("".join(paths[False]), "".join(paths[True]), tuple(ticks + inside))
+
+
+def _label(value_ms: float) -> str:
+    return f"{value_ms:g} ms" if value_ms < 1000 else f"{value_ms / 1000:g} s"

@@ -1,0 +1,144 @@
+"""Who may look at the admin pages: this machine alone, unless the app decides with a callable of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from flask import Response, current_app, request
+from flask.typing import ResponseReturnValue
+
+from telemetry.admin import answers
+
+_log = logging.getLogger(__name__)
+
+Authorize = Callable[[], object]
+"""Called in the context of the request; a truthy answer lets it through."""
+
+EXTENSION: Final = "telemetry"
+
+_PROXY_HEADERS: Final = frozenset(
+    {
+        "HTTP_CF_CONNECTING_IP",
+        "HTTP_CLIENT_IP",
+        "HTTP_FASTLY_CLIENT_IP",
+        "HTTP_FORWARDED",
+        "HTTP_FORWARDED_FOR",
+        "HTTP_TRUE_CLIENT_IP",
+        "HTTP_VIA",
+        "HTTP_X_CLIENT_IP",
+        "HTTP_X_CLUSTER_CLIENT_IP",
+        "HTTP_X_ORIGINAL_FORWARDED_FOR",
+        "HTTP_X_ORIGINAL_HOST",
+        "HTTP_X_REAL_IP",
+        "HTTP_X_REMOTE_ADDR",
+        "HTTP_X_REMOTE_IP",
+    }
+)
+_HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+_LOCALHOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII | re.IGNORECASE)
+
+
+def require_admin() -> ResponseReturnValue | None:
+    """Return `None` if the request may see admin pages, else the 403 to answer with.
+
+    Made for `before_request` of any blueprint of an instrumented app. It asks the `authorize` that the app was
+    instrumented with; an app that isn't instrumented lets nobody in.
+    """
+    state = current_app.extensions.get(EXTENSION)
+    if state is None:
+        return refusal("this app is not instrumented, so nothing says who may look", "Call telemetry.instrument(app).")
+    return check(getattr(state, "authorize", None))
+
+
+def check(authorize: Authorize | None) -> ResponseReturnValue | None:
+    """Return `None` if `authorize`, or where it is `None` the rule for this machine, lets the current request in."""
+    if authorize is not None:
+        if _is_authorized(authorize):
+            return None
+        return refusal("the app's authorize= said no", "Sign in as somebody whom the app lets see this page.")
+    reason = why_not_local(request.environ)
+    if reason is None:
+        return None
+    return refusal(reason, _how_to_get_in(request.environ))
+
+
+def why_not_local(environ: dict[str, Any]) -> str | None:
+    """Return why a request can't be trusted to come from this machine; `None` if it can.
+
+    Judged by what the server itself saw, before any ProxyFix. Behind a reverse proxy everyone looks local, hence the
+    search for its traces: HTTP/1.0 is what nginx speaks to its upstreams unless told otherwise, and no browser does. A
+    proxy that leaves no trace at all can't be told apart; such an app must pass `authorize`.
+    """
+    seen = {**environ, **_before_proxy_fix(environ)}
+    peer = str(seen.get("REMOTE_ADDR") or "")
+    if not _is_loopback(peer):
+        return f"the request came from {peer}" if peer else "the server doesn't know where the request came from"
+    host = str(seen.get("HTTP_HOST") or "")
+    if not _is_loopback_host(host):
+        return f"the request was for the host {host}" if host else "the request names no host"
+    for name in environ:
+        if name in _PROXY_HEADERS or name.startswith("HTTP_X_FORWARDED"):
+            header = name.removeprefix("HTTP_").replace("_", "-").title()
+            return f"the request came through a proxy: it has the header {header}"
+    if environ.get("SERVER_PROTOCOL") in {"HTTP/1.0", "HTTP/0.9"}:
+        return f"the request came as {environ['SERVER_PROTOCOL']}, as reverse proxies send it"
+    return None
+
+
+def refusal(reason: str, remedy: str) -> Response:
+    """Return a 403 that says what happened and what to do, as JSON where a program asks."""
+    message = "These figures are open to the machine that serves them, and to nobody else unless the app says so."
+    if answers.wants_json(request):
+        return answers.json({"error": {"message": message, "reason": reason, "remedy": remedy}}, 403)
+    return answers.page("refused.html", 403, message=message, reason=reason, remedy=remedy)
+
+
+def _is_authorized(authorize: Authorize) -> bool:
+    try:
+        return bool(authorize())
+    except Exception:
+        _log.exception("authorize= raised: the admin pages stay closed for this request")
+        return False
+
+
+def _how_to_get_in(environ: dict[str, Any]) -> str:
+    seen = {**environ, **_before_proxy_fix(environ)}
+    port = str(seen.get("SERVER_PORT") or "")
+    shown = f":{port}" if port.isascii() and port.isdecimal() and port != "80" else ""
+    return (
+        f"On that machine, open http://127.0.0.1{shown}{request.script_root}{request.path} directly. "
+        "To let others in, pass authorize= to telemetry.instrument(): a callable that says who may look."
+    )
+
+
+def _before_proxy_fix(environ: dict[str, Any]) -> dict[str, Any]:
+    original = environ.get("werkzeug.proxy_fix.orig")
+    return original if isinstance(original, dict) else {}
+
+
+def _is_loopback(peer: str) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _is_loopback_host(host: str) -> bool:
+    match = _HOST.fullmatch(host)
+    if match is None:
+        return False
+    name = match["name"]
+    if name.startswith("["):
+        return name == "[::1]"
+    if _LOCALHOST.fullmatch(name):
+        return True
+    try:
+        return ipaddress.IPv4Address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,211 @@
+"""What the overview shows, gathered from one reading of the metrics: all that the templates print, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from telemetry.admin import figures
+from telemetry.admin.drawing import Sparkline, sparkline
+from telemetry.admin.figures import NONE, Status
+from telemetry.performance import RouteStats, percentile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from telemetry.performance import PerformanceMetrics, RouteWindow
+    from telemetry.readers.window import Sample
+    from telemetry.settings import TelemetrySettings
+
+RATE_HORIZON_S: Final = 60.0
+_RATE_BARS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One figure at the top of the page; `title` says on hover what it is made of, or why there is none."""
+
+    key: str
+    label: str
+    value: str
+    detail: str
+    title: str
+    status: Status | None = None
+    spark: Sparkline | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One route of the table."""
+
+    stats: RouteStats
+    queries_avg: float | None
+    queries_max: int | None
+    status: Status
+    spark: Sparkline
+    newest_unix_nano: int
+
+    @property
+    def route(self) -> str:
+        """The route's name, which identifies the row."""
+        return self.stats["route"]
+
+    @property
+    def anchor(self) -> str:
+        """An id for the row that stays the same over refreshes and sorting."""
+        return "r-" + hashlib.sha256(self.route.encode()).hexdigest()[:12]
+
+    def value(self, column: str) -> Any:
+        """Return what the row sorts by in `column`; -1 where there is no figure."""
+        if column == "queries_avg":
+            return -1 if self.queries_avg is None else self.queries_avg
+        if column == "queries_max":
+            return -1 if self.queries_max is None else self.queries_max
+        return self.newest_unix_nano if column == "last_updated" else self.stats[column]  # type: ignore[literal-required]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The page's figures at `now_unix_nano`; `windows` are those that have a sample."""
+
+    windows: tuple[RouteWindow, ...]
+    rows: tuple[Row, ...]
+    cards: tuple[Card, ...]
+    snapshot: dict[str, Any]
+    now_unix_nano: int
+
+
+def build(metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int) -> Overview:
+    """Return the overview of `metrics` as it is at `now_unix_nano`, judged by the thresholds of `settings`."""
+    windows = tuple(window for window in metrics.route_windows() if window.samples)
+    snapshot = metrics.snapshot()
+    newest = sorted(sample for window in windows for sample in window.samples)[-settings.window :]
+    cards = (
+        _rate(windows, settings, snapshot["uptime_seconds"], now_unix_nano),
+        _latency(newest, settings),
+        _errors(newest),
+        _queries(snapshot["database"], settings),
+        _cache(snapshot["cache"], settings),
+        _resources(snapshot["resources"]),
+        _ratings(snapshot["ratings_post"], settings),
+    )
+    return Overview(windows, tuple(row(window, settings) for window in windows), cards, snapshot, now_unix_nano)
+
+
+def row(window: RouteWindow, settings: TelemetrySettings) -> Row:
+    """Return the table's row for `window`, which must have a sample."""
+    stats = window.stats()
+    durations = [sample.value for sample in window.samples]
+    return Row(
+        stats=stats,
+        queries_avg=sum(window.queries) / len(window.queries) if window.queries else None,
+        queries_max=max(window.queries, default=None),
+        status=figures.latency_status(stats["p95_ms"], settings),
+        spark=sparkline(durations, [sample.is_error for sample in window.samples]),
+        newest_unix_nano=max(sample.time_unix_nano for sample in window.samples),
+    )
+
+
+def requests_per_second(
+    windows: Sequence[RouteWindow], size: int, uptime_s: float, now_unix_nano: int
+) -> tuple[float, float, list[int]]:
+    """Return requests a second, over how many seconds, and when they were (nanoseconds).
+
+    Exact: it looks back a minute, or less where a full window does not reach so far or the process has not run so long.
+    """
+    full = [window.samples[0].time_unix_nano for window in windows if len(window.samples) >= size]
+    horizon_s = min(RATE_HORIZON_S, max(uptime_s, 1.0))
+    start = max([now_unix_nano - int(horizon_s * 1e9), *full])
+    times = [
+        sample.time_unix_nano
+        for window in windows
+        for sample in window.samples
+        if start < sample.time_unix_nano <= now_unix_nano
+    ]
+    seconds = (now_unix_nano - start) / 1e9
+    return (len(times) / seconds if seconds > 0 else 0.0), seconds, times
+
+
+def _rate(windows: Sequence[RouteWindow], settings: TelemetrySettings, uptime_s: float, now: int) -> Card:
+    if not windows:
+        return Card("rate", "requests/s", NONE, "", "No request yet.")
+    rate, seconds, times = requests_per_second(windows, settings.window, uptime_s, now)
+    width_ns = max(seconds, 1e-9) * 1e9 / _RATE_BARS
+    bars = [0] * _RATE_BARS
+    for time_ns in times:
+        bars[-1 - min(int((now - time_ns) / width_ns), _RATE_BARS - 1)] += 1
+    title = f"{figures.plural(len(times), 'request')} in the last {figures.digits(seconds)} s"
+    over = f"over {seconds:.0f} s" if seconds >= 1 else "over the last instant"
+    return Card("rate", "requests/s", figures.digits(rate), over, title, spark=sparkline(bars, slots=_RATE_BARS))
+
+
+def _latency(newest: Sequence[Sample], settings: TelemetrySettings) -> Card:
+    if not newest:
+        return Card("p95", "p95", NONE, "", "No request yet.")
+    durations = [sample.value for sample in newest]
+    p95_ms = percentile(durations, 95) * 1000
+    title = f"95 of 100 were faster, of the last n = {len(newest)} over all routes; {figures.latency_rule(settings)}"
+    spark = sparkline(durations, [sample.is_error for sample in newest], slots=max(len(durations), 20))
+    value = figures.milliseconds(p95_ms)
+    return Card("p95", "p95", value, f"n {len(newest)}", title, figures.latency_status(p95_ms, settings), spark)
+
+
+def _errors(newest: Sequence[Sample]) -> Card:
+    if not newest:
+        return Card("errors", "errors", NONE, "", "No request yet.")
+    failed = sum(sample.is_error for sample in newest)
+    share = 100 * failed / len(newest)
+    title = f"{failed} of the last {len(newest)} requests answered 5xx or raised; {figures.error_rule()}"
+    return Card(
+        "errors", "errors", figures.percent(share), f"{failed} of {len(newest)}", title, figures.error_status(share)
+    )
+
+
+def _queries(database: dict[str, Any], settings: TelemetrySettings) -> Card:
+    if not database["count"]:
+        return Card("queries", "queries/request", NONE, "", "No request yet.")
+    most = database["max_per_request"]
+    title = (
+        f"{figures.plural(database['total_queries'], 'query')} in the last "
+        f"{figures.plural(database['count'], 'request')}; from {settings.fan_out_warning} in one on it is worth a look"
+    )
+    return Card(
+        "queries",
+        "queries/request",
+        figures.digits(database["avg_per_request"]),
+        f"max {figures.count(most)}",
+        title,
+        figures.fan_out_status(most, settings),
+    )
+
+
+def _cache(cache: dict[str, Any], settings: TelemetrySettings) -> Card:
+    lookups = cache["hits"] + cache["misses"]
+    if not lookups:
+        return Card("cache", "cache hits", NONE, "", "No cache lookup yet: the app calls record_cache_hit and _miss.")
+    rate = cache["hit_rate_percent"]
+    title = f"Since the process started; from {settings.cache_good_percent:g} % on it is good"
+    detail = f"{figures.count(cache['hits'])} of {figures.count(lookups)}"
+    return Card("cache", "cache hits", figures.percent(rate), detail, title, figures.cache_status(rate, settings))
+
+
+def _resources(resources: dict[str, Any]) -> Card:
+    cpu, memory = resources.get("cpu_percent"), resources.get("memory_percent")
+    shown = [NONE if value is None else f"{figures.digits(value)} %" for value in (cpu, memory)]
+    title = "This process's share of all processors, and of the machine's memory"
+    if None in (cpu, memory):
+        title = "The system doesn't let the process read this."
+    uptime = figures.duration(resources["uptime_seconds"])
+    return Card("resources", "CPU · memory", " · ".join(shown), f"up {uptime}", title)
+
+
+def _ratings(ratings: dict[str, Any], settings: TelemetrySettings) -> Card:
+    made = ratings["request_count"]
+    if not made:
+        return Card("ratings", "ratings POST p95", NONE, "", "No POST /api/ratings/<media_hash> yet.")
+    p95_ms = ratings["p95_latency_ms"]
+    detail = f"avg {figures.milliseconds(ratings['avg_latency_ms'])} · n {made}"
+    title = f"POST /api/ratings/<media_hash>, the last n = {made}; {figures.latency_rule(settings)}"
+    status = figures.latency_status(p95_ms, settings)
+    return Card("ratings", "ratings POST p95", figures.milliseconds(p95_ms), detail, title, status)

@@ -1,0 +1,91 @@
+"""The overview as HTML: the page, and the part of it that is fetched again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from flask import Blueprint, Response, request, url_for
+from werkzeug.routing import BuildError
+
+from telemetry.admin import answers, attention, drawing, overview, state, timeline
+
+if TYPE_CHECKING:
+    from telemetry.performance import PerformanceMetrics
+    from telemetry.settings import TelemetrySettings
+
+LIBRARIES: Final = ("htmx.min.js", "uplot.min.js", "uplot.min.css")
+RELOAD_S: Final = 5
+"""How often the page loads itself anew where no script can refresh it."""
+
+
+def add_routes(
+    blueprint: Blueprint,
+    metrics: PerformanceMetrics,
+    settings: TelemetrySettings,
+    *,
+    title: str,
+    links: Mapping[str, str],
+) -> None:
+    """Give `blueprint` the overview of `metrics` and its live part."""
+
+    def page() -> Response:
+        now = time.time_ns()
+        chosen = state.State.parse(request.args)
+        view = _view(metrics, settings, chosen, now)
+        points = timeline.select(list(view["overview"].windows), chosen.range, chosen.route or None, now)
+        return answers.page(
+            "overview.html",
+            **view,
+            title=title,
+            links=_resolved(links),
+            chart=drawing.chart(points, settings.good_below_ms, settings.poor_above_ms),
+            vendored=_has_libraries(),
+            reload_s=RELOAD_S,
+        )
+
+    def live() -> Response:
+        return answers.page("_live.html", **_view(metrics, settings, state.State.parse(request.args), time.time_ns()))
+
+    for rule, endpoint, view in (
+        ("/admin/performance", "performance", page),
+        ("/admin/performance/live", "performance_live", live),
+    ):
+        blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
+
+
+def _view(
+    metrics: PerformanceMetrics, settings: TelemetrySettings, chosen: state.State, now_unix_nano: int
+) -> dict[str, Any]:
+    shown = overview.build(metrics, settings, now_unix_nano)
+    rows, more = chosen.select(shown.rows)
+    notes = attention.notes(shown, settings)
+    return {
+        "overview": shown,
+        "settings": settings,
+        "state": chosen,
+        "columns": state.COLUMNS,
+        "rows": rows,
+        "more": more,
+        "notes": notes[: attention.MOST_NOTES],
+        "more_notes": max(0, len(notes) - attention.MOST_NOTES),
+        "ranges": timeline.RANGE_WORDS,
+        "chart": None,
+        "host": request.host,
+    }
+
+
+def _resolved(links: Mapping[str, str]) -> list[tuple[str, str]]:
+    resolved = []
+    for label, endpoint in links.items():
+        try:
+            resolved.append((label, url_for(endpoint)))
+        except BuildError:
+            continue
+    return resolved
+
+
+def _has_libraries() -> bool:
+    folder = answers.FOLDER / "static" / "vendor"
+    return all((folder / name).is_file() for name in LIBRARIES)

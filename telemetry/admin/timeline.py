@@ -1,0 +1,75 @@
+"""The newest requests over time, as the latency chart shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from telemetry.performance import rounded
+
+if TYPE_CHECKING:
+    from telemetry.performance import PerformanceMetrics, RouteWindow
+    from telemetry.readers.window import Sample
+
+RANGES_S: Final[dict[str, float]] = {"5m": 300, "15m": 900, "1h": 3600, "all": float("inf")}
+RANGE_WORDS: Final = {"5m": "5 min", "15m": "15 min", "1h": "1 h", "all": "all"}
+DEFAULT_RANGE: Final = "15m"
+MAX_POINTS: Final = 2000
+"""More dots than this say nothing more to the eye, and cost the browser; the newest are kept."""
+
+
+class Point(NamedTuple):
+    """One request: the sample and the route it belongs to."""
+
+    sample: Sample
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Requests between `start_unix_nano` and `end_unix_nano`, oldest first; `newest_unix_nano` is the newest of any time."""
+
+    points: tuple[Point, ...]
+    start_unix_nano: int
+    end_unix_nano: int
+    newest_unix_nano: int | None
+
+    def body(self) -> dict[str, Any]:
+        """Return the points column by column, as charts take them: times in seconds, durations in milliseconds."""
+        routes = sorted({point.route for point in self.points})
+        index = {route: at for at, route in enumerate(routes)}
+        samples = [point.sample for point in self.points]
+        return {
+            "start": rounded(self.start_unix_nano / 1e9),
+            "end": rounded(self.end_unix_nano / 1e9),
+            "routes": routes,
+            "time": [rounded(sample.time_unix_nano / 1e9) for sample in samples],
+            "duration_ms": [rounded(sample.value * 1000) for sample in samples],
+            "is_error": [sample.is_error for sample in samples],
+            "route": [index[point.route] for point in self.points],
+            "trace_id": [None if sample.trace_id is None else f"{sample.trace_id:032x}" for sample in samples],
+        }
+
+
+def read(metrics: PerformanceMetrics, span: str, route: str | None, now_unix_nano: int) -> Timeline:
+    """Return the requests of the last `span` (a key of `RANGES_S`) up to now, of one route if `route` names it."""
+    return select(metrics.route_windows(), span, route, now_unix_nano)
+
+
+def select(windows: list[RouteWindow], span: str, route: str | None, now_unix_nano: int) -> Timeline:
+    """Return what `read` does, out of `windows` that were read already."""
+    every = sorted(
+        (
+            Point(sample, window.route)
+            for window in windows
+            if route in (None, window.route)
+            for sample in window.samples
+        ),
+        key=lambda point: (point.sample.time_unix_nano, point.sample.sequence),
+    )
+    newest = every[-1].sample.time_unix_nano if every else None
+    first = every[0].sample.time_unix_nano if every else now_unix_nano
+    length_s = RANGES_S[span]
+    start = first if length_s == float("inf") else now_unix_nano - int(length_s * 1e9)
+    shown = [point for point in every if point.sample.time_unix_nano >= start][-MAX_POINTS:]
+    return Timeline(tuple(shown), min(start, now_unix_nano), max(now_unix_nano, newest or 0), newest)
