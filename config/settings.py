@@ -1,0 +1,250 @@
+"""Settings of the video server: command line over environment over an optional TOML file.
+
+A wrong value is one `SettingsError` that names the setting the way the user gave it, what it must be, and what it was.
+`LVS_TELEMETRY_*` belongs to the telemetry and is left alone here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from limits import parse as parse_limit
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "LVS_"
+CONFIG_VARIABLE = "LVS_CONFIG"
+_TELEMETRY_PREFIX = "LVS_TELEMETRY_"
+
+
+class SettingsError(Exception):
+    """A setting that can't be used. Its text is one line for the user."""
+
+    def __init__(self, setting: str, must_be: str, got: object) -> None:
+        self.setting = setting
+        self.must_be = must_be
+        self.got = got
+        super().__init__(f"{setting} must be {must_be}, got {got!r}")
+
+
+def _must_be(text: str) -> dict[str, Any]:
+    return {"must_be": text}
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Relative paths count from the working directory."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    videos: Path = Field(
+        default=Path("videos"), description="The folder of videos.", json_schema_extra=_must_be("a path to a folder")
+    )
+    data: Path = Field(
+        default=Path("var/data"),
+        description="The folder for the database and the thumbnails.",
+        json_schema_extra=_must_be("a path to a folder"),
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        description="The address to listen on; loopback only.",
+        json_schema_extra=_must_be(
+            "a loopback address (127.0.0.1, ::1 or localhost; others stay closed until the admin pages are guarded)"
+        ),
+    )
+    port: int = Field(
+        default=5000,
+        ge=0,
+        le=65535,
+        description="The port to listen on; 0 takes a free one.",
+        json_schema_extra=_must_be("a whole number from 0 to 65535"),
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="How many processes serve requests.",
+        json_schema_extra=_must_be("a whole number from 1 to 64"),
+    )
+    threads: int = Field(
+        default=4,
+        ge=1,
+        le=256,
+        description="How many requests one worker answers at once, video transfers aside.",
+        json_schema_extra=_must_be("a whole number from 1 to 256"),
+    )
+    streams: int = Field(
+        default=32,
+        ge=1,
+        le=512,
+        description="How many video transfers one worker carries at once, beside its other requests.",
+        json_schema_extra=_must_be("a whole number from 1 to 512"),
+    )
+    page_size: int = Field(
+        default=24,
+        ge=1,
+        le=200,
+        description="How many videos a page lists.",
+        json_schema_extra=_must_be("a whole number from 1 to 200"),
+    )
+    write_limit: str = Field(
+        default="60/minute",
+        description="How many writes (ratings, tags) a client may make, for each worker.",
+        json_schema_extra=_must_be("a rate such as 60/minute or 5/second"),
+    )
+    thumbnail_width: int = Field(
+        default=480,
+        ge=64,
+        le=1920,
+        description="Width of a thumbnail in pixels.",
+        json_schema_extra=_must_be("a whole number from 64 to 1920"),
+    )
+    probe_threads: int = Field(
+        default=2,
+        ge=1,
+        le=32,
+        description="How many files are probed at once in the background.",
+        json_schema_extra=_must_be("a whole number from 1 to 32"),
+    )
+    rescan_interval: float = Field(
+        default=60.0,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds between full looks at the folder, beside the notices of the operating system.",
+        json_schema_extra=_must_be("a number of seconds from 1 to 86400"),
+    )
+    cache_entries: int = Field(
+        default=4096,
+        ge=16,
+        le=1_000_000,
+        description="How many entries each cache holds at most.",
+        json_schema_extra=_must_be("a whole number from 16 to 1000000"),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="The least important messages that are logged.",
+        json_schema_extra=_must_be("one of debug, info, warning, error"),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_blank_and_no_boolean(cls, value: object) -> object:
+        # pydantic would read `true` as 1 and an empty path as the working directory.
+        if isinstance(value, bool) or (isinstance(value, str) and not value.strip()):
+            raise ValueError("blank or boolean")
+        return value
+
+    @field_validator("videos", "data")
+    @classmethod
+    def _no_nul(cls, value: Path) -> Path:
+        if "\0" in str(value):
+            raise ValueError("NUL in a path")
+        return value
+
+    @field_validator("host")
+    @classmethod
+    def _loopback(cls, value: str) -> str:
+        if value.lower() == "localhost":
+            return "127.0.0.1"
+        if not ipaddress.ip_address(value).is_loopback:
+            raise ValueError("not a loopback address")
+        return value
+
+    @field_validator("write_limit")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        if parse_limit(value).amount < 1:
+            raise ValueError("a rate of none")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, with where each came from (an option, a variable, a file, or `default`) and warnings for the user."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def option_name(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def env_name(field: str) -> str:
+    return ENV_PREFIX + field.upper()
+
+
+def load_settings(options: Mapping[str, object] | None = None, config_file: Path | None = None) -> Loaded:
+    """Merge the sources and check them. `options` are the fields given on the command line.
+
+    Raises `SettingsError` for a wrong value, an unknown TOML key, and a file that can't be read.
+    """
+    given = dict(options or {})
+    file_values, file_label = _read_file(config_file)
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for field in Settings.model_fields:
+        variable = env_name(field)
+        sources = (
+            (given.get(field), option_name(field), "command line"),
+            (os.environ.get(variable), variable, variable),
+            (file_values.get(field), f"{field} in {file_label}", file_label),
+        )
+        found = next((source for source in sources if source[0] is not None), None)
+        origins[field] = found[2] if found else "default"
+        if found:
+            values[field], names[field] = found[0], found[1]
+    try:
+        settings = Settings(**values)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        raise _first_error(error, values, names) from error
+    return Loaded(settings, origins, _unknown_variables())
+
+
+def _first_error(error: ValidationError, values: Mapping[str, object], names: Mapping[str, str]) -> SettingsError:
+    field = str(error.errors()[0]["loc"][0])
+    extra = Settings.model_fields[field].json_schema_extra
+    must_be = str(extra["must_be"]) if isinstance(extra, dict) else "another value"
+    return SettingsError(names.get(field, field), must_be, values.get(field))
+
+
+def _read_file(config_file: Path | None) -> tuple[dict[str, object], str]:
+    name = "--config"
+    if config_file is None and CONFIG_VARIABLE in os.environ:
+        name, config_file = CONFIG_VARIABLE, Path(os.environ[CONFIG_VARIABLE])
+    if config_file is None:
+        return {}, ""
+    try:
+        values = tomllib.loads(config_file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SettingsError(name, f"a readable TOML file ({reason})", str(config_file)) from error
+    for key in values:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"a key in {config_file}", "the name of a setting" + _hint(key), key)
+    return values, str(config_file)
+
+
+def _hint(key: str) -> str:
+    near = get_close_matches(key.lower(), Settings.model_fields, n=1, cutoff=0.5)
+    return f" (the nearest is {near[0]})" if near else ""
+
+
+def _unknown_variables() -> tuple[str, ...]:
+    known = {CONFIG_VARIABLE, *map(env_name, Settings.model_fields)}
+    warnings = []
+    for name in sorted(os.environ):
+        upper = name.upper()
+        if upper.startswith(ENV_PREFIX) and not upper.startswith(_TELEMETRY_PREFIX) and upper not in known:
+            near = get_close_matches(upper, known, n=1, cutoff=0.5)
+            warnings.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return tuple(warnings)

@@ -1,0 +1,38 @@
+"""The one table of settings: the command line is made from it, and the docs are checked against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.settings import CONFIG_VARIABLE, Settings, env_name, option_name
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting as a user meets it; `field` is its key in the TOML file, empty for the file itself."""
+
+    field: str
+    option: str
+    env: str
+    default: str
+    description: str
+
+
+def settings_table() -> list[Row]:
+    """Return one row a setting, in the order of the model, and last the row of the TOML file itself."""
+    rows = []
+    for field, info in Settings.model_fields.items():
+        default = info.default.as_posix() if isinstance(info.default, Path) else str(info.default)
+        rows.append(Row(field, option_name(field), env_name(field), default, str(info.description)))
+    return [
+        *rows,
+        Row("", "--config", CONFIG_VARIABLE, "none", "A TOML file with any of these settings: `page_size = 48`."),
+    ]
+
+
+def markdown_table() -> str:
+    """Return the table as Markdown, with a line break at the end."""
+    lines = ["| option | environment | default | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{row.option}` | `{row.env}` | `{row.default}` | {row.description} |" for row in settings_table()]
+    return "\n".join(lines) + "\n"

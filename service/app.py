@@ -1,0 +1,49 @@
+"""The app factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Flask
+
+from config import Settings
+from service import errors, security
+from service.db import release_request_connection
+from service.filters import install as install_filters
+from service.routes import BLUEPRINTS
+from service.state import EXTENSION, Server
+from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, instrument, uninstrument
+
+ADMIN_LINKS = {"Library": "library_admin.index"}
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    metrics: PerformanceMetrics | None = None,
+    telemetry_settings: TelemetrySettings | None = None,
+    authorize: Callable[[], bool] | None = None,
+    background: bool = True,
+) -> Flask:
+    """Return the video server for `settings` (by default from the environment), instrumented.
+
+    `background=False` starts no thread: the index then changes only through `server.indexer.scan()`. Close what this
+    made with `app.extensions["local_video_server"].close()`. Raises `DatabaseTooNewError`.
+    """
+    settings = settings or Settings()
+    metrics = metrics or get_metrics()
+    app = Flask("service")
+    server = Server.build(settings, metrics)
+    app.extensions[EXTENSION] = server
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
+    security.install(app)
+    errors.install(app)
+    install_filters(app)
+    app.teardown_appcontext(release_request_connection)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    instrument(app, settings=telemetry_settings, authorize=authorize, metrics=metrics, admin_links=ADMIN_LINKS)
+    server.on_close.append(lambda: uninstrument(app))
+    if background:
+        server.watcher.start()
+    return app

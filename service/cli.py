@@ -1,0 +1,150 @@
+"""The `local-video-server` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from config import Loaded, Settings, SettingsError, load_settings, settings_table
+from service.errors import ServerError
+from service.probe import mime_type
+from service.samples import SAMPLES, make_samples
+
+_WRONG_SETTING, _CANNOT_START = 2, 1
+
+
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option a setting. Values are checked with all the others, not by click."""
+    for row in reversed(settings_table()):
+        if row.field:
+            text = f"{row.description} [default: {row.default}; {row.env}]"
+            command = click.option(row.option, row.field, metavar="VALUE", help=text)(command)
+        else:
+            kind = click.Path(path_type=Path)
+            command = click.option(
+                row.option, "config_file", type=kind, metavar="FILE", help=f"{row.description} [{row.env}]"
+            )(command)
+    return command
+
+
+def _load(config_file: Path | None, options: dict[str, Any]) -> Loaded:
+    try:
+        loaded = load_settings(options, config_file)
+    except SettingsError as error:
+        _fail(str(error), _WRONG_SETTING)
+    for warning in loaded.warnings:
+        click.echo(f"local-video-server: warning: {warning}", err=True)
+    return loaded
+
+
+def _fail(message: str, code: int) -> Any:
+    click.echo(f"local-video-server: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="local-video-server", message="%(prog)s %(version)s")
+def main() -> None:
+    """A small video server for one folder, with exact performance figures."""
+
+
+@main.command()
+@click.option("--samples", is_flag=True, help="With no video in the folder, make a few short clips there first.")
+@_setting_options
+def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
+    """Serve a folder of videos."""
+    loaded = _load(config_file, options)
+    settings, console = loaded.settings, Console()
+    _prepare_folder(loaded, samples, console)
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        from service.server import address, pick_port, run
+
+        settings = settings.model_copy(update={"port": pick_port(settings.host, settings.port)})
+        _open_database(settings)
+    except (ServerError, OSError) as error:
+        _fail(str(error), _CANNOT_START)
+    _greet(console, settings, address(settings.host, settings.port))
+    run(settings)
+    console.print("Stopped.")
+
+
+def _open_database(settings: Settings) -> None:
+    """Bring the schema up to date once, here, where what is wrong with it is one line for the user."""
+    from service.db import Database
+
+    Database(settings.data.resolve() / "library.sqlite3").close()
+
+
+def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
+    folder = loaded.settings.videos
+    if samples and not _has_videos(folder):
+        _make_samples(folder, console)
+    if not folder.is_dir():
+        name = "--videos" if loaded.origins["videos"] in {"command line", "default"} else loaded.origins["videos"]
+        _fail(
+            f"{name} must be a folder that exists, got '{folder}' (--samples makes one with a few clips)",
+            _WRONG_SETTING,
+        )
+
+
+def _has_videos(folder: Path) -> bool:
+    return folder.is_dir() and any(mime_type(path.name) for path in folder.rglob("*") if path.is_file())
+
+
+def _make_samples(folder: Path, console: Console) -> None:
+    columns = (
+        TextColumn("Making sample clips"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[path]}"),
+    )
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("samples", total=len(SAMPLES), completed=-1, path="")
+            make_samples(folder, lambda path: progress.update(task, advance=1, path=path))
+    except OSError as error:
+        _fail(f"can't make the sample clips in '{folder}': {error}", _CANNOT_START)
+
+
+def _greet(console: Console, settings: Settings, url: str) -> None:
+    workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
+    lines = (
+        ("Library", f"{url}/"),
+        ("Performance", f"{url}/admin/performance"),
+        ("Folder", str(settings.videos.resolve())),
+        ("Serving", f"{workers}, {settings.threads} threads each; Ctrl-C stops"),
+    )
+    for label, value in lines:
+        # Text, not markup: a folder may be called [bold].
+        console.print(
+            Text(f"{label:<12} ", style="dim") + Text(value, style="bold" if value.startswith("http") else ""),
+            soft_wrap=True,
+        )
+
+
+@main.command("make-samples")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def make_samples_command(folder: Path) -> None:
+    """Make a few short video clips in FOLDER."""
+    _make_samples(folder, Console())
+    click.echo(f"{len(SAMPLES)} clips in {folder}")
+
+
+@main.command()
+@_setting_options
+def config(config_file: Path | None, **options: Any) -> None:
+    """Show the settings in force and where each comes from."""
+    loaded = _load(config_file, options)
+    table = Table("setting", "value", "from", box=None, header_style="dim")
+    for field in type(loaded.settings).model_fields:
+        table.add_row(Text(field), Text(str(getattr(loaded.settings, field))), Text(loaded.origins[field]))
+    Console(soft_wrap=True).print(table)

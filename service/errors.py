@@ -1,0 +1,124 @@
+"""What can go wrong, and how it is told: one root, and one place that turns errors into HTTP answers."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, jsonify, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException, InternalServerError
+
+_JSON_PREFIXES = ("/api/", "/admin/cache/")
+_JSON_PATHS = {"/rate", "/ping"}
+_TITLES = {
+    400: "That request doesn't add up",
+    403: "Not from there",
+    404: "Nothing here",
+    405: "Not that way",
+    413: "Too much at once",
+    429: "Too fast",
+    500: "Something broke",
+    503: "Busy",
+}
+
+
+class ServerError(Exception):
+    """Root of what this package raises. `status` is the HTTP status it becomes."""
+
+    status = 500
+
+
+class BadParameterError(ServerError):
+    """A parameter that can't be used: its name, what it must be, and what it was."""
+
+    status = 400
+
+    def __init__(self, parameter: str, must_be: str, got: object) -> None:
+        self.parameter = parameter
+        self.must_be = must_be
+        self.got = got
+        super().__init__(f"{parameter} must be {must_be}, got {shown(got)}")
+
+
+class NotFoundError(ServerError):
+    """Something that the index doesn't know."""
+
+    status = 404
+
+
+class RefusedError(ServerError):
+    """A request from a place that may not make it."""
+
+    status = 403
+
+
+class TooManyWritesError(ServerError):
+    """Past the write limit; `retry_after_s` is a whole number of seconds from 1."""
+
+    status = 429
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"too many writes, try again in {retry_after_s} s")
+
+
+class BusyError(ServerError):
+    """No free slot for another transfer."""
+
+    status = 503
+    retry_after_s = 2
+
+
+def shown(value: object) -> str:
+    """Return `value` for a message, at most 100 characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def install(app: Flask) -> None:
+    """Turn errors of this package and of werkzeug into JSON under the JSON routes and into a page elsewhere."""
+    app.register_error_handler(ServerError, _answer_ours)
+    app.register_error_handler(HTTPException, _answer_http)
+
+
+def _answer_ours(error: Exception) -> ResponseReturnValue:
+    assert isinstance(error, ServerError)
+    response = _answer(error.status, str(error), _details(error))
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if retry_after_s is not None:
+        response.headers["Retry-After"] = str(retry_after_s)
+    return response
+
+
+def _answer_http(error: Exception) -> ResponseReturnValue:
+    assert isinstance(error, HTTPException)
+    if error.response is not None or error.code is None or error.code < 400:
+        return error.get_response(request.environ)
+    message = error.description or error.name
+    if isinstance(error, InternalServerError):
+        message = "The server failed to answer this. Its log says why."
+    response = _answer(error.code, message, {})
+    for name, value in error.get_headers(request.environ):
+        if name.lower() not in {"content-type", "content-length"}:
+            response.headers[name] = value
+    return response
+
+
+def _details(error: ServerError) -> dict[str, object]:
+    if isinstance(error, BadParameterError):
+        return {"parameter": error.parameter, "must_be": error.must_be, "got": _plain(error.got)}
+    return {}
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | float) else shown(value).strip("'")
+
+
+def _answer(status: int, message: str, details: dict[str, object]) -> Response:
+    if request.path in _JSON_PATHS or request.path.startswith(_JSON_PREFIXES):
+        response = jsonify({"error": message, **details})
+    else:
+        page = render_template(
+            "error.html", status=status, heading=_TITLES.get(status, "That didn't work"), message=message
+        )
+        response = Response(page, mimetype="text/html")
+    response.status_code = status
+    return response

@@ -1,0 +1,302 @@
+"""The index: what lies in the videos folder, brought up to date from one look at it to the next.
+
+A look compares size and time of change of every file with the index; only new and changed files are opened. A video
+enters the index with its thumbnail already made. A folder that can't be read keeps the videos that are known from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from service.db import Database, bump
+from service.probe import MediaInfo, ProbeError, media_hash, mime_type, probe
+from service.security import confined, is_servable
+from service.text import fold, title_of, words
+from service.thumbnails import Thumbnails
+
+_log = logging.getLogger(__name__)
+_TEMPORARY_SUFFIXES = (".part", ".tmp", ".temp", ".crdownload", ".download", ".partial", "~")
+_BATCH = 25
+_BATCH_S = 1.0
+_KNOWN = "SELECT path, size_bytes, mtime_ns, media_hash, reason FROM files"
+_CONTENTS = "SELECT media_hash, duration_s, title FROM media"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file that a look at the folder has found."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a file turned out to be: a video with a hash, or a reason why it is none. `info` is None for known
+    content.
+    """
+
+    file: FoundFile
+    media_hash: str | None = None
+    info: MediaInfo | None = None
+    title: str = ""
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class ScanResult:
+    """How many files one look has found, examined and dropped."""
+
+    files: int = 0
+    examined: int = 0
+    gone: int = 0
+    finished: bool = True
+
+
+@dataclass(slots=True)
+class _Walk:
+    files: dict[str, FoundFile] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Indexer:
+    """Keeps the index of one folder. One thread of one process at a time calls `scan`."""
+
+    def __init__(
+        self,
+        database: Database,
+        videos: Path,
+        thumbnails: Thumbnails,
+        *,
+        threads: int = 2,
+        prober: Callable[[Path], MediaInfo] = probe,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._videos = videos
+        self._thumbnails = thumbnails
+        self._threads = threads
+        self._probe = prober
+        self._clock = clock
+        self._told: set[str] = set()
+
+    def scan(self, stop: threading.Event | None = None) -> ScanResult:
+        """Look at the whole folder once. Raises `OSError` if the folder itself can't be read; the index then stays as
+        it is.
+        """
+        stop = stop or threading.Event()
+        walk = self._walk()
+        with self._database.connection() as connection:
+            known = {row["path"]: row for row in connection.execute(_KNOWN)}
+            contents = {row["media_hash"]: row for row in connection.execute(_CONTENTS)}
+            work = [file for file in walk.files.values() if self._needs_look(file, known.get(file.path))]
+            gone = [path for path in known if path not in walk.files and not _is_under(path, walk.unreadable)]
+            result = ScanResult(files=len(walk.files), gone=len(gone))
+            self._drop(connection, gone)
+            for batch in _batches(self._examine_all(work, contents, stop)):
+                result.examined += len(batch)
+                self._write(connection, batch)
+                self._tell(batch, known)
+        result.finished = not stop.is_set()
+        return result
+
+    def _walk(self) -> _Walk:
+        walk = _Walk()
+        root = self._videos.resolve()
+        thumbnails = self._thumbnails.folder.resolve()
+        skipped = {thumbnails, thumbnails.parent}
+        folders = [("", root)]
+        while folders:
+            prefix, folder = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    # A folder whose real place is elsewhere is a Windows junction: it may lead out, or round in a
+                    # circle.
+                    folders += [
+                        (path, inner)
+                        for path, inner in self._take(walk, prefix, entries)
+                        if inner not in skipped and inner.resolve() == inner
+                    ]
+            except OSError as error:
+                if not prefix:
+                    raise
+                walk.unreadable.append(prefix)
+                self._tell_once(prefix, f"can't read the folder {prefix}: {error.strerror}")
+        return walk
+
+    def _take(self, walk: _Walk, prefix: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, Path]]:
+        """Note the files of one folder and yield its folders. Hidden and temporary names and symlinks that lead out
+        are left out.
+        """
+        for entry in entries:
+            name = entry.name
+            path = f"{prefix}{name}"
+            if name.startswith((".", "~$")) or name.lower().endswith(_TEMPORARY_SUFFIXES):
+                continue
+            if not is_servable(path):
+                self._tell_once(ascii(path), f"left out {path!a}: its name can't be part of a portable address")
+            elif entry.is_dir(follow_symlinks=False):
+                yield f"{path}/", Path(entry.path)
+            else:
+                self._take_file(walk, path, entry)
+
+    def _take_file(self, walk: _Walk, path: str, entry: os.DirEntry[str]) -> None:
+        try:
+            if entry.is_symlink() and confined(self._videos, path) is None:
+                return
+            # Not entry.stat(): on Windows that is a cached value without the final size.
+            status = Path(entry.path).stat()
+        except OSError:
+            return
+        if entry.is_file():
+            walk.files[path] = FoundFile(path, status.st_size, status.st_mtime_ns)
+
+    def _needs_look(self, file: FoundFile, row: sqlite3.Row | None) -> bool:
+        if row is None or (row["size_bytes"], row["mtime_ns"]) != (file.size_bytes, file.mtime_ns):
+            return True
+        return row["media_hash"] is not None and self._thumbnails.is_missing(row["media_hash"])
+
+    def _examine_all(
+        self, files: list[FoundFile], contents: dict[str, sqlite3.Row], stop: threading.Event
+    ) -> Iterator[Examined | None]:
+        """Examine `files` in a bounded pool; yield results as they come, and None when none came for a while."""
+        todo: queue.SimpleQueue[FoundFile] = queue.SimpleQueue()
+        done: queue.Queue[Examined | None] = queue.Queue(maxsize=_BATCH * 2)
+        for file in files:
+            todo.put(file)
+
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    file = todo.get_nowait()
+                except queue.Empty:
+                    return
+                done.put(self._examine(file, contents))
+
+        threads = [
+            threading.Thread(target=work, name="library-probe", daemon=True)
+            for _ in range(min(self._threads, len(files)))
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) or not done.empty():
+            try:
+                yield done.get(timeout=0.05)
+            except queue.Empty:
+                yield None
+        for thread in threads:
+            thread.join()
+
+    def _examine(self, file: FoundFile, contents: dict[str, sqlite3.Row]) -> Examined | None:
+        """Find out what a file is; None if it went away meanwhile. Whatever a file does, the next one gets its turn."""
+        if mime_type(file.path) is None:
+            suffix = PurePosixPath(file.path).suffix
+            return Examined(
+                file, reason=f"not a video file ({suffix})" if suffix else "not a video file (no extension)"
+            )
+        path = self._videos / file.path
+        try:
+            content = media_hash(path)
+            known = contents.get(content)
+            info = None if known else self._probe(path)
+            title = known["title"] if known else info.title if info else None
+            self._thumbnails.make(path, content, known["duration_s"] if known else info.duration_s if info else 0.0)
+            return Examined(file, content, info, title or title_of(file.path))
+        except FileNotFoundError:
+            return None
+        except ProbeError as error:
+            return Examined(file, reason=str(error))
+        except OSError as error:
+            return Examined(file, reason=f"can't be read: {error.strerror}")
+        except Exception as error:
+            _log.exception("examining %s failed", file.path)
+            return Examined(file, reason=f"can't be examined: {type(error).__name__}")
+
+    def _drop(self, connection: sqlite3.Connection, paths: list[str]) -> None:
+        if paths:
+            with connection:
+                connection.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in paths])
+                _bump_all(connection)
+
+    def _write(self, connection: sqlite3.Connection, batch: list[Examined]) -> None:
+        now = self._clock()
+        with connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO media (media_hash, duration_s, width, height, codec, container, title, added_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        item.media_hash,
+                        info.duration_s,
+                        info.width,
+                        info.height,
+                        info.codec,
+                        info.container,
+                        info.title,
+                        now,
+                    )
+                    for item in batch
+                    if (info := item.info) is not None
+                ],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO files (path, folder, size_bytes, mtime_ns, media_hash, reason, title,"
+                " title_fold, words_fold, name_fold) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [_row(item) for item in batch],
+            )
+            _bump_all(connection)
+
+    def _tell(self, batch: list[Examined], known: dict[str, sqlite3.Row]) -> None:
+        for item in batch:
+            before = known.get(item.file.path)
+            if item.reason is not None and (before is None or before["reason"] != item.reason):
+                level = logging.INFO if mime_type(item.file.path) is None else logging.WARNING
+                _log.log(level, "%s is left out: %s", item.file.path, item.reason)
+
+    def _tell_once(self, key: str, message: str) -> None:
+        if key not in self._told and len(self._told) < 1000:
+            self._told.add(key)
+            _log.warning(message)
+
+
+def _row(item: Examined) -> tuple[object, ...]:
+    file = item.file
+    folder = file.path.rpartition("/")[0]
+    title = item.title or title_of(file.path)
+    return (
+        file.path, folder, file.size_bytes, file.mtime_ns, item.media_hash, item.reason, title, fold(title),
+        words(f"{title} {file.path}"), fold(file.path),
+    )  # fmt: skip
+
+
+def _bump_all(connection: sqlite3.Connection) -> None:
+    # What ratings and tags show depends on which files there are, and the library changes seldom.
+    for kind in ("library", "ratings", "tags"):
+        bump(connection, kind)
+
+
+def _is_under(path: str, folders: list[str]) -> bool:
+    return path.startswith(tuple(folders))
+
+
+def _batches(items: Iterable[Examined | None]) -> Iterator[list[Examined]]:
+    """Group what comes: by number, and by time, so that the first videos show up while the rest is still being read."""
+    batch: list[Examined] = []
+    since = time.monotonic()
+    for item in items:
+        if item is not None:
+            batch.append(item)
+        if batch and (len(batch) >= _BATCH or time.monotonic() - since >= _BATCH_S):
+            yield batch
+            batch, since = [], time.monotonic()
+    if batch:
+        yield batch

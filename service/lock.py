@@ -1,0 +1,51 @@
+"""A lock between processes that the operating system releases when its holder dies."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import IO
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[bytes]) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class FileLock:
+    """An exclusive lock on a file. One thread uses it; other processes, and other objects of this one, wait outside."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._file is not None
+
+    def acquire(self) -> bool:
+        """Take the lock if nobody has it; return at once whether it is held."""
+        if self._file is not None:
+            return True
+        file = self._path.open("a+b")
+        try:
+            _lock(file)
+        except OSError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Let go; closing the file releases the lock on every system."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,134 @@
+"""What a file is: its content's hash, and what FFmpeg says about the video in it.
+
+The formats and protocols that FFmpeg may use are listed: a playlist that calls itself `.mp4` would otherwise make it
+open other files or addresses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import av
+import av.error
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+MIME_TYPES = {
+    ".mp4": "video/mp4",
+    ".m4v": "video/mp4",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".mov": "video/quicktime",
+    ".avi": "video/x-msvideo",
+    ".ogv": "video/ogg",
+    ".mpg": "video/mpeg",
+    ".mpeg": "video/mpeg",
+    ".ts": "video/mp2t",
+    ".m2ts": "video/mp2t",
+    ".flv": "video/x-flv",
+    ".wmv": "video/x-ms-wmv",
+    ".3gp": "video/3gpp",
+}
+MAX_PIXELS = 64_000_000
+_CHUNK_BYTES = 64 * 1024
+_OPEN_OPTIONS = {
+    "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpeg,mpegvideo,mpegts,flv,asf",
+    "protocol_whitelist": "file",
+}
+
+
+class ProbeError(Exception):
+    """The file is no video that can be played; the text says why, for the admin page."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What is in a video. `title` is the one that the container carries, if any."""
+
+    duration_s: float
+    width: int
+    height: int
+    codec: str
+    container: str
+    title: str | None
+
+
+def mime_type(path: str) -> str | None:
+    """Return the MIME type of a video file by its extension, None for a file that can't be a video."""
+    return MIME_TYPES.get(PurePosixPath(path).suffix.lower())
+
+
+def media_hash(path: Path) -> str:
+    """Return 32 hex digits that identify the content: blake2b over its size and its first, middle and last 64 KiB.
+
+    It stays when the file is renamed or moved, and reading it costs the same for a clip and for a film. Raises
+    `OSError`.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+        for offset in sorted({0, max(0, (size - _CHUNK_BYTES) // 2), max(0, size - _CHUNK_BYTES)}):
+            digest.update(_read_at(file, offset))
+    return digest.hexdigest()
+
+
+def _read_at(file: BinaryIO, offset: int) -> bytes:
+    file.seek(offset)
+    return file.read(_CHUNK_BYTES)
+
+
+def open_video(path: Path) -> InputContainer:
+    """Open a file for reading with FFmpeg, local video formats only. Raises `av.error.FFmpegError`."""
+    return av.open(str(path), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
+
+
+def video_stream(container: InputContainer) -> VideoStream:
+    """Return the stream that holds the picture; cover art is none. Raises `ProbeError`."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    raise ProbeError("no video stream in it")
+
+
+def probe(path: Path) -> MediaInfo:
+    """Read the facts of a video file. Raises `ProbeError`, whatever is wrong with the file."""
+    if path.stat().st_size == 0:
+        raise ProbeError("an empty file")
+    try:
+        with open_video(path) as container:
+            return _read(container)
+    except ProbeError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
+        raise ProbeError(_reason(error)) from error
+
+
+def _read(container: InputContainer) -> MediaInfo:
+    stream = video_stream(container)
+    context = stream.codec_context
+    if not 0 < context.width * context.height <= MAX_PIXELS:
+        raise ProbeError(f"a picture of {context.width} × {context.height} pixels")
+    return MediaInfo(
+        duration_s=_duration_s(container, stream),
+        width=context.width,
+        height=context.height,
+        codec=context.name,
+        container=container.format.name,
+        title=(container.metadata.get("title") or "").strip()[:300] or None,
+    )
+
+
+def _duration_s(container: InputContainer, stream: VideoStream) -> float:
+    if container.duration is not None:
+        return max(0.0, container.duration / av.time_base)
+    if stream.duration is not None and stream.time_base is not None:
+        return max(0.0, float(stream.duration * stream.time_base))
+    return 0.0
+
+
+def _reason(error: Exception) -> str:
+    return f"not readable as a video: {getattr(error, 'strerror', None) or error}"

@@ -1,0 +1,121 @@
+"""What keeps others out: hosts, cross-site writes, paths, headers, and the write limit."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, request
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from werkzeug.security import safe_join
+
+from service.errors import BadParameterError, RefusedError, TooManyWritesError
+from service.text import is_clean
+
+MAX_BODY_BYTES = 64 * 1024
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+        "connect-src 'self'; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def install(app: Flask) -> None:
+    """Guard every request of `app`: the Host first, then writes from other sites; and set the headers of every
+    answer.
+    """
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.before_request(check_host)
+    app.before_request(check_site)
+    app.after_request(_set_headers)
+
+
+def check_host() -> None:
+    """Refuse a Host that isn't loopback: a page elsewhere could point its own name at this machine (DNS rebinding)."""
+    if not is_loopback_host(request.headers.get("Host", "")):
+        raise BadParameterError(
+            "Host", "localhost, 127.0.0.1 or [::1], with or without a port", request.headers.get("Host")
+        )
+
+
+def is_loopback_host(host: str) -> bool:
+    """Say whether a Host header names this machine by a loopback name."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name, _ = parts.hostname, parts.port
+        if name is None or "@" in host or parts.path or parts.query or parts.fragment:
+            return False
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def check_site() -> None:
+    """Refuse a write that a page of another site makes. A client that is no browser sends neither header."""
+    if request.method in _SAFE_METHODS:
+        return
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get("Origin")
+    allowed = site in {"same-origin", "none"} if site is not None else origin in {None, request.host_url.rstrip("/")}
+    if not allowed:
+        raise RefusedError("writes from another site are refused")
+
+
+def _set_headers(response: Response) -> Response:
+    # setdefault: the admin pages of the telemetry bring headers of their own.
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def is_servable(path: str) -> bool:
+    """Say whether a relative POSIX path may name a video on any system.
+
+    The index takes no other, and no route serves one.
+    """
+    if not path or not is_clean(path) or "\\" in path or _DRIVE.match(path):
+        return False
+    return all(part not in {"", ".", ".."} and not part.startswith(".") for part in path.split("/"))
+
+
+def confined(folder: Path, path: str) -> Path | None:
+    """Return the real file that `path` names inside `folder`, or None: a path that leads out, also by a symlink,
+    names none.
+    """
+    joined = safe_join(str(folder), path) if is_servable(path) else None
+    if joined is None:
+        return None
+    try:
+        real = Path(joined).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return real if real.is_relative_to(folder.resolve()) and real.is_file() else None
+
+
+class WriteLimiter:
+    """At most `rate` writes a client, over a moving window. Thread-safe; each worker counts its own."""
+
+    def __init__(self, rate: str, clock: Callable[[], float] = time.time) -> None:
+        self._item = parse(rate)
+        self._clock = clock
+        self._strategy = MovingWindowRateLimiter(MemoryStorage())
+
+    def check(self, client: str) -> None:
+        """Count one write of `client`. Raises `TooManyWritesError` past the limit."""
+        if not self._strategy.hit(self._item, client):
+            reset = self._strategy.get_window_stats(self._item, client).reset_time
+            raise TooManyWritesError(max(1, math.ceil(reset - self._clock())))

@@ -1,0 +1,93 @@
+"""Running the app under Granian: the listening address, the workers, and a clean end.
+
+Workers are always spawned, never forked, on every system: providers and threads start inside the worker, and what a
+worker gets is the same everywhere: its settings, pickled.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import logging
+import multiprocessing
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from granian import Granian
+from granian.constants import Interfaces
+from granian.log import LogLevels
+
+from config import Settings
+from service.errors import ServerError
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+# A worker that is still sending a film is ended after this long.
+_KILL_TIMEOUT_S = 5
+
+
+class CannotListenError(ServerError):
+    """The address or port can't be had; the text is for the user."""
+
+
+@dataclass(frozen=True)
+class WorkerLoader:
+    """Makes the app in a worker process. Holds nothing but what pickles."""
+
+    settings: Settings
+
+    def __call__(self) -> Flask:
+        logging.basicConfig(
+            level=self.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        from service.app import create_app
+        from service.state import EXTENSION
+
+        app = create_app(self.settings)
+        atexit.register(app.extensions[EXTENSION].close)
+        return app
+
+
+def pick_port(host: str, port: int) -> int:
+    """Return the port to listen on, a free one for 0. Raises `CannotListenError` if it is taken or not allowed.
+
+    Granian's workers share a port on purpose, so a second server on the same one would start without a complaint:
+    this looks first.
+    """
+    family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if sys.platform == "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            if port:
+                probe.listen(1)
+        except OSError as error:
+            raise CannotListenError(f"can't listen on {host} port {port}: {error.strerror}; try --port 0") from error
+        return int(probe.getsockname()[1])
+
+
+def address(host: str, port: int) -> str:
+    """Return the URL of the server, without a slash at the end."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run(settings: Settings) -> None:
+    """Serve until a signal ends it. `settings.port` is a real port."""
+    multiprocessing.set_start_method("spawn", force=True)
+    Granian(
+        "local-video-server",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=settings.workers,
+        blocking_threads=settings.threads + settings.streams,
+        workers_kill_timeout=_KILL_TIMEOUT_S,
+        respawn_failed_workers=True,
+        log_level=LogLevels.debug if settings.log_level == "debug" else LogLevels.error,
+    ).serve(target_loader=WorkerLoader(settings), wrap_loader=False)

@@ -1,0 +1,32 @@
+"""How names, titles, tags and queries are compared: whatever their case, their accents' encoding and their
+separators.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePosixPath
+
+_SEPARATORS = re.compile(r"[\s_.\-–—/+,;:()\[\]{}]+")
+
+
+def fold(text: str) -> str:
+    """Return `text` for comparing: NFKC, casefolded."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def words(text: str) -> str:
+    """Return the folded words of `text`, each with a space before and after, so that ` word ` finds whole words only."""
+    return f" {_SEPARATORS.sub(' ', fold(text)).strip()} "
+
+
+def title_of(path: str) -> str:
+    """Return a title for a file that brings none: its name without the extension, underscores as spaces."""
+    stem = PurePosixPath(path).stem
+    return re.sub(r"[_\s]+", " ", stem).strip() or stem
+
+
+def is_clean(text: str) -> bool:
+    """Say whether `text` is free of NUL, of lone surrogates, and of the mark that undecodable bytes leave."""
+    return not any(char in "\0\ufffd" or "\ud800" <= char <= "\udfff" for char in text)

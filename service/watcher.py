@@ -1,0 +1,119 @@
+"""The background thread that keeps the index up to date: by the system's notices, and by a full look now and then.
+
+Of several workers only the one that holds the lock does this. When it ends or dies, another one takes over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from watchfiles import watch
+
+from service.indexer import Indexer
+from service.lock import FileLock
+
+_log = logging.getLogger(__name__)
+_TICK_S = 1.0
+_SETTLE_MS = 300
+
+
+class Watcher:
+    """Looks at `videos` until it is closed. `start` and `close` are called once each, from any thread."""
+
+    def __init__(
+        self,
+        indexer: Indexer,
+        videos: Path,
+        data: Path,
+        *,
+        interval_s: float = 60.0,
+        tick_s: float = _TICK_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._indexer = indexer
+        self._videos = videos
+        self._lock = FileLock(data / "indexer.lock")
+        self._request = data / "rescan.request"
+        self._interval_s = interval_s
+        self._tick_s = tick_s
+        self._clock = clock
+        self._stop = threading.Event()
+        self._complaint = ""
+        self._thread = threading.Thread(target=self._run, name="library-watcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, wait for the thread, and let another worker take over."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def is_indexing(self) -> bool:
+        """Say whether this worker is the one that keeps the index."""
+        return self._lock.held
+
+    def request_scan(self) -> None:
+        """Ask whichever worker keeps the index for a look at the folder; it comes within a tick."""
+        self._request.parent.mkdir(parents=True, exist_ok=True)
+        self._request.touch()
+        stamp = time.time_ns()
+        os.utime(self._request, ns=(stamp, stamp))
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    if self._lock.acquire():
+                        self._keep()
+                except Exception as error:
+                    self._complain(f"the look at {self._videos} failed: {error}")
+                self._stop.wait(self._tick_s)
+        finally:
+            self._lock.release()
+
+    def _keep(self) -> None:
+        """Scan, then scan again whenever there is a reason to; returns when the notices end, raises when they fail."""
+        asked = self._asked()
+        self._scan()
+        last = self._clock()
+        # The first tick scans once more: for what changed before the notices were on.
+        due_s = 0.0
+        for changes in watch(
+            self._videos,
+            watch_filter=None,
+            stop_event=self._stop,
+            rust_timeout=max(1, int(self._tick_s * 1000)),
+            yield_on_timeout=True,
+            step=_SETTLE_MS,
+            raise_interrupt=False,
+            ignore_permission_denied=True,
+        ):
+            now_asked = self._asked()
+            if changes or now_asked != asked or self._clock() - last >= due_s:
+                asked = now_asked
+                self._scan()
+                last, due_s = self._clock(), self._interval_s
+
+    def _scan(self) -> None:
+        result = self._indexer.scan(self._stop)
+        self._complaint = ""
+        if result.examined or result.gone:
+            _log.info("library: %d files, %d examined, %d gone", result.files, result.examined, result.gone)
+
+    def _asked(self) -> int:
+        try:
+            return self._request.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _complain(self, message: str) -> None:
+        if message != self._complaint:
+            self._complaint = message
+            _log.warning(message)
