@@ -1,0 +1,63 @@
+# The verbs of the project; CI calls nothing else. All set-up goes into .venv, by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
+WORKERS ?= 2
+
+.PHONY: run test install install-server lint fix bench profile docs-check test-backends test-browser vendor lock coverage clean
+
+run: install-server
+	$(BIN)/local-video-server serve --samples $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-report=json:var/coverage.json $(ARGS)
+	$(BIN)/python tools/coverage_floor.py var/coverage.json
+
+install: $(VENV)/.dev vendor
+install-server: $(VENV)/.server vendor
+
+$(BIN)/python:
+	$(PYTHON) tools/check_python.py
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.server: requirements/server.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/server.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(VENV)/.server $@
+
+vendor: | $(BIN)/python
+	@command -v npm >/dev/null || $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/node.lock || true
+	@$(BIN)/python tools/vendor.py || echo "without the browser libraries the admin pages reload as a whole" >&2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs-check: install
+	$(BIN)/python -m pytest -q -p no:randomly tests/docs
+
+bench: install
+	$(BIN)/python -m benchmarks $(ARGS)
+
+test-browser: install
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+lock: install
+	$(LOCK) pyproject.toml --extra server requirements/build.in requirements/dev.in -o requirements/dev.lock
+	$(LOCK) pyproject.toml --extra server requirements/build.in -c requirements/dev.lock -o requirements/server.lock
+	$(LOCK) requirements/node.in -o requirements/node.lock
+
+clean:
+	rm -rf $(VENV) build dist var .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,150 @@
+"""`instrument(app)` and `uninstrument(app)`."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from flask import Flask
+
+from telemetry import pipeline
+from telemetry.admin import create_blueprint
+from telemetry.errors import InstrumentationError
+from telemetry.instrumentation import sqlite
+from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
+from telemetry.instrumentation.flask import RequestMiddleware
+from telemetry.performance import PerformanceMetrics, get_metrics
+from telemetry.settings import TelemetrySettings
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from telemetry.instruments import Instruments
+
+EXTENSION: Final = "telemetry"
+_lock = threading.RLock()
+_App = TypeVar("_App", bound=Flask)
+
+
+@dataclass(slots=True)
+class Telemetry:
+    """What an instrumented app carries in `app.extensions["telemetry"]`."""
+
+    metrics: PerformanceMetrics
+    settings: TelemetrySettings
+    authorize: Callable[[], Any] | None = None
+    middleware: RequestMiddleware | None = None
+    meter_provider: MeterProvider | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the app is instrumented at present."""
+        return self.middleware is not None
+
+
+def instrument(
+    app: _App,
+    *,
+    settings: TelemetrySettings | None = None,
+    metrics: PerformanceMetrics | None = None,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+    authorize: Callable[[], Any] | None = None,
+    admin_links: Mapping[str, str] | None = None,
+) -> _App:
+    """Measure every request of `app` and every sqlite3 query made while serving it, mount the admin pages, and return `app`.
+
+    Args:
+        app: a Flask app, before its first request. An app that is instrumented already stays as it is.
+        settings: what can be set; from the environment (`LVS_TELEMETRY_*`) if left out.
+        metrics: where the figures are read from; `get_metrics()` if left out.
+        meter_provider: where measurements go; the process's provider if left out, made and set if there is none.
+        tracer_provider: where spans go; likewise.
+        authorize: says whether the current request may see the admin pages; only requests from this machine may if left out.
+        admin_links: label and endpoint of pages of the app that the admin pages link to.
+
+    Raises:
+        InstrumentationError: `app` is not a Flask app, or has served a request already and has no admin pages yet.
+        SettingsError: a setting in the environment is wrong.
+    """
+    if not isinstance(app, Flask):
+        raise InstrumentationError(f"app must be a Flask app, got {type(app).__name__}")
+    with _lock:
+        telemetry = app.extensions.get(EXTENSION)
+        if isinstance(telemetry, Telemetry) and telemetry.active:
+            return app
+        settings = settings or (metrics.settings if metrics is not None else TelemetrySettings.load())
+        if metrics is not None and meter_provider is None:
+            meter_provider = metrics.meter_provider
+        metrics = metrics or get_metrics()
+        meter_provider = meter_provider or pipeline.meter_provider()
+        capture = Capture(_attach(metrics, meter_provider), tracer_provider or pipeline.tracer_provider(), settings)
+        if not isinstance(telemetry, Telemetry):
+            telemetry = Telemetry(metrics, settings)
+        telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
+        if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
+            _mount_admin(app, telemetry, admin_links)
+        metrics.add_routes(app.url_map)
+        telemetry.middleware, telemetry.meter_provider = RequestMiddleware(app, capture), meter_provider
+        app.extensions[EXTENSION] = telemetry
+        telemetry.middleware.install()
+        sqlite.install(capture)
+        return app
+
+
+def uninstrument(app: Flask) -> None:
+    """Undo `instrument(app)`: nothing is measured, and the admin pages answer 404. What was measured can still be read.
+
+    An app that is not instrumented stays as it is.
+    """
+    with _lock:
+        telemetry = app.extensions.get(EXTENSION)
+        if not isinstance(telemetry, Telemetry) or telemetry.middleware is None:
+            return
+        telemetry.middleware.remove()
+        sqlite.remove(telemetry.middleware.capture)
+        _detach(telemetry.metrics, telemetry.meter_provider)
+        telemetry.middleware = telemetry.meter_provider = None
+
+
+def _mount_admin(app: Flask, telemetry: Telemetry, links: Mapping[str, str] | None) -> None:
+    blueprint = create_blueprint(
+        telemetry.metrics,
+        telemetry.settings,
+        authorize=telemetry.authorize,
+        title=app.name,
+        links=links,
+        is_active=lambda: telemetry.active,
+    )
+    try:
+        app.register_blueprint(blueprint)
+    except AssertionError as error:
+        raise InstrumentationError(
+            "instrument(app) must be called before the app's first request (or with the setting admin=False), "
+            f"got {app.name!r}, which has answered one"
+        ) from error
+
+
+def _attach(metrics: PerformanceMetrics, provider: MeterProvider) -> Instruments:
+    """Attach, and remember whose attachments `uninstrument` may undo: those that no other app uses and `instrument` made."""
+    key = (id(metrics), id(provider))
+    if key in _uses or not metrics.is_attached(provider):
+        _uses[key] += 1
+    return metrics.attach(provider)
+
+
+def _detach(metrics: PerformanceMetrics, provider: MeterProvider | None) -> None:
+    key = (id(metrics), id(provider))
+    if provider is None or key not in _uses:
+        return
+    _uses[key] -= 1
+    if not _uses[key]:
+        del _uses[key]
+        metrics.detach(provider)
+
+
+_uses: Counter[tuple[int, int]] = Counter()

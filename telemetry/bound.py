@@ -1,0 +1,174 @@
+"""Instruments bound to their attributes, after OpenTelemetry's `bind` (specification #4126), which Python does not have yet.
+
+`BoundHistogram.record` reaches the same aggregations as `Histogram.record`, without resolving the attributes, building a
+`Measurement` and hashing each time. It is the one seam to the SDK's inside: if anything there is not as expected (another
+version, another class), every call takes the public `record` instead. `test_bound.py` names the versions it was checked with
+and compares the points that both ways give.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics._internal.aggregation import (
+    _Aggregation,
+    _DropAggregation,
+    _ExplicitBucketHistogramAggregation,
+)
+from opentelemetry.sdk.metrics._internal.metric_reader_storage import MetricReaderStorage
+from opentelemetry.sdk.metrics._internal.sdk_configuration import SdkConfiguration
+
+from telemetry.readers.window import RouteAggregation
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Histogram as APIHistogram
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader
+
+_log = logging.getLogger(__name__)
+
+
+class _Measurement:
+    """What aggregations and exemplar reservoirs read of the SDK's `Measurement`, at a tenth of its price."""
+
+    __slots__ = ("attributes", "context", "time_unix_nano", "value")
+
+    def __init__(self, value: float, time_unix_nano: int, attributes: Mapping[str, Any], context: Context) -> None:
+        self.value = value
+        self.time_unix_nano = time_unix_nano
+        self.attributes = attributes
+        self.context = context
+
+
+class BoundHistogram:
+    """One series of `histogram`. Thread-safe, as far as the SDK's own aggregations are.
+
+    Values must be finite and not negative: they are measured durations and counts, so that is not checked again.
+    """
+
+    __slots__ = ("_consumer", "_histogram", "_others", "_storages", "_windows", "attributes")
+
+    def __init__(self, histogram: APIHistogram, attributes: Mapping[str, Any]) -> None:
+        self._histogram = histogram
+        self.attributes = dict(attributes)
+        self._consumer: Any = getattr(histogram, "_measurement_consumer", None)
+        self._storages: Any = None
+        self._windows: tuple[RouteAggregation, ...] = ()
+        self._others: tuple[_Aggregation[Any], ...] = ()
+
+    def record(self, value: float, context: Context, time_unix_nano: int, trace_id: int | None) -> None:
+        """Record one value; `trace_id` is the one that `context` leads to."""
+        consumer = self._consumer
+        if consumer is None or consumer._reader_storages is not self._storages:
+            self._histogram.record(value, self.attributes, context)
+            self._bind()
+            return
+        for window in self._windows:
+            window.add(value, time_unix_nano, trace_id)
+        if self._others:
+            measurement = _Measurement(value, time_unix_nano, self.attributes, context)
+            sampled = consumer._sdk_config.exemplar_filter.should_sample(
+                value, time_unix_nano, self.attributes, context
+            )
+            for aggregation in self._others:
+                aggregation.aggregate(measurement, sampled)  # type: ignore[arg-type]  # the stand-in has what is read
+
+    def record_many(self, values: Sequence[float], context: Context) -> None:
+        """Record each of `values` (at least one); exemplars are offered for the largest of them alone."""
+        consumer = self._consumer
+        if consumer is None or consumer._reader_storages is not self._storages:
+            for value in values:
+                self._histogram.record(value, self.attributes, context)
+            self._bind()
+            return
+        if not self._others and not self._windows:
+            return
+        now = time.time_ns()
+        for window in self._windows:
+            for value in values:
+                window.add(value, now, None)
+        if self._others:
+            largest = max(values)
+            measurement = _Measurement(largest, now, self.attributes, context)
+            sampled = consumer._sdk_config.exemplar_filter.should_sample(largest, now, self.attributes, context)
+            for aggregation in self._others:
+                _aggregate_many(aggregation, values, measurement, sampled)
+
+    def _bind(self) -> None:
+        """Find the aggregations that the public `record` has just used; on any surprise, stay with `record`."""
+        try:
+            if type(self._histogram).__module__ != Histogram.__module__ or not self._histogram._is_enabled():  # type: ignore[attr-defined]
+                self._consumer = None
+                return
+            storages = self._consumer._reader_storages
+            aggregations = [
+                found
+                for storage in storages.values()
+                for match in storage._get_or_init_view_instrument_match(self._histogram)
+                for found in _find(match, self.attributes)
+            ]
+        except (AttributeError, TypeError, LookupError) as error:
+            _log.info("this version of the OpenTelemetry SDK has no seam to bind to (%s): using the public API", error)
+            self._consumer = None
+            return
+        kept = [found for found in aggregations if not isinstance(found, _DropAggregation)]
+        self._windows = tuple(found for found in kept if isinstance(found, RouteAggregation))
+        self._others = tuple(found for found in kept if not isinstance(found, RouteAggregation))
+        self._storages = storages
+
+
+def _find(match: Any, attributes: Mapping[str, Any]) -> list[_Aggregation[Any]]:
+    keys = match._view._attribute_keys
+    wanted = attributes if keys is None else {key: value for key, value in attributes.items() if key in keys}
+    found = [aggregation for aggregation in match._attributes_aggregation.values() if aggregation._attributes == wanted]
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} aggregations of {match._name} have the attributes {wanted}")
+    return found
+
+
+def _aggregate_many(
+    aggregation: _Aggregation[Any], values: Sequence[float], measurement: _Measurement, sampled: bool
+) -> None:
+    if type(aggregation) is not _ExplicitBucketHistogramAggregation:
+        for value in values:
+            one = _Measurement(value, measurement.time_unix_nano, measurement.attributes, measurement.context)
+            aggregation.aggregate(one, sampled)  # type: ignore[arg-type]  # the stand-in has what is read
+        return
+    boundaries = aggregation._boundaries
+    with aggregation._lock:
+        counts: list[int] | None = aggregation._value
+        if counts is None:
+            counts = aggregation._get_empty_bucket_counts()
+            aggregation._value = counts  # type: ignore[assignment]  # the SDK declares None alone
+        aggregation._sum += sum(values)  # type: ignore[assignment]  # likewise int
+        if aggregation._record_min_max:
+            aggregation._min = min(aggregation._min, *values)
+            aggregation._max = max(aggregation._max, measurement.value)
+        for value in values:
+            counts[bisect_left(boundaries, value)] += 1
+    aggregation._sample_exemplar(measurement, sampled)  # type: ignore[arg-type]  # the stand-in has what is read
+
+
+def keep_views_away(meter_provider: MeterProvider, reader: MetricReader) -> None:
+    """Let `reader` aggregate as it prefers, whatever views the user has set for his own readers.
+
+    A view with another aggregation would take the raw samples from the windows. Where the SDK has no such seam, the views
+    apply.
+    """
+    try:
+        storages = meter_provider._measurement_consumer._reader_storages  # type: ignore[attr-defined]
+        storage: MetricReaderStorage = storages[reader]
+        config = storage._sdk_config
+        storage._sdk_config = SdkConfiguration(
+            exemplar_filter=config.exemplar_filter,
+            resource=config.resource,
+            views=(),
+        )
+    except (AttributeError, TypeError, KeyError) as error:
+        _log.info("the views of this meter provider apply to the performance reader as well: %s", error)

@@ -1,0 +1,1 @@
+"""What captures: the requests of a Flask app, and the queries of `sqlite3`."""

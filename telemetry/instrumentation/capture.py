@@ -1,0 +1,183 @@
+"""From the complete record of a request to measurements and spans."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.context import Context
+
+from telemetry import instruments
+from telemetry.bound import BoundHistogram
+from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of
+from telemetry.instruments import Instruments
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, TracerProvider
+    from werkzeug.routing import Rule
+
+    from telemetry.requests import Query, RequestRecord
+    from telemetry.settings import TelemetrySettings
+
+_log = logging.getLogger(__name__)
+
+KNOWN_METHODS: Final = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+)
+_OPERATIONS = frozenset(
+    (
+        *("ALTER", "ANALYZE", "ATTACH", "BEGIN", "COMMIT", "CREATE", "DELETE", "DETACH", "DROP", "END", "EXPLAIN"),
+        *("INSERT", "PRAGMA", "REINDEX", "RELEASE", "REPLACE", "ROLLBACK", "SAVEPOINT", "SELECT", "UPDATE", "VACUUM"),
+        *("VALUES", "WITH"),
+    )
+)
+_WITH_COLLECTION = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE"})
+_FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
+_COLLECTION = re.compile(r"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+[\"'`\[]?(\w+)", re.IGNORECASE)
+_MAX_STATEMENTS = 1024
+_MAX_COLLECTIONS = 200
+_MAX_SERIES = 10_000
+
+
+class Capture:
+    """Records what the requests and queries of one pipeline of providers did. Thread-safe; never raises into a request."""
+
+    def __init__(self, made: Instruments, tracer_provider: TracerProvider, settings: TelemetrySettings) -> None:
+        self.instruments = made
+        self.tracing = Tracing(tracer_provider)
+        self._excluded_rules = settings.excluded_routes
+        self._requests: dict[tuple[str | None, str, int, str | None], tuple[BoundHistogram, BoundHistogram]] = {}
+        self._excluded: dict[str, bool] = {}
+        self._statements: dict[tuple[str, str | None], BoundHistogram] = {}
+        self._operations: dict[tuple[tuple[str, str], ...], BoundHistogram] = {}
+        self._collections: set[str] = set()
+        self.failures = 0
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def is_excluded(self, rule: Rule) -> bool:
+        """Tell whether the windows leave out the requests of `rule`: admin pages, static files, `excluded_routes`."""
+        known = self._excluded.get(rule.endpoint)
+        if known is None:
+            static = rule.endpoint == "static" or rule.endpoint.endswith(".static")
+            admin = rule.endpoint.startswith(ADMIN_BLUEPRINT + ".")
+            listed = any(fnmatch.fnmatchcase(rule.rule, pattern) for pattern in self._excluded_rules)
+            known = self._excluded[rule.endpoint] = static or admin or listed
+        return known
+
+    def complete(self, record: RequestRecord, end_ns: int) -> None:
+        """Record a request that has ended, `end_ns` by the clock of `record.start_ns`. A second call does nothing."""
+        try:
+            self._complete(record, end_ns)
+        except Exception:
+            self.fail("a request could not be recorded")
+
+    def _complete(self, record: RequestRecord, end_ns: int) -> None:
+        if record.complete:
+            return
+        record.complete = True
+        rule = record.rule
+        duration_ns = end_ns - record.start_ns
+        error_type = None
+        if record.error is not None:
+            error_type = error_type_of(record.error)
+        elif record.status >= 500:
+            error_type = str(record.status)
+        span = record.span
+        if span is not None and not isinstance(span, DeferredSpan):
+            if record.status:
+                span.set_attribute(instruments.HTTP_RESPONSE_STATUS_CODE, record.status)
+            end_span(span, record.error, error_type, duration_ns, record.start_unix_ns)
+        if rule is not None and self.is_excluded(rule):
+            return
+        context = record.context or Context()
+        now = record.start_unix_ns + duration_ns
+        trace_id = None if span is None else _trace_id(span)
+        duration, operations = self._request_series(record, error_type)
+        duration.record(duration_ns / 1e9, context, now, trace_id)
+        operations.record(record.query_count, context, now, trace_id)
+        if record.queries:
+            self.record_queries(record.queries, context)
+
+    def _request_series(self, record: RequestRecord, error_type: str | None) -> tuple[BoundHistogram, BoundHistogram]:
+        rule = None if record.rule is None else record.rule.rule
+        key = (rule, record.method, record.status, error_type)
+        series = self._requests.get(key)
+        if series is None:
+            route = {instruments.HTTP_REQUEST_METHOD: record.method}
+            if rule is not None:
+                route[instruments.HTTP_ROUTE] = rule
+            attributes: dict[str, str | int] = dict(route)
+            if record.status:
+                attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = record.status
+            if error_type is not None:
+                attributes[instruments.ERROR_TYPE] = error_type
+            series = (
+                BoundHistogram(self.instruments.request_duration, attributes),
+                BoundHistogram(self.instruments.request_operations, route),
+            )
+            if len(self._requests) < _MAX_SERIES:
+                self._requests[key] = series
+        return series
+
+    # -- queries -----------------------------------------------------------------------------------------------------
+
+    def record_queries(self, queries: Sequence[Query], context: Context | None) -> None:
+        """Record the durations of `queries`, made in `context`."""
+        by_series: dict[BoundHistogram, list[float]] = {}
+        for sql, _, duration_ns, error_type in queries:
+            series = self._statement_series(sql, error_type)
+            by_series.setdefault(series, []).append(duration_ns / 1e9)
+        for series, durations_s in by_series.items():
+            series.record_many(durations_s, context or Context())
+
+    def _statement_series(self, sql: str, error_type: str | None) -> BoundHistogram:
+        key = (sql, error_type)
+        series = self._statements.get(key)
+        if series is None:
+            attributes = self.operation(sql)
+            if error_type is not None:
+                attributes[instruments.ERROR_TYPE] = error_type
+            made = BoundHistogram(self.instruments.operation_duration, attributes)
+            series = self._operations.setdefault(tuple(sorted(attributes.items())), made)
+            if len(self._statements) >= _MAX_STATEMENTS:
+                self._statements.clear()
+            self._statements[key] = series
+        return series
+
+    def operation(self, sql: str) -> dict[str, str]:
+        """Return the attributes of a statement: bounded in number whatever the SQL, by leaving out what is not known."""
+        attributes = {instruments.DB_SYSTEM_NAME: "sqlite"}
+        first = _FIRST_WORD.match(sql)
+        word = first.group(1).upper() if first else ""
+        if word not in _OPERATIONS:
+            return attributes
+        attributes[instruments.DB_OPERATION_NAME] = word
+        found = _COLLECTION.search(sql) if word in _WITH_COLLECTION else None
+        if found:
+            name = found.group(1)
+            if name in self._collections or len(self._collections) < _MAX_COLLECTIONS:
+                self._collections.add(name)
+                attributes[instruments.DB_COLLECTION_NAME] = name
+        return attributes
+
+    def fail(self, what: str) -> None:
+        """Count a failure of the telemetry itself, and log the first."""
+        self.failures += 1
+        if self.failures == 1:
+            _log.exception("%s; later failures are counted only", what)
+
+
+ADMIN_BLUEPRINT: Final = "telemetry_admin"
+
+
+def _trace_id(span: Span) -> int:
+    return span.trace_id if isinstance(span, DeferredSpan) else span.get_span_context().trace_id
+
+
+def method_of(environ_method: str) -> str:
+    """Return the method as `http.request.method` wants it, for a request that no rule has matched."""
+    return environ_method if environ_method in KNOWN_METHODS else "_OTHER"

@@ -1,0 +1,431 @@
+"""`PerformanceMetrics`: the figures of the admin dashboard, read from the windows of the metrics pipeline (spec, section 3)."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypedDict, overload
+
+from opentelemetry.sdk.metrics import MeterProvider
+
+from telemetry import bound, instruments, system
+from telemetry.instruments import Instruments
+from telemetry.readers.performance import PerformanceMetricReader
+from telemetry.readers.window import Sample, WindowKey, WindowStore, route_name, values
+from telemetry.settings import TelemetrySettings
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider as APIMeterProvider
+    from werkzeug.routing import Map
+
+RATINGS_POST_ROUTE: Final = "POST /api/ratings/<media_hash>"
+"""The route whose window the spec calls ratings POST (section 5.2)."""
+
+_DIGITS = 3
+_HIT, _MISS = "hit", "miss"
+
+
+class RouteStats(TypedDict):
+    """One route as the spec's section 5.1.3 shows it; durations in milliseconds."""
+
+    route: str
+    endpoint: str
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    avg_ms: float
+    min_ms: float
+    max_ms: float
+    request_count: int
+    error_count: int
+    last_updated: str
+
+
+def rounded(value: float) -> float:
+    """Return `value` as JSON shows every float: with three decimals, so milliseconds to the microsecond."""
+    return round(value, _DIGITS)
+
+
+def percentile(samples: Sequence[float], percent: int) -> float:
+    """Return the percentile (1 to 99) of `samples`, between two samples by linear interpolation; 0.0 without a sample."""
+    if len(samples) < 2:
+        return samples[0] if samples else 0.0
+    return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class RouteWindow:
+    """The rolling window of one route: its samples in seconds, oldest first, and the query counts of its newest requests."""
+
+    route: str
+    endpoint: str
+    samples: tuple[Sample, ...]
+    queries: tuple[int, ...]
+
+    def stats(self) -> RouteStats:
+        """Return the route's row of the admin JSON."""
+        durations_ms = [value * 1000 for value in values(self.samples)]
+        cuts = (
+            statistics.quantiles(durations_ms, n=100, method="inclusive")
+            if len(durations_ms) > 1
+            else (durations_ms or [0.0]) * 99
+        )
+        newest = max((sample.time_unix_nano for sample in self.samples), default=0)
+        return RouteStats(
+            route=self.route,
+            endpoint=self.endpoint,
+            p50_ms=rounded(cuts[49]),
+            p95_ms=rounded(cuts[94]),
+            p99_ms=rounded(cuts[98]),
+            avg_ms=rounded(statistics.fmean(durations_ms) if durations_ms else 0.0),
+            min_ms=rounded(min(durations_ms, default=0.0)),
+            max_ms=rounded(max(durations_ms, default=0.0)),
+            request_count=len(self.samples),
+            error_count=sum(sample.is_error for sample in self.samples),
+            last_updated=datetime.fromtimestamp(newest // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
+
+class SampleList(Sequence[float]):
+    """A window that reads as a list, oldest first, and can be appended to as the spec's section 3.2 writes it."""
+
+    def __init__(self, read: Callable[[], Sequence[float]], write: Callable[[float], None]) -> None:
+        self._read = read
+        self._write = write
+
+    def append(self, value: float) -> None:
+        """Record `value`; the oldest sample leaves a full window."""
+        self._write(value)
+
+    def extend(self, new: Iterable[float]) -> None:
+        """Record each value of `new`."""
+        for value in new:
+            self._write(value)
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[float]: ...
+    def __getitem__(self, index: int | slice) -> float | Sequence[float]:
+        return self._read()[index]
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self._read())
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, (list, SampleList)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it changes, as a list does
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+class _EndpointLatencies(Mapping[str, SampleList]):
+    """`endpoint_latencies`: like the spec's `defaultdict(list)`, a route that has no sample yet reads as an empty list."""
+
+    def __init__(self, metrics: PerformanceMetrics) -> None:
+        self._metrics = metrics
+
+    def __getitem__(self, route: str) -> SampleList:
+        key = WindowKey(instruments.REQUEST_DURATION, route)
+        store = self._metrics.store
+        return SampleList(
+            lambda: values(store.samples(key)), lambda value: self._metrics.record_endpoint_latency(route, value)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(key.route for key in self._metrics.store.keys(instruments.REQUEST_DURATION)))
+
+    def __len__(self) -> int:
+        return len(self._metrics.store.keys(instruments.REQUEST_DURATION))
+
+
+class PerformanceMetrics:
+    """Figures of the process (spec, section 3). Thread-safe.
+
+    Everything recorded here goes into OpenTelemetry instruments, and everything read comes out of a
+    `PerformanceMetricReader`: of the provider given here, of those that `attach` adds, or else of one of its own.
+    `get_metrics()` is the process's instance; others live beside it without sharing a figure, unless they share a provider.
+    """
+
+    def __init__(
+        self, settings: TelemetrySettings | None = None, *, meter_provider: APIMeterProvider | None = None
+    ) -> None:
+        self.settings = settings or TelemetrySettings.load()
+        self.lock = threading.RLock()
+        self.start_time = time.time()
+        self._started = time.monotonic()
+        self.store = WindowStore(self.settings.window, self.settings.max_routes)
+        self.usage = system.ProcessUsage()
+        self._attached: list[_Attached] = []
+        self._detached_lookups: dict[Any, int] = {}
+        self._url_maps: weakref.WeakSet[Map] = weakref.WeakSet()
+        self.endpoint_latencies: Mapping[str, SampleList] = _EndpointLatencies(self)
+        if meter_provider is not None:
+            self.attach(meter_provider)
+
+    # -- providers ---------------------------------------------------------------------------------------------------
+
+    def attach(self, meter_provider: APIMeterProvider) -> Instruments:
+        """Read what is recorded through `meter_provider` as well, and return the instruments to record with.
+
+        Attaching twice does nothing. A provider that takes no reader (the API's no-op) leaves the figures empty.
+        """
+        with self.lock:
+            for attached in self._attached:
+                if attached.provider is meter_provider:
+                    return attached.instruments
+            reader = PerformanceMetricReader(self.store)
+            if isinstance(meter_provider, MeterProvider):
+                meter_provider.add_metric_reader(reader)
+                bound.keep_views_away(meter_provider, reader)
+            made = Instruments(meter_provider)
+            if meter_provider not in _observed_providers:
+                _observed_providers.add(meter_provider)
+                system.register(made.meter, self.usage)
+            self._attached.append(_Attached(meter_provider, reader, made))
+            return made
+
+    def is_attached(self, meter_provider: APIMeterProvider) -> bool:
+        """Tell whether what is recorded through `meter_provider` is read here."""
+        with self.lock:
+            return any(attached.provider is meter_provider for attached in self._attached)
+
+    def detach(self, meter_provider: APIMeterProvider) -> None:
+        """Stop reading `meter_provider`; what was read stays. A provider that isn't attached is ignored."""
+        with self.lock:
+            for attached in self._attached:
+                if attached.provider is not meter_provider:
+                    continue
+                attached.reader.shutdown()
+                for outcome, lookups in attached.reader.point_values(*_LOOKUPS).items():
+                    self._detached_lookups[outcome] = self._detached_lookups.get(outcome, 0) + int(lookups)
+                if isinstance(meter_provider, MeterProvider):
+                    meter_provider.remove_metric_reader(attached.reader)
+                self._attached.remove(attached)
+                return
+
+    @property
+    def meter_provider(self) -> APIMeterProvider:
+        """The provider that `record_*` goes to: the first attached one, else a private one made now."""
+        with self.lock:
+            if not self._attached:
+                self.attach(MeterProvider(shutdown_on_exit=False))
+            return self._attached[0].provider
+
+    def add_routes(self, url_map: Map) -> None:
+        """Look up endpoint names in `url_map` from now on; it is not kept alive."""
+        self._url_maps.add(url_map)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def record_cache_hit(self) -> None:
+        """Count a lookup that the cache answered."""
+        self._count_lookups(_HIT, 1)
+
+    def record_cache_miss(self) -> None:
+        """Count a lookup that the cache could not answer."""
+        self._count_lookups(_MISS, 1)
+
+    def record_endpoint_latency(self, route: str, duration: float, is_error: bool = False) -> None:
+        """Record a request that the instrumentation does not see.
+
+        Args:
+            route: `METHOD rule`, such as `GET /watch/<filename>`.
+            duration: seconds; one that is negative or not finite is dropped with a warning.
+            is_error: whether it counts as an error of the route.
+        """
+        method, _, rule = route.rpartition(" ")
+        attributes: dict[str, str] = {instruments.HTTP_ROUTE: rule}
+        if method:
+            attributes[instruments.HTTP_REQUEST_METHOD] = method
+        if is_error:
+            attributes[instruments.ERROR_TYPE] = "_OTHER"
+        self._instruments.request_duration.record(duration, attributes)
+
+    def _count_lookups(self, outcome: str, lookups: int) -> None:
+        self._instruments.cache_lookups.add(lookups, {instruments.CACHE_OUTCOME: outcome})
+
+    @property
+    def _instruments(self) -> Instruments:
+        return self.attach(self.meter_provider)
+
+    # -- the spec's fields -------------------------------------------------------------------------------------------
+
+    @property
+    def cache_hits(self) -> int:
+        """Lookups answered by a cache since the process started; setting it higher records the difference."""
+        return self._cache_totals()[0]
+
+    @cache_hits.setter
+    def cache_hits(self, total: int) -> None:
+        self._count_lookups(_HIT, total - self.cache_hits)
+
+    @property
+    def cache_misses(self) -> int:
+        """Lookups that no cache answered since the process started; setting it higher records the difference."""
+        return self._cache_totals()[1]
+
+    @cache_misses.setter
+    def cache_misses(self, total: int) -> None:
+        self._count_lookups(_MISS, total - self.cache_misses)
+
+    @property
+    def ratings_post_latencies(self) -> SampleList:
+        """The window of `RATINGS_POST_ROUTE`, in seconds."""
+        return self.endpoint_latencies[RATINGS_POST_ROUTE]
+
+    @property
+    def db_queries_per_request(self) -> SampleList:
+        """Queries of each of the newest requests over all routes."""
+        return SampleList(self._query_counts, lambda count: self._instruments.request_operations.record(count, {}))
+
+    @property
+    def total_db_queries(self) -> int:
+        """Sum of `db_queries_per_request`. Setting it does nothing, so that the spec's `+=` beside an append is harmless."""
+        return sum(self._query_counts())
+
+    @total_db_queries.setter
+    def total_db_queries(self, total: int) -> None:
+        pass
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def get_cache_hit_rate(self) -> float:
+        """Return hits over lookups since the process started, 0 to 100; 0.0 before the first lookup."""
+        hits, misses = self._cache_totals()
+        return 100 * hits / (hits + misses) if hits + misses else 0.0
+
+    def get_uptime_seconds(self) -> float:
+        """Return the seconds since `start_time`, by the monotonic clock."""
+        return time.monotonic() - self._started
+
+    def get_ratings_post_p95_latency(self) -> float:
+        """Return the p95 of the ratings POST window in milliseconds; 0.0 without a sample."""
+        return percentile(self.ratings_post_latencies[:], 95) * 1000
+
+    def get_ratings_post_avg_latency(self) -> float:
+        """Return the mean of the ratings POST window in milliseconds; 0.0 without a sample."""
+        return _mean(self.ratings_post_latencies[:]) * 1000
+
+    def get_ratings_post_count(self) -> int:
+        """Return the number of samples in the ratings POST window."""
+        return len(self.ratings_post_latencies)
+
+    def route_windows(self) -> list[RouteWindow]:
+        """Return the window of every route, by route name."""
+        endpoints = self._endpoints()
+        return [
+            RouteWindow(
+                route,
+                endpoints.get(route, ""),
+                self.store.samples(WindowKey(instruments.REQUEST_DURATION, route)),
+                tuple(
+                    int(sample.value) for sample in self.store.samples(WindowKey(instruments.REQUEST_OPERATIONS, route))
+                ),
+            )
+            for route in self.endpoint_latencies
+        ]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the body of `GET /admin/performance/json` (spec, sections 5 and 6.1)."""
+        hits, misses = self._cache_totals()
+        hit_rate = rounded(100 * hits / (hits + misses) if hits + misses else 0.0)
+        uptime_s = rounded(self.get_uptime_seconds())
+        queries = self._query_counts()
+        ratings_s = self.ratings_post_latencies[:]
+        return {
+            "cache_hit_rate": hit_rate,
+            "uptime_seconds": uptime_s,
+            "database": {
+                "total_queries": sum(queries),
+                "avg_per_request": rounded(_mean(queries)),
+                "max_per_request": max(queries, default=0),
+                "count": len(queries),
+            },
+            "ratings_post": {
+                "p95_latency_ms": rounded(percentile(ratings_s, 95) * 1000),
+                "avg_latency_ms": rounded(_mean(ratings_s) * 1000),
+                "request_count": len(ratings_s),
+            },
+            "endpoints": {window.route: window.stats() for window in self.route_windows() if window.samples},
+            "cache": {"hits": hits, "misses": misses, "hit_rate_percent": hit_rate},
+            "resources": {"uptime_seconds": uptime_s, **self._process_percentages()},
+        }
+
+    def _query_counts(self) -> list[int]:
+        return [int(sample.value) for sample in self.store.merged(instruments.REQUEST_OPERATIONS)]
+
+    def _cache_totals(self) -> tuple[int, int]:
+        """Hits and misses, out of one collection of each reader."""
+        with self.lock:
+            readers = [attached.reader for attached in self._attached]
+            totals = dict(self._detached_lookups)
+        for reader in readers:
+            for outcome, lookups in reader.point_values(*_LOOKUPS).items():
+                totals[outcome] = totals.get(outcome, 0) + int(lookups)
+        return totals.get(_HIT, 0), totals.get(_MISS, 0)
+
+    def _process_percentages(self) -> dict[str, float]:
+        """CPU and memory in percent, as the newest collection has them; what can't be read is left out."""
+        reader = self._attached[0].reader if self._attached else None
+        found: dict[str, float] = {}
+        for key, name in (
+            ("cpu_percent", instruments.PROCESS_CPU_UTILIZATION),
+            ("memory_percent", instruments.PROCESS_MEMORY_UTILIZATION),
+        ):
+            points = reader.point_values(name) if reader else {}
+            if points:
+                found[key] = rounded(100 * max(points.values()))
+        return found
+
+    def _endpoints(self) -> dict[str, str]:
+        return {
+            route_name(method, rule.rule): rule.endpoint
+            for url_map in list(self._url_maps)
+            for rule in url_map.iter_rules()
+            for method in rule.methods or ()
+        }
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return statistics.fmean(numbers) if numbers else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    provider: APIMeterProvider
+    reader: PerformanceMetricReader
+    instruments: Instruments
+
+
+_LOOKUPS: Final = (instruments.CACHE_LOOKUPS, instruments.CACHE_OUTCOME)
+_observed_providers: weakref.WeakSet[APIMeterProvider] = weakref.WeakSet()
+_instance: PerformanceMetrics | None = None
+_instance_lock = threading.Lock()
+
+
+def get_metrics() -> PerformanceMetrics:
+    """Return the process's `PerformanceMetrics`, made at the first call."""
+    global _instance
+    with _instance_lock:
+        if _instance is None:
+            _instance = PerformanceMetrics()
+        return _instance
+
+
+def set_metrics(metrics: PerformanceMetrics | None) -> PerformanceMetrics | None:
+    """Replace what `get_metrics` returns and return the one before; for tests."""
+    global _instance
+    with _instance_lock:
+        _instance, before = metrics, _instance
+        return before

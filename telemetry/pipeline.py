@@ -1,0 +1,79 @@
+"""The providers that spans and metrics go through: the user's own where there are some, else ours."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import threading
+import uuid
+from typing import Final
+
+from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+_log = logging.getLogger(__name__)
+_lock = threading.Lock()
+
+_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+_METRICS_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+
+
+def meter_provider() -> metrics.MeterProvider:
+    """Return the process's meter provider; where the app has set none, make one, export as the environment says, and set it."""
+    with _lock:
+        known = metrics.get_meter_provider()
+        if _is_set(known):
+            return known
+        made = MeterProvider(_metric_readers(), resource=resource())
+        metrics.set_meter_provider(made)
+        return made
+
+
+def tracer_provider() -> trace.TracerProvider:
+    """Return the process's tracer provider; where the app has set none, make one, export as the environment says, and set it."""
+    with _lock:
+        known = trace.get_tracer_provider()
+        if _is_set(known):
+            return known
+        made = TracerProvider(resource=resource())
+        for processor in _span_processors():
+            made.add_span_processor(processor)
+        trace.set_tracer_provider(made)
+        return made
+
+
+def resource() -> Resource:
+    """Return who is measured: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what is said here."""
+    named = Resource.create()
+    defaults = {"service.instance.id": str(uuid.uuid4())}
+    if str(named.attributes.get("service.name", "")).startswith("unknown_service"):
+        defaults["service.name"] = "flask"
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        defaults["service.version"] = importlib.metadata.version("local-video-server")
+    kept = {key: value for key, value in defaults.items() if key == "service.name" or key not in named.attributes}
+    return named.merge(Resource(kept))
+
+
+def _is_set(provider: object) -> bool:
+    return not type(provider).__name__.startswith("_Proxy")
+
+
+def _metric_readers() -> list[MetricReader]:
+    if not (os.environ.get(_ENDPOINT) or os.environ.get(_METRICS_ENDPOINT)):
+        return []
+    return [PeriodicExportingMetricReader(OTLPMetricExporter())]
+
+
+def _span_processors() -> list[SpanProcessor]:
+    if not (os.environ.get(_ENDPOINT) or os.environ.get(_TRACES_ENDPOINT)):
+        return []
+    return [BatchSpanProcessor(OTLPSpanExporter())]

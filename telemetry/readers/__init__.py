@@ -1,0 +1,5 @@
+"""Readers of the metrics pipeline."""
+
+from telemetry.readers.performance import PerformanceMetricReader
+
+__all__ = ["PerformanceMetricReader"]

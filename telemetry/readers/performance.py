@@ -1,0 +1,58 @@
+"""The in-memory reader that the dashboard's figures come from."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, NumberDataPoint
+
+from telemetry.readers.window import WindowAggregation, WindowStore
+
+
+class PerformanceMetricReader(MetricReader):
+    """Keeps raw samples of the route instruments in `store`, and the last collected points of the others.
+
+    Other readers of the same provider keep their own aggregation. Nothing runs in the background: `point_values` collects
+    when it is asked. Thread-safe. After `shutdown`, or once removed from its provider, it answers from what it last saw.
+    """
+
+    def __init__(self, store: WindowStore) -> None:
+        super().__init__(preferred_aggregation={Histogram: WindowAggregation(store)})
+        self.store = store
+        self._lock = threading.Lock()
+        self._data: MetricsData | None = None
+        self._registered = True
+
+    def point_values(self, instrument: str, attribute: str | None = None) -> dict[Any, float]:
+        """Return the collected values of a counter or gauge, keyed by the value of `attribute`.
+
+        Several scopes or points with the same value of the attribute are summed.
+        """
+        with self._lock:
+            if self._registered:
+                self.collect()
+            data = self._data
+        found: dict[Any, float] = {}
+        for resource_metrics in data.resource_metrics if data else ():
+            for scope_metrics in resource_metrics.scope_metrics:
+                for metric in scope_metrics.metrics:
+                    if metric.name != instrument:
+                        continue
+                    for point in metric.data.data_points:
+                        if isinstance(point, NumberDataPoint):
+                            key = (point.attributes or {}).get(attribute) if attribute else None
+                            found[key] = found.get(key, 0) + point.value
+        return found
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> None:  # noqa: ARG002
+        self._data = metrics_data
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002
+        """Collect a last time, then stop collecting."""
+        with self._lock:
+            if self._registered:
+                self._registered = False
+                if self._collect is not None:
+                    self.collect()

@@ -1,0 +1,194 @@
+"""Rolling windows of raw samples, kept by an aggregation that only our own reader uses.
+
+The one piece of the SDK used here that is not public is `_create_aggregation` with the aggregation it returns; a test names
+the SDK versions that this was checked with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from opentelemetry import trace
+from opentelemetry.sdk.metrics._internal.aggregation import (
+    AggregationTemporality,
+    _Aggregation,
+    _ExplicitBucketHistogramAggregation,
+)
+from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation
+
+from telemetry import instruments
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+_log = logging.getLogger(__name__)
+
+_CONVERTER = re.compile(r"<(?:[A-Za-z_]\w*(?:\(.*?\))?:)?([A-Za-z_]\w*)>")
+
+
+class Sample(NamedTuple):
+    """One measurement of a window."""
+
+    sequence: int  # order of completion within the process
+    time_unix_nano: int
+    value: float  # seconds, or a count
+    trace_id: int | None
+    is_error: bool
+
+
+class WindowKey(NamedTuple):
+    """What a window is kept for: an instrument and a route; `""` is what was recorded for no route."""
+
+    instrument: str
+    route: str
+
+
+def route_name(method: str, rule: str) -> str:
+    """Return `METHOD rule` with the converters of the rule left out, as the spec's section 5.1 writes a route."""
+    name = _CONVERTER.sub(r"<\1>", rule)
+    return f"{method} {name}" if method else name
+
+
+class WindowStore:
+    """The last `size` samples of each series, shared by all readers of one `PerformanceMetrics`.
+
+    Status codes and error types of one route share one window, so that it holds exactly the last samples by time of
+    completion. Appending is one atomic `deque.append`; reading copies.
+    """
+
+    def __init__(self, size: int = 100, max_routes: int = 1000) -> None:
+        self.size = size
+        self.max_routes = max_routes
+        self._windows: dict[WindowKey, deque[Sample]] = {}
+        self._sequence = itertools.count()
+        self._full_logged = False
+
+    def window(self, key: WindowKey) -> deque[Sample] | None:
+        """Return the window to append to, or `None` when `max_routes` windows of that instrument exist already."""
+        window = self._windows.get(key)
+        if window is not None:
+            return window
+        if sum(known.instrument == key.instrument for known in self._windows) >= self.max_routes:
+            if not self._full_logged:
+                self._full_logged = True
+                _log.warning("more than %d routes: %s and later ones get no window", self.max_routes, key.route)
+            return None
+        return self._windows.setdefault(key, deque(maxlen=self.size))
+
+    def next_sequence(self) -> int:
+        """Return the next number in the order of completion."""
+        return next(self._sequence)
+
+    def samples(self, key: WindowKey) -> tuple[Sample, ...]:
+        """Return the samples of one window, oldest first; none if there is no such window."""
+        window = self._windows.get(key)
+        return () if window is None else tuple(window)
+
+    def merged(self, instrument: str) -> tuple[Sample, ...]:
+        """Return the last `size` samples of `instrument` over all routes, by order of completion."""
+        every = itertools.chain.from_iterable(self.samples(key) for key in self.keys(instrument))
+        return tuple(sorted(every)[-self.size :])
+
+    def keys(self, instrument: str) -> list[WindowKey]:
+        """Return the windows that `instrument` has."""
+        return [key for key in list(self._windows) if key.instrument == instrument]
+
+
+class Measured(Protocol):
+    """What an aggregation reads of a measurement: the SDK's `Measurement`, or a lighter stand-in."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def time_unix_nano(self) -> int: ...
+    @property
+    def context(self) -> Context: ...
+
+
+class WindowAggregation(ExplicitBucketHistogramAggregation):
+    """Aggregation that keeps count, sum and raw samples; instruments without a window are dropped."""
+
+    def __init__(self, store: WindowStore) -> None:
+        super().__init__(boundaries=())
+        self._store = store
+
+    def _create_aggregation(
+        self,
+        instrument: Any,
+        attributes: Mapping[str, Any] | None,
+        reservoir_factory: Any,
+        start_time_unix_nano: int,
+    ) -> _Aggregation[Any]:
+        if instrument.name not in WINDOWED:
+            return DropAggregation()._create_aggregation(
+                instrument, attributes, reservoir_factory, start_time_unix_nano
+            )
+        reservoir_builder = reservoir_factory(_ExplicitBucketHistogramAggregation)
+        key = window_key(instrument.name, attributes or {})
+        window = None if key is None or attributes is None else self._store.window(key)
+        is_error = instruments.ERROR_TYPE in (attributes or {})
+        return RouteAggregation(attributes, start_time_unix_nano, reservoir_builder, self._store, window, is_error)
+
+
+WINDOWED = frozenset({instruments.REQUEST_DURATION, instruments.REQUEST_OPERATIONS})
+
+
+def window_key(instrument: str, attributes: Mapping[str, Any]) -> WindowKey | None:
+    """Return the window that a series belongs to; `None` for requests that matched no route."""
+    route = attributes.get(instruments.HTTP_ROUTE)
+    if route is not None:
+        return WindowKey(instrument, route_name(str(attributes.get(instruments.HTTP_REQUEST_METHOD, "")), str(route)))
+    return None if attributes else WindowKey(instrument, "")
+
+
+class RouteAggregation(_ExplicitBucketHistogramAggregation):
+    """Count, sum, extremes and window of one series."""
+
+    def __init__(
+        self,
+        attributes: Mapping[str, Any] | None,
+        start_time_unix_nano: int,
+        reservoir_builder: Any,
+        store: WindowStore,
+        window: deque[Sample] | None,
+        is_error: bool,
+    ) -> None:
+        super().__init__(
+            attributes, AggregationTemporality.DELTA, start_time_unix_nano, reservoir_builder, boundaries=()
+        )
+        self._next_sequence = store.next_sequence
+        self._window = window
+        self._is_error = is_error
+
+    def aggregate(self, measurement: Measured, should_sample_exemplar: bool = True) -> None:  # noqa: ARG002
+        self.add(measurement.value, measurement.time_unix_nano, _trace_id(measurement.context))
+
+    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:
+        """Add one sample; the window's order is the order of these calls."""
+        with self._lock:
+            counts: list[int] | None = self._value
+            if counts is None:
+                counts = self._value = [0]  # type: ignore[assignment]  # the SDK declares None alone
+            counts[0] += 1
+            self._sum += value  # type: ignore[assignment]  # likewise int
+            if value < self._min:
+                self._min = value
+            if value > self._max:
+                self._max = value
+            if self._window is not None:
+                self._window.append(Sample(self._next_sequence(), time_unix_nano, value, trace_id, self._is_error))
+
+
+def _trace_id(context: Context) -> int | None:
+    span_context = trace.get_current_span(context).get_span_context()
+    return span_context.trace_id if span_context.is_valid else None
+
+
+def values(samples: Iterable[Sample]) -> list[float]:
+    """Return the values of `samples`, in their order."""
+    return [sample.value for sample in samples]

@@ -1,0 +1,99 @@
+"""The record of one request, written on its path in plain integers and tuples; everything derived from it comes later."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from opentelemetry.context import Context, create_key, get_current
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+    from werkzeug.routing import Rule
+
+    from telemetry.instrumentation.capture import Capture
+
+RECORD_KEY = create_key("telemetry.request")
+MAX_PENDING_QUERIES = 1000
+"""Queries a request holds before their durations are recorded and only their number is kept on."""
+
+
+class Query(NamedTuple):
+    """One DB-API call that reached SQLite."""
+
+    sql: str
+    start_ns: int  # perf_counter_ns
+    duration_ns: int
+    error_type: str | None
+
+
+class RequestRecord:
+    """What is known of a request while it is served and once it is complete.
+
+    Queries may be added by any thread that has the request's context: the count is the length of a list, whose appending is
+    atomic, so that none is lost.
+    """
+
+    __slots__ = (
+        "_spilled",
+        "capture",
+        "complete",
+        "context",
+        "endpoint",
+        "error",
+        "method",
+        "queries",
+        "rule",
+        "span",
+        "start_ns",
+        "start_unix_ns",
+        "status",
+        "streamed",
+    )
+
+    def __init__(self, capture: Capture, method: str, start_ns: int, start_unix_ns: int) -> None:
+        self.capture = capture
+        self.method = method
+        self.start_ns = start_ns
+        self.start_unix_ns = start_unix_ns
+        self.context: Context | None = None
+        self.span: Span | None = None
+        self.rule: Rule | None = None
+        self.endpoint = ""
+        self.status = 0
+        self.error: BaseException | None = None
+        self.streamed = False
+        self.complete = False
+        self.queries: list[Query] = []
+        self._spilled = 0
+
+    @property
+    def query_count(self) -> int:
+        """Exact number of the request's queries so far."""
+        return self._spilled + len(self.queries)
+
+    def add_query(self, query: Query) -> None:
+        """Add one query; thread-safe."""
+        queries = self.queries
+        queries.append(query)
+        if len(queries) >= MAX_PENDING_QUERIES:
+            self._spill()
+
+    def _spill(self) -> None:
+        with _spill_lock:
+            pending = self.queries
+            if len(pending) < MAX_PENDING_QUERIES:
+                return
+            taken = pending[:]
+            del pending[: len(taken)]
+            self._spilled += len(taken)
+        self.capture.record_queries(taken, self.context)
+
+
+_spill_lock = threading.Lock()
+
+
+def current_request() -> RequestRecord | None:
+    """Return the record of the request that the current context belongs to."""
+    record = get_current().get(RECORD_KEY)
+    return record if isinstance(record, RequestRecord) else None

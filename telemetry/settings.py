@@ -1,0 +1,79 @@
+"""What can be set about the telemetry, with its defaults, limits and environment variables."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from telemetry.errors import SettingsError
+
+ENV_PREFIX = "LVS_TELEMETRY_"
+
+
+class TelemetrySettings(BaseSettings):
+    """Settings of one instrumented app; each is read from `LVS_TELEMETRY_<NAME>` unless it is passed.
+
+    Use `load()` to turn a wrong value into a `SettingsError` of one line.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    window: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="Samples a rolling window keeps for each series, the newest first to stay.",
+    )
+    max_routes: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="Routes that may have a window; requests of later ones are counted only.",
+    )
+    good_below_ms: float = Field(default=50.0, gt=0, allow_inf_nan=False, description="A p95 under this reads good.")
+    poor_above_ms: float = Field(
+        default=200.0, gt=0, allow_inf_nan=False, description="A p95 over this reads poor, between the two warning."
+    )
+    fan_out_warning: int = Field(default=20, ge=1, description="Queries in one request that are worth a look.")
+    cache_good_percent: float = Field(
+        default=90.0, ge=0, le=100, description="A cache hit rate from here on reads good."
+    )
+    excluded_routes: tuple[str, ...] = Field(
+        default=("/ping",),
+        description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files and admin pages.",
+    )
+    admin: bool = Field(default=True, description="Whether the app gets the admin pages and their JSON.")
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> Self:
+        if self.poor_above_ms < self.good_below_ms:
+            raise ValueError(
+                f"poor_above_ms must be at least good_below_ms ({self.good_below_ms:g}), got {self.poor_above_ms:g}"
+            )
+        return self
+
+    @classmethod
+    def load(cls, **values: object) -> Self:
+        """Return the settings from `values` and the environment.
+
+        Raises:
+            SettingsError: naming the setting, what it must be and what it was.
+        """
+        try:
+            return cls(**values)  # type: ignore[arg-type]  # pydantic validates what is passed
+        except ValidationError as error:
+            raise SettingsError(_one_line(error, set(values))) from error
+
+
+def _one_line(error: ValidationError, passed: set[str]) -> str:
+    problems = []
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        if not name:
+            problems.append(str(problem["msg"]).removeprefix("Value error, "))
+            continue
+        shown = name if name in passed else ENV_PREFIX + name.upper()
+        problems.append(f"{shown}: {problem['msg'].lower()}, got {problem['input']!r}")
+    return "; ".join(problems)

@@ -1,0 +1,64 @@
+"""What every test may use, and what none may leave behind."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from hypothesis import settings as hypothesis_settings
+from opentelemetry import metrics as metrics_api
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from telemetry import PerformanceMetrics, instrument, set_metrics, uninstrument
+
+hypothesis_settings.register_profile("default", deadline=None, print_blob=True)
+hypothesis_settings.load_profile("default")
+
+_original_connect = sqlite3.connect
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread, a patched `sqlite3` or a provider of the whole process behind."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+    leaked = [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
+    assert not leaked, f"threads left running: {leaked}"
+    assert sqlite3.connect is _original_connect, "sqlite3.connect is still instrumented"
+    assert type(trace.get_tracer_provider()).__name__ == "ProxyTracerProvider", "a global tracer provider was set"
+    assert type(metrics_api.get_meter_provider()).__name__ == "_ProxyMeterProvider", "a global meter provider was set"
+
+
+@pytest.fixture
+def metrics() -> Iterator[PerformanceMetrics]:
+    """The test's own `PerformanceMetrics`, which `get_metrics()` returns as well while the test runs."""
+    made = PerformanceMetrics()
+    before = set_metrics(made)
+    yield made
+    set_metrics(before)
+
+
+Instrument = Callable[..., Flask]
+
+
+@pytest.fixture
+def instrumented(metrics: PerformanceMetrics) -> Iterator[Instrument]:
+    """`instrument` with providers of the test's own; undone at the end."""
+    apps: list[Flask] = []
+
+    def make(app: Flask, **options: Any) -> Flask:
+        options.setdefault("metrics", metrics)
+        options.setdefault("tracer_provider", TracerProvider(shutdown_on_exit=False))
+        apps.append(app)
+        return instrument(app, **options)
+
+    yield make
+    for app in apps:
+        uninstrument(app)
