@@ -15,6 +15,7 @@ from service.state import EXTENSION, Server
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, instrument, uninstrument
 
 ADMIN_LINKS = {"Library": "library_admin.index"}
+ADMIN_ROUTES = ("/admin/cache/*", "/admin/library")
 
 
 def create_app(
@@ -42,8 +43,16 @@ def create_app(
     app.teardown_appcontext(release_request_connection)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
-    instrument(app, settings=telemetry_settings, authorize=authorize, metrics=metrics, admin_links=ADMIN_LINKS)
+    instrument(
+        app, settings=_without_admin(telemetry_settings), authorize=authorize, metrics=metrics, admin_links=ADMIN_LINKS
+    )
     server.on_close.append(lambda: uninstrument(app))
     if background:
         server.watcher.start()
     return app
+
+
+def _without_admin(settings: TelemetrySettings | None) -> TelemetrySettings:
+    """Keep the server's own admin pages out of the figures, as the telemetry does with its own."""
+    settings = settings or TelemetrySettings.load()
+    return settings.model_copy(update={"excluded_routes": (*settings.excluded_routes, *ADMIN_ROUTES)})

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+import telemetry
 from config import Loaded, Settings, SettingsError, load_settings, settings_table
 from service.errors import ServerError
 from service.probe import mime_type
@@ -69,7 +70,9 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
         from service.server import address, pick_port, run
 
         settings = settings.model_copy(update={"port": pick_port(settings.host, settings.port)})
-        _open_database(settings)
+        _check_start(settings)
+    except telemetry.SettingsError as error:
+        _fail(str(error), _WRONG_SETTING)
     except (ServerError, OSError) as error:
         _fail(str(error), _CANNOT_START)
     _greet(console, settings, address(settings.host, settings.port))
@@ -77,10 +80,11 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
     console.print("Stopped.")
 
 
-def _open_database(settings: Settings) -> None:
-    """Bring the schema up to date once, here, where what is wrong with it is one line for the user."""
+def _check_start(settings: Settings) -> None:
+    """Read the telemetry's settings and bring the schema up to date here, where a complaint is one line for the user."""
     from service.db import Database
 
+    telemetry.TelemetrySettings.load()
     Database(settings.data.resolve() / "library.sqlite3").close()
 
 

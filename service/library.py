@@ -98,7 +98,7 @@ def is_known(connection: sqlite3.Connection, media_hash: str) -> bool:
 
 
 def related_videos(connection: sqlite3.Connection, video: Video, limit: int = 8) -> tuple[Video, ...]:
-    """Return other videos: those with more tags in common first, then of the same folder, then of a like length."""
+    """Return other videos, by tags in common, then of the same folder, of the same top folder, of a like length."""
     rows = connection.execute(
         f"""WITH shared AS (
             SELECT media_hash, COUNT(*) AS number FROM tags
@@ -106,9 +106,16 @@ def related_videos(connection: sqlite3.Connection, video: Video, limit: int = 8)
         )
         SELECT {COLUMNS} {_FROM} LEFT JOIN shared AS s ON s.media_hash = f.media_hash
         WHERE f.media_hash <> :media_hash
-        ORDER BY COALESCE(s.number, 0) DESC, f.folder = :folder DESC, ABS(m.duration_s - :duration_s), f.path
+        ORDER BY COALESCE(s.number, 0) DESC, f.folder = :folder DESC,
+            instr(f.folder || '/', :top) = 1 DESC, ABS(m.duration_s - :duration_s), f.path
         LIMIT :limit""",  # noqa: S608
-        {"media_hash": video.media_hash, "folder": video.folder, "duration_s": video.duration_s, "limit": limit},
+        {
+            "media_hash": video.media_hash,
+            "folder": video.folder,
+            "top": video.folder.split("/")[0] + "/",
+            "duration_s": video.duration_s,
+            "limit": limit,
+        },
     ).fetchall()
     return videos_of(rows)
 

@@ -35,7 +35,7 @@ SAMPLES = (
     Sample("Tall picture.mp4", 360, 640, 5, 30, 262),
     Sample("Night lights.webm", 640, 360, 6, 210, 440),
     Sample("Old film.mkv", 480, 360, 7, 60, 220),
-    Sample("holiday/Day 1 – Zürich & 東京.mp4", 640, 360, 6, 160, 392),
+    Sample("holiday/Day 1 – Zürich & Łódź.mp4", 640, 360, 6, 160, 392),
     Sample("holiday/100% sunshine.mp4", 854, 480, 4, 85, 523),
     Sample("holiday/beach/slow_tide.webm", 426, 240, 10, 130, 294),
     Sample("music/test_pattern_four.mp4", 640, 360, 12, 240, 349),
@@ -109,10 +109,11 @@ def _picture(sample: Sample, number: int) -> VideoFrame:
         line = wave[start : start + width]
         rows.append(line[:bar] + b"\xeb" * 8 + line[bar + 8 :] if row % 64 < 48 else line)
     _fill(frame, 0, rows)
-    u_base, v_base = sample.hue, (sample.hue * 3) % 256
+    angle = sample.hue * math.tau / 256
+    u_base, v_base = 128 + int(34 * math.cos(angle)), 128 + int(34 * math.sin(angle))
     half = range(width // 2)
-    chroma_u = bytes(max(16, min(240, u_base + (column * 40) // width - 20)) for column in half)
-    chroma_v = bytes(max(16, min(240, v_base + ((column + shift) % width * 60) // width - 30)) for column in half)
+    chroma_u = bytes(max(16, min(240, u_base + (column * 24) // width - 12)) for column in half)
+    chroma_v = bytes(max(16, min(240, v_base + ((column + shift) % width * 24) // width - 12)) for column in half)
     _fill(frame, 1, [chroma_u] * (height // 2))
     _fill(frame, 2, [chroma_v] * (height // 2))
     frame.pts, frame.time_base = number, Fraction(1, sample.fps)
