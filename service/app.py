@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flask import Flask
+from opentelemetry.trace import TracerProvider
 
 from config import Settings
 from service import errors, security
@@ -23,6 +24,7 @@ def create_app(
     *,
     metrics: PerformanceMetrics | None = None,
     telemetry_settings: TelemetrySettings | None = None,
+    tracer_provider: TracerProvider | None = None,
     authorize: Callable[[], bool] | None = None,
     background: bool = True,
 ) -> Flask:
@@ -32,9 +34,8 @@ def create_app(
     made with `app.extensions["local_video_server"].close()`. Raises `DatabaseTooNewError`.
     """
     settings = settings or Settings()
-    metrics = metrics or get_metrics()
     app = Flask("service")
-    server = Server.build(settings, metrics)
+    server = Server.build(settings, metrics or get_metrics())
     app.extensions[EXTENSION] = server
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     security.install(app)

@@ -1,0 +1,122 @@
+"""Apps of the video server for tests: private metrics, no background threads, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from opentelemetry.sdk.trace import TracerProvider
+
+from config import Settings
+from service import create_app
+from service.db import Database
+from service.samples import Sample, make_clip
+from service.text import fold, words
+from telemetry import PerformanceMetrics, TelemetrySettings
+
+CLIPS = (
+    Sample("red.mp4", 160, 90, 1.0, 10, 440, 12),
+    Sample("blue.webm", 160, 90, 1.5, 120, 330, 12),
+    Sample("green.mkv", 120, 90, 2.0, 200, 220, 12),
+)
+
+
+class BufferedClient(FlaskClient):
+    """Reads and closes every answer, as a server does."""
+
+    def open(self, *args, buffered=True, **options):
+        return super().open(*args, buffered=buffered, **options)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder with three real clips, made once. Tests copy from it."""
+    folder = tmp_path_factory.mktemp("clips")
+    for sample in CLIPS:
+        make_clip(folder / sample.path, sample)
+    return folder
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(tmp_path / "library.sqlite3")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def make_app(tmp_path):
+    apps = []
+
+    def make(**options):
+        videos = options.pop("videos", tmp_path / "videos")
+        videos.mkdir(exist_ok=True)
+        background = options.pop("background", False)
+        metrics = PerformanceMetrics()
+        tracer_provider = TracerProvider(shutdown_on_exit=False)
+        settings = Settings(**{"videos": videos, "data": tmp_path / "data", "write_limit": "1000/minute", **options})
+        app = create_app(
+            settings,
+            metrics=metrics,
+            telemetry_settings=TelemetrySettings(),
+            tracer_provider=tracer_provider,
+            background=background,
+        )
+        app.test_client_class = BufferedClient
+        apps.append(app)
+        return app
+
+    yield make
+    for app in apps:
+        app.extensions["local_video_server"].close()
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def server(app):
+    return app.extensions["local_video_server"]
+
+
+@pytest.fixture
+def add_video():
+    """Put a video into the index without a file: `add_video(database, path, ...)` returns its hash."""
+
+    def add(database: Database, path: str, *, media_hash=None, title=None, tags=(), duration_s=60.0, added_at=1.0, size=1):
+        media_hash = media_hash or f"{abs(hash(path)):032x}"[-32:]
+        title = title or path.rpartition("/")[2].rpartition(".")[0]
+        with database.connection() as connection, connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO media VALUES (?, ?, 640, 360, 'h264', 'mp4', NULL, ?)",
+                (media_hash, duration_s, added_at),
+            )
+            folder = path.rpartition("/")[0]
+            connection.execute(
+                "INSERT INTO files VALUES (?, ?, ?, 1, ?, NULL, ?, ?, ?, ?)",
+                (path, folder, size, media_hash, title, fold(title), words(f"{title} {path}"), fold(path)),
+            )
+            connection.executemany("INSERT INTO tags VALUES (?, ?)", [(media_hash, tag) for tag in tags])
+            connection.execute("UPDATE changes SET value = value + 1")
+        return media_hash
+
+    return add
+
+
+@pytest.fixture
+def query():
+    """Run one statement on a database and return all rows as tuples."""
+
+    def run(database: Database, sql: str, values=()):
+        with database.connection() as connection:
+            return [tuple(row) for row in connection.execute(sql, values)]
+
+    return run
