@@ -10,11 +10,12 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
 import av.error
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 MIME_TYPES = {
@@ -109,7 +110,10 @@ def probe(path: Path) -> MediaInfo:
 
 def _read(container: InputContainer) -> MediaInfo:
     stream = video_stream(container)
-    context = stream.codec_context
+    # PyAV's types promise a context; a stream of an unknown or damaged codec has none.
+    context = cast("VideoCodecContext | None", stream.codec_context)
+    if context is None:
+        raise ProbeError("its codec is unknown or damaged")
     if not 0 < context.width * context.height <= MAX_PIXELS:
         raise ProbeError(f"a picture of {context.width} × {context.height} pixels")
     return MediaInfo(

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from service.probe import ProbeError, media_hash, mime_type, probe
+
+
+@pytest.mark.parametrize(
+    ("name", "codecs", "width", "seconds"),
+    [("red.mp4", {"h264", "mpeg4"}, 160, 1.0), ("blue.webm", {"vp9", "vp8"}, 160, 1.5), ("green.mkv", {"h264", "mpeg4"}, 120, 2.0)],
+)
+def test_a_real_clip_tells_its_length_size_and_codec(clips, name, codecs, width, seconds):
+    info = probe(clips / name)
+    assert info.codec in codecs
+    assert (info.width, info.height) == (width, 90)
+    assert info.duration_s == pytest.approx(seconds, abs=0.15)
+    assert info.title is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.mp4", b"", "an empty file"),
+        ("text.mp4", b"hello, world\n" * 100, "not readable as a video"),
+        ("zeros.mkv", bytes(5000), "not readable as a video"),
+        ("playlist.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not readable as a video"),
+        ("picture.mp4", b"\x89PNG\r\n\x1a\n" + bytes(100), "not readable as a video"),
+    ],
+)
+def test_a_file_that_is_no_video_says_why(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ProbeError, match=reason):
+        probe(path)
+
+
+def test_a_file_cut_off_before_its_index_is_no_video(clips, tmp_path):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes((clips / "red.mp4").read_bytes()[:400])
+    with pytest.raises(ProbeError):
+        probe(path)
+
+
+def test_the_hash_follows_the_content_and_not_the_name(clips, tmp_path):
+    copy = tmp_path / "another name.mp4"
+    shutil.copy(clips / "red.mp4", copy)
+    assert media_hash(copy) == media_hash(clips / "red.mp4")
+    assert media_hash(copy) != media_hash(clips / "blue.webm")
+    assert len(media_hash(copy)) == 32
+
+
+@pytest.mark.parametrize("at", [0, 150_000, 299_999])
+def test_a_change_at_the_beginning_the_middle_or_the_end_changes_the_hash(tmp_path, at):
+    path, content = tmp_path / "a.mp4", bytearray(300_000)
+    path.write_bytes(content)
+    before = media_hash(path)
+    content[at] = 1
+    path.write_bytes(content)
+    assert media_hash(path) != before
+
+
+def test_an_empty_file_has_a_hash_too(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    assert len(media_hash(tmp_path / "a.mp4")) == 32
+
+
+@pytest.mark.parametrize(("path", "mime"), [("a/B.MP4", "video/mp4"), ("a.mkv", "video/x-matroska"), ("a.srt", None), ("mp4", None)])
+def test_the_mime_type_follows_the_extension(path, mime):
+    assert mime_type(path) == mime

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import TooManyWritesError
+from service.security import HEADERS, MAX_BODY_BYTES, WriteLimiter, confined, is_loopback_host, is_servable
+
+OUTSIDE = [
+    "", ".", "..", "../secret.mp4", "a/../../secret.mp4", "/etc/passwd", "//etc/passwd", "a//b.mp4", "..\\secret.mp4",
+    "C:/secret.mp4", "c:secret.mp4", "a\0.mp4", ".hidden.mp4", "a/.hidden/b.mp4", "a/", "\ud800.mp4", "\ufffd.mp4",
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "videos" / "in").mkdir(parents=True)
+    (tmp_path / "videos" / "in" / "100% süß.mp4").write_bytes(b"x")
+    (tmp_path / "secret.mp4").write_bytes(b"s")
+    return tmp_path / "videos"
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_path_that_is_not_plainly_inside_names_no_video(folder, path):
+    assert not is_servable(path)
+    assert confined(folder, path) is None
+
+
+def test_a_plain_path_names_its_file_whatever_letters_it_has(folder):
+    assert confined(folder, "in/100% süß.mp4") == (folder / "in" / "100% süß.mp4").resolve()
+
+
+@pytest.mark.parametrize("path", ["in", "nothing.mp4", "in/100% süß.mp4/x", "x" * 5000])
+def test_a_path_that_is_no_file_names_none(folder, path):
+    assert confined(folder, path) is None
+
+
+def test_a_symlink_that_leads_out_names_no_video_and_one_that_stays_does(folder):
+    os.symlink(folder.parent / "secret.mp4", folder / "out.mp4")
+    os.symlink(folder.parent, folder / "up")
+    os.symlink(folder / "in" / "100% süß.mp4", folder / "stays.mp4")
+    assert confined(folder, "out.mp4") is None
+    assert confined(folder, "up/secret.mp4") is None
+    assert confined(folder, "stays.mp4") is not None
+
+
+@given(st.text(alphabet="./\\:aC\0%2e ", max_size=20))
+def test_no_mix_of_dots_and_slashes_leads_out(tmp_path_factory, path):
+    folder = tmp_path_factory.getbasetemp()
+    found = confined(folder, path)
+    assert found is None or found.is_relative_to(folder.resolve())
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:5000", "127.3.2.1", "[::1]", "[::1]:5000"])
+def test_loopback_hosts_are_known(host):
+    assert is_loopback_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "192.168.0.2:5000", "localhost:x", "localhost:99999",
+     "a@localhost", "localhost/x", "::1", "[::1", "0.0.0.0"],
+)  # fmt: skip
+def test_other_hosts_are_not(host):
+    assert not is_loopback_host(host)
+
+
+def test_a_request_under_another_name_is_refused(client):
+    assert client.get("/ping", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/ping", headers={"Host": "127.0.0.1:5000"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"Origin": "http://localhost"}, True),
+        ({"Origin": "http://localhost:5001"}, False),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, False),
+    ],
+)
+def test_a_write_comes_from_this_site_or_from_no_browser(client, headers, allowed):
+    status = client.post("/rate", json={"filename": "none.mp4", "rating": 3}, headers=headers).status_code
+    assert status == (404 if allowed else 403)
+
+
+def test_reading_is_open_to_links_from_elsewhere(client):
+    assert client.get("/ping", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/ping", "/nothing", "/static/style.css", "/api/ratings/x"])
+def test_every_answer_carries_the_headers(client, path):
+    response = client.get(path)
+    assert {name: response.headers[name] for name in HEADERS} == HEADERS
+
+
+def test_headers_that_a_page_has_set_itself_stay(make_app):
+    app = make_app()
+    app.add_url_rule("/own", view_func=lambda: ("own", {"Content-Security-Policy": "default-src 'none'"}))
+    assert app.test_client().get("/own").headers["Content-Security-Policy"] == "default-src 'none'"
+
+
+def test_the_policy_allows_no_inline_script_or_style():
+    assert "unsafe" not in HEADERS["Content-Security-Policy"]
+    assert "script-src 'self'" in HEADERS["Content-Security-Policy"]
+
+
+def test_a_body_over_the_limit_is_refused(client):
+    response = client.post("/rate", data=b" " * (MAX_BODY_BYTES + 1))
+    assert response.status_code == 413
+    assert response.is_json
+
+
+def test_the_limit_counts_each_client_for_itself_and_says_when_to_come_back():
+    limiter = WriteLimiter("2/minute")
+    limiter.check("a")
+    limiter.check("a")
+    limiter.check("b")
+    with pytest.raises(TooManyWritesError) as caught:
+        limiter.check("a")
+    assert 1 <= caught.value.retry_after_s <= 60

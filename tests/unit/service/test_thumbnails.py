@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import logging
+
+import av
+import pytest
+
+from service.probe import ProbeError
+from service.samples import Sample, make_clip
+from service.thumbnails import Thumbnails
+
+
+def size_of(path):
+    with av.open(str(path)) as container:
+        return container.streams.video[0].width, container.streams.video[0].height
+
+
+def test_a_thumbnail_is_a_jpeg_of_the_width_that_was_asked_for(clips, tmp_path):
+    thumbnails = Thumbnails(tmp_path / "thumbs", 80)
+    assert thumbnails.is_missing("ab" * 16)
+    assert thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
+    path = thumbnails.path("ab" * 16)
+    assert path.read_bytes().startswith(b"\xff\xd8\xff")
+    assert size_of(path) == (80, 44)
+    assert not thumbnails.is_missing("ab" * 16)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_small_picture_is_not_blown_up(clips, tmp_path):
+    thumbnails = Thumbnails(tmp_path, 480)
+    assert thumbnails.make(clips / "blue.webm", "cd" * 16, 1.5)
+    assert size_of(thumbnails.path("cd" * 16)) == (160, 90)
+
+
+def test_a_thumbnail_that_is_there_is_not_made_again(clips, tmp_path):
+    thumbnails = Thumbnails(tmp_path)
+    thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
+    assert thumbnails.make(tmp_path / "gone.mp4", "ab" * 16, 1.0)
+
+
+def test_a_video_of_one_frame_has_a_thumbnail(tmp_path):
+    make_clip(tmp_path / "one.mp4", Sample("one.mp4", 64, 64, 1 / 12, 10, 440, 12))
+    assert Thumbnails(tmp_path / "thumbs").make(tmp_path / "one.mp4", "ab" * 16, 0.08)
+
+
+def test_a_video_without_a_frame_that_decodes_is_told_from_the_rest(clips, tmp_path):
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes((clips / "green.mkv").read_bytes()[:900])
+    with pytest.raises(ProbeError, match="no frame could be decoded"):
+        Thumbnails(tmp_path / "thumbs").make(cut, "ef" * 16, 2.0)
+
+
+def test_a_folder_that_takes_no_file_costs_the_thumbnail_and_nothing_else(clips, tmp_path, caplog):
+    (tmp_path / "thumbs").write_bytes(b"a file where the folder should be")
+    thumbnails = Thumbnails(tmp_path / "thumbs")
+    with caplog.at_level(logging.WARNING):
+        assert not thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
+    assert "no thumbnail for red.mp4" in caplog.text
+    assert not thumbnails.is_missing("ab" * 16)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from service.indexer import ScanResult
+from service.watcher import Watcher
+
+PATIENCE_S = 20
+
+
+class FakeIndexer:
+    """Counts looks, and lets a test wait for the next one."""
+
+    def __init__(self, error=None):
+        self.scans = 0
+        self.error = error
+        self._changed = threading.Condition()
+
+    def scan(self, stop=None):
+        with self._changed:
+            self.scans += 1
+            self._changed.notify_all()
+        if self.error:
+            raise self.error
+        return ScanResult()
+
+    def wait_for(self, number):
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.scans >= number, PATIENCE_S), f"{self.scans} looks, not {number}"
+            return self.scans
+
+
+@pytest.fixture
+def make_watcher(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "data").mkdir()
+    made = []
+
+    def make(indexer, **options):
+        options = {"interval_s": 3600, "tick_s": 0.1, **options}
+        watcher = Watcher(indexer, tmp_path / "videos", tmp_path / "data", **options)
+        made.append(watcher)
+        watcher.start()
+        return watcher
+
+    yield make
+    for watcher in made:
+        watcher.close()
+
+
+def test_it_looks_at_the_start_and_once_more_when_the_notices_are_on(make_watcher):
+    indexer = FakeIndexer()
+    make_watcher(indexer)
+    assert indexer.wait_for(2) == 2
+
+
+def test_a_new_file_is_noticed(make_watcher, tmp_path):
+    indexer = FakeIndexer()
+    make_watcher(indexer)
+    seen = indexer.wait_for(2)
+    (tmp_path / "videos" / "new.mp4").write_bytes(b"x")
+    indexer.wait_for(seen + 1)
+
+
+def test_a_look_can_be_asked_for_from_another_worker(make_watcher):
+    indexer, other = FakeIndexer(), FakeIndexer()
+    make_watcher(indexer)
+    seen = indexer.wait_for(2)
+    make_watcher(other).request_scan()
+    indexer.wait_for(seen + 1)
+    assert other.scans == 0
+
+
+def test_without_notices_it_looks_after_the_interval(make_watcher):
+    indexer = FakeIndexer()
+    make_watcher(indexer, interval_s=0.2)
+    indexer.wait_for(5)
+
+
+def test_of_two_workers_one_keeps_the_index_and_the_other_takes_over(make_watcher):
+    first, second = FakeIndexer(), FakeIndexer()
+    keeper = make_watcher(first)
+    first.wait_for(1)
+    waiting = make_watcher(second)
+    assert keeper.is_indexing()
+    assert second.scans == 0
+    keeper.close()
+    second.wait_for(1)
+    assert waiting.is_indexing()
+
+
+def test_a_look_that_fails_is_told_once_and_tried_again(make_watcher, caplog):
+    indexer = FakeIndexer(OSError("the disk is away"))
+    with caplog.at_level(logging.WARNING):
+        make_watcher(indexer)
+        indexer.wait_for(4)
+    assert caplog.text.count("the disk is away") == 1
+
+
+def test_closing_twice_or_before_the_start_is_fine(tmp_path):
+    (tmp_path / "data").mkdir()
+    watcher = Watcher(FakeIndexer(), tmp_path, tmp_path / "data")
+    watcher.close()
+    watcher.close()
+    assert not watcher.is_indexing()
