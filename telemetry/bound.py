@@ -57,7 +57,9 @@ class BoundHistogram:
     def __init__(self, histogram: APIHistogram, attributes: Mapping[str, Any]) -> None:
         self._histogram = histogram
         self.attributes = dict(attributes)
-        self._consumer: Any = getattr(histogram, "_measurement_consumer", None)
+        consumer = getattr(histogram, "_measurement_consumer", None)
+        expected = hasattr(consumer, "_reader_storages") and hasattr(consumer, "_sdk_config")
+        self._consumer: Any = consumer if expected else None
         self._storages: Any = None
         self._windows: tuple[RouteAggregation, ...] = ()
         self._others: tuple[_Aggregation[Any], ...] = ()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
 
 from telemetry.errors import SettingsError
 
@@ -65,6 +67,10 @@ class TelemetrySettings(BaseSettings):
             return cls(**values)  # type: ignore[arg-type]  # pydantic validates what is passed
         except ValidationError as error:
             raise SettingsError(_one_line(error, set(values))) from error
+        except UnreadableError as error:  # what should be JSON is not
+            name = next((name for name in cls.model_fields if f'"{name}"' in str(error)), "")
+            variable = ENV_PREFIX + name.upper()
+            raise SettingsError(f"{variable} must be JSON, got {os.environ.get(variable, '')!r}") from error
 
 
 def _one_line(error: ValidationError, passed: set[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, got_request_exception, request
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
+from werkzeug.wsgi import ClosingIterator
 
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.spans import Environ, incoming_context
@@ -114,22 +115,21 @@ class RequestMiddleware:
     def _after_request(self, response: Response) -> Response:
         record = request.environ.get(_RECORD)
         if isinstance(record, RequestRecord):
-            record.streamed = response.is_streamed and not response.direct_passthrough
+            record.streamed = _is_streamed(response)
+            record.rule = record.rule or request.url_rule  # something may have answered before `_before_request`
         return response
 
     def _on_exception(self, _: Flask, exception: BaseException, **__: Any) -> None:
         record = request.environ.get(_RECORD)
         if isinstance(record, RequestRecord):
             record.error = exception
+            record.rule = record.rule or request.url_rule
 
     def _finish(self, record: RequestRecord, environ: Environ, end_ns: int) -> None:
         """Complete the record, unless an instrumented app that is mounted inside this one has answered instead."""
         try:
             if record.complete or environ.get(_RECORD) is not record:
                 return
-            routed = environ.get("werkzeug.request")
-            if routed is not None:
-                record.rule = routed.url_rule
             if record.rule is None:
                 record.method = method_of(record.method)
             if record.span is None and self.capture.tracing.listened_to:
@@ -137,6 +137,17 @@ class RequestMiddleware:
             self.capture.complete(record, end_ns)
         except Exception:
             self.capture.fail("a request could not be recorded")
+
+
+def _is_streamed(response: Response) -> bool:
+    """Tell whether the body is still to be made.
+
+    A file that the server is handed as it is counts as made. So does an error page: Werkzeug makes a response of an HTTP
+    exception by running it as a WSGI app, which looks like a stream but for its length.
+    """
+    if response.is_sequence or response.direct_passthrough:
+        return False
+    return not (isinstance(response.response, ClosingIterator) and response.content_length is not None)
 
 
 def _status_code(status: str) -> int:

@@ -1,0 +1,637 @@
+"""What the middleware measures, and that it stays out of the way."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, send_file, stream_with_context
+from opentelemetry import baggage, context, trace
+from opentelemetry.context import attach, detach, set_value
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import SpanKind, StatusCode
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from telemetry import InstrumentationError, PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+
+Instrumented = Callable[..., Flask]
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def one_view(view: Callable[[], Any], rule: str = "/", **options: Any) -> Flask:
+    app = Flask(__name__)
+    app.add_url_rule(rule, "view", view, **options)
+    return app
+
+
+def counts(metrics: PerformanceMetrics) -> dict[str, tuple[int, int]]:
+    return {
+        route: (stats["request_count"], stats["error_count"]) for route, stats in metrics.snapshot()["endpoints"].items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "route"),
+    [
+        ("/watch/<path:filename>", "/watch/a/b.mp4", "GET /watch/<filename>"),
+        ("/<any(a, b):kind>/<int(min=3):n>", "/a/5", "GET /<kind>/<n>"),
+        ("/user/<name>", "/user/x", "GET /user/<name>"),
+        ("/", "/", "GET /"),
+    ],
+)
+def test_a_route_is_named_by_method_and_rule_without_converters(
+    rule: str, path: str, route: str, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    def view(**_: Any) -> str:
+        return "ok"
+
+    app = instrumented(one_view(view, rule))
+    assert app.test_client().get(path).status_code == 200
+    stats = metrics.snapshot()["endpoints"][route]
+    assert (stats["route"], stats["endpoint"]) == (route, "view")
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 400, 404, 499])
+def test_no_status_under_500_is_an_error(status: int, metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    instrumented(one_view(lambda: ("", status))).test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
+@pytest.mark.parametrize("status", [500, 503, 599])
+def test_every_5xx_is_an_error(status: int, metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    instrumented(one_view(lambda: ("", status))).test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 1)}
+
+
+def fail() -> str:
+    raise ValueError("as asked")
+
+
+def test_an_unhandled_exception_is_an_error_when_flask_turns_it_into_a_500(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = instrumented(one_view(fail))
+    app.logger.disabled = True
+    assert app.test_client().get("/").status_code == 500
+    assert counts(metrics) == {"GET /": (1, 1)}
+
+
+def test_an_unhandled_exception_is_an_error_when_flask_raises_it_again(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = instrumented(one_view(fail))
+    app.testing = True
+    with pytest.raises(ValueError, match="as asked"):
+        app.test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 1)}
+
+
+def test_an_unhandled_exception_is_an_error_even_behind_a_page_that_answers_200(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(fail)
+    app.register_error_handler(500, lambda _: ("sorry", 200))
+    app.logger.disabled = True
+    assert instrumented(app).test_client().get("/").status_code == 200
+    assert counts(metrics) == {"GET /": (1, 1)}
+
+
+def test_an_exception_that_the_app_handles_is_none(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = one_view(fail)
+    app.register_error_handler(ValueError, lambda _: ("handled", 400))
+    assert instrumented(app).test_client().get("/").status_code == 400
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
+def test_an_exception_in_teardown_is_an_error(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = one_view(lambda: "ok")
+
+    @app.teardown_request
+    def teardown(_: BaseException | None) -> None:
+        raise RuntimeError("in teardown")
+
+    with pytest.raises(RuntimeError):
+        instrumented(app).test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 1)}
+
+
+def test_requests_that_match_no_rule_enter_no_window_but_the_metric(metrics: PerformanceMetrics) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    app = one_view(lambda: "ok")
+    instrument(app, metrics=metrics, meter_provider=provider, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    client = app.test_client()
+    client.get("/nothing")
+    client.delete("/")
+    client.open("/", method="BREW")
+    uninstrument(app)
+    assert counts(metrics) == {}
+    points = [dict(point.attributes) for point in durations(reader)]
+    assert sorted(points, key=str) == [
+        {"http.request.method": "DELETE", "http.response.status_code": 405},
+        {"http.request.method": "GET", "http.response.status_code": 404},
+        {"http.request.method": "_OTHER", "http.response.status_code": 405},
+    ]
+
+
+def durations(reader: InMemoryMetricReader) -> list[Any]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    return [
+        point
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "http.server.request.duration"
+        for point in metric.data.data_points
+    ]
+
+
+def test_the_admin_pages_static_files_and_ping_stay_out_of_the_windows(
+    metrics: PerformanceMetrics, instrumented: Instrumented, tmp_path: Any
+) -> None:
+    (tmp_path / "style.css").write_text("")
+    app = Flask(__name__, static_folder=str(tmp_path), static_url_path="/static")
+    app.add_url_rule("/ping", "ping", lambda: "pong")
+    blueprint = Blueprint("shop", __name__, static_folder=str(tmp_path), static_url_path="/shop-static")
+    app.register_blueprint(blueprint)
+    client = instrumented(app).test_client()
+    for path in ("/ping", "/static/style.css", "/shop-static/style.css", "/admin/performance", "/admin/performance/json"):
+        with client.get(path) as response:
+            assert response.status_code == 200, path
+    assert counts(metrics) == {}
+    assert metrics.snapshot()["database"]["count"] == 0
+
+
+def test_a_setting_leaves_more_routes_out(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = one_view(lambda **_: "ok", "/internal/<name>")
+    instrumented(app, settings=TelemetrySettings.load(excluded_routes=("/internal/*",)))
+    app.test_client().get("/internal/x")
+    assert counts(metrics) == {}
+
+
+def streaming(chunks: int, at_end: Callable[[], None] = lambda: None) -> Flask:
+    def view() -> Response:
+        def body() -> Iterator[str]:
+            connection = sqlite3.connect(":memory:")
+            for _ in range(chunks):
+                connection.execute("SELECT 1")
+                yield "chunk"
+            connection.close()
+            at_end()
+
+        return current_app.response_class(stream_with_context(body()))
+
+    return one_view(view)
+
+
+def test_queries_of_a_streamed_body_belong_to_the_request(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    with instrumented(streaming(5)).test_client().get("/") as response:
+        assert response.data == b"chunk" * 5
+    assert metrics.db_queries_per_request == [5]
+
+
+def test_a_stream_that_is_closed_early_is_counted_once(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    with instrumented(streaming(5)).test_client().get("/") as response:
+        assert next(iter(response.response)) == b"chunk"
+    assert metrics.db_queries_per_request == [1]
+
+
+def test_a_stream_that_nobody_reads_is_counted_when_it_is_thrown_away(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = instrumented(streaming(5))
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "wsgi.url_scheme": "http",
+        "HTTP_HOST": "localhost",
+    }
+    app.wsgi_app(environ, lambda *_: None)  # type: ignore[arg-type]
+    gc.collect()
+    assert metrics.db_queries_per_request == [0]
+
+
+def test_a_stream_that_fails_is_an_error(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    def break_off() -> None:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        instrumented(streaming(2, break_off)).test_client().get("/").data  # noqa: B018
+    assert counts(metrics) == {"GET /": (1, 1)}
+    assert metrics.db_queries_per_request == [2]
+
+
+def test_the_body_of_a_head_request_is_not_waited_for(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    instrumented(streaming(2)).test_client().head("/")
+    assert counts(metrics) == {"HEAD /": (1, 0)}
+
+
+def test_files_are_passed_through_to_the_server(
+    metrics: PerformanceMetrics, instrumented: Instrumented, tmp_path: Any
+) -> None:
+    (tmp_path / "file.txt").write_text("content")
+    app = instrumented(one_view(lambda: send_file(tmp_path / "file.txt")))
+    with app.test_client().get("/") as response:
+        assert response.data == b"content"
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
+def test_a_request_inside_a_request_has_its_own_count(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = Flask(__name__)
+
+    @app.get("/outer")
+    def outer() -> str:
+        connection = sqlite3.connect(":memory:")
+        connection.execute("SELECT 1")
+        current_app.test_client().get("/inner")
+        connection.execute("SELECT 2")
+        connection.close()
+        return "outer"
+
+    @app.get("/inner")
+    def inner() -> str:
+        connection = sqlite3.connect(":memory:")
+        for _ in range(3):
+            connection.execute("SELECT 1")
+        connection.close()
+        return "inner"
+
+    instrumented(app).test_client().get("/outer")
+    assert metrics.db_queries_per_request == [3, 2]
+
+
+def test_an_app_mounted_in_another_is_counted_once(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    outer, inner = one_view(lambda: "outer"), one_view(lambda: "inner", "/page")
+    instrumented(inner)
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/mounted": inner})  # type: ignore[method-assign]
+    instrumented(outer)
+    client = outer.test_client()
+    assert client.get("/mounted/page").text == "inner"
+    assert client.get("/").text == "outer"
+    assert counts(metrics) == {"GET /page": (1, 0), "GET /": (1, 0)}
+
+
+def test_middleware_that_copies_the_environ_does_not_hide_the_route(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: "ok")
+    inner = app.wsgi_app
+    app.wsgi_app = lambda environ, start: inner(dict(environ), start)  # type: ignore[method-assign]
+    instrumented(app).test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
+def test_middleware_put_around_an_instrumented_app_stays_after_uninstrument(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = instrumented(one_view(lambda: request.host))
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # type: ignore[method-assign]
+    client = app.test_client()
+    headers = {"X-Forwarded-Host": "elsewhere"}
+    assert client.get("/", headers=headers).text == "elsewhere"
+    uninstrument(app)
+    assert client.get("/", headers=headers).text == "elsewhere"
+    assert counts(metrics) == {"GET /": (1, 0)}
+    instrumented(app)
+    assert client.get("/", headers=headers).text == "elsewhere"
+    assert counts(metrics) == {"GET /": (2, 0)}
+
+
+def test_instrumenting_twice_counts_once(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = instrumented(instrumented(one_view(lambda: "ok")))
+    app.test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
+def test_two_apps_share_the_figures_of_the_process(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    first, second = instrumented(one_view(lambda: "1", "/first")), instrumented(one_view(lambda: "2", "/second"))
+    first.test_client().get("/first")
+    second.test_client().get("/second")
+    assert counts(metrics) == {"GET /first": (1, 0), "GET /second": (1, 0)}
+    uninstrument(first)
+    second.test_client().get("/second")
+    assert counts(metrics)["GET /second"] == (2, 0)
+
+
+def test_uninstrument_leaves_the_app_as_it_was(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = one_view(lambda: "ok")
+    before = app.wsgi_app
+    instrumented(app)
+    client = app.test_client()
+    assert client.get("/admin/performance").status_code == 200
+    uninstrument(app)
+    uninstrument(app)
+    assert app.wsgi_app == before
+    assert client.get("/").text == "ok"
+    assert client.get("/admin/performance").status_code == 404
+    assert client.get("/admin/performance/json").status_code == 404
+    assert not any(app.before_request_funcs.values())
+    assert not any(app.after_request_funcs.values())
+    assert counts(metrics) == {}
+
+
+def test_only_a_flask_app_can_be_instrumented() -> None:
+    with pytest.raises(InstrumentationError, match="app must be a Flask app, got str"):
+        instrument("app")  # type: ignore[type-var]
+    uninstrument(Flask(__name__))
+
+
+def test_an_app_that_has_served_gets_no_admin_pages_and_says_so(instrumented: Instrumented) -> None:
+    app = one_view(lambda: "ok")
+    app.test_client().get("/")
+    with pytest.raises(InstrumentationError, match="must be called before the app's first request"):
+        instrumented(app)
+
+
+def test_an_app_that_has_served_can_be_measured_without_admin_pages(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: "ok")
+    app.test_client().get("/")
+    instrumented(app, settings=TelemetrySettings.load(admin=False))
+    assert app.test_client().get("/admin/performance").status_code == 404
+    app.test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
+# -- spans and context -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def traced(instrumented: Instrumented, exporter: InMemorySpanExporter) -> Instrumented:
+    """`instrument` with a tracer provider of the user's own, whose processor sees spans start and end."""
+
+    def make(app: Flask, **provider_options: Any) -> Flask:
+        provider = TracerProvider(shutdown_on_exit=False, **provider_options)
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        return instrumented(app, tracer_provider=provider)
+
+    return make
+
+
+def server_span(exporter: InMemorySpanExporter) -> ReadableSpan:
+    (span,) = [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+    return span
+
+
+def query_app() -> Flask:
+    def view(number: int) -> str:
+        connection = sqlite3.connect(":memory:")
+        connection.execute("CREATE TABLE videos (title)")
+        connection.execute("SELECT title FROM videos WHERE title = ?", ("secret",))
+        connection.close()
+        return str(number)
+
+    app = Flask(__name__)
+    app.add_url_rule("/item/<int:number>", "view", view)
+    return app
+
+
+def test_a_request_is_one_trace_with_a_span_for_each_query(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    traced(query_app()).test_client().get("/item/3?token=secret", headers={"User-Agent": "test"})
+    server = server_span(exporter)
+    assert server.name == "GET /item/<int:number>"
+    assert dict(server.attributes or {}) == {
+        "http.request.method": "GET",
+        "http.response.status_code": 200,
+        "http.route": "/item/<int:number>",
+        "url.path": "/item/3",
+        "url.scheme": "http",
+        "server.address": "localhost",
+        "server.port": 80,
+        "client.address": "127.0.0.1",
+        "user_agent.original": "test",
+        "network.protocol.version": "1.1",
+    }
+    queries = [span for span in exporter.get_finished_spans() if span.kind is SpanKind.CLIENT]
+    assert [span.name for span in queries] == ["CREATE", "SELECT videos"]
+    assert dict(queries[1].attributes or {}) == {
+        "db.system.name": "sqlite",
+        "db.operation.name": "SELECT",
+        "db.collection.name": "videos",
+        "db.query.text": "SELECT title FROM videos WHERE title = ?",
+    }
+    for query in queries:
+        assert query.parent is not None
+        assert server.context is not None
+        assert query.parent.span_id == server.context.span_id
+        assert server.start_time <= query.start_time <= query.end_time <= server.end_time  # type: ignore[operator]
+
+
+def test_an_incoming_traceparent_is_the_parent(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    traced(query_app()).test_client().get("/item/3", headers={"traceparent": TRACEPARENT})
+    server = server_span(exporter)
+    assert server.parent is not None
+    assert server.parent.is_remote
+    assert f"{server.parent.trace_id:032x}" == TRACEPARENT.split("-")[1]
+    assert {span.context.trace_id for span in exporter.get_finished_spans() if span.context} == {server.parent.trace_id}
+
+
+def test_a_failed_request_is_a_failed_span_with_the_exception(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    app = traced(one_view(fail))
+    app.logger.disabled = True
+    app.test_client().get("/")
+    server = server_span(exporter)
+    assert server.status.status_code is StatusCode.ERROR
+    assert (server.attributes or {})["error.type"] == "ValueError"
+    assert [event.name for event in server.events] == ["exception"]
+
+
+def test_a_failed_query_is_a_failed_span(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    def view() -> str:
+        connection = sqlite3.connect(":memory:")
+        try:
+            connection.execute("SELECT * FROM missing")
+        except sqlite3.OperationalError:
+            return "handled"
+        finally:
+            connection.close()
+        return "not reached"
+
+    assert traced(one_view(view)).test_client().get("/").text == "handled"
+    (query,) = [span for span in exporter.get_finished_spans() if span.kind is SpanKind.CLIENT]
+    assert query.status.status_code is StatusCode.ERROR
+    assert (query.attributes or {})["error.type"] == "sqlite3.OperationalError"
+
+
+def test_counts_do_not_depend_on_sampling(
+    metrics: PerformanceMetrics, traced: Instrumented, exporter: InMemorySpanExporter
+) -> None:
+    traced(query_app(), sampler=ALWAYS_OFF).test_client().get("/item/3")
+    assert exporter.get_finished_spans() == ()
+    assert metrics.db_queries_per_request == [2]
+
+
+def test_excluded_requests_make_no_spans(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    def ping() -> str:
+        connection = sqlite3.connect(":memory:")
+        connection.execute("SELECT 1")
+        connection.close()
+        return "pong"
+
+    traced(one_view(ping, "/ping")).test_client().get("/ping")
+    assert exporter.get_finished_spans() == ()
+
+
+def test_unmatched_requests_have_a_span_named_by_the_method(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    traced(query_app()).test_client().get("/nothing")
+    assert server_span(exporter).name == "GET"
+
+
+def test_a_request_that_fails_before_it_is_routed_still_has_a_span(
+    traced: Instrumented, exporter: InMemorySpanExporter, metrics: PerformanceMetrics
+) -> None:
+    app = query_app()
+
+    @app.url_value_preprocessor
+    def refuse(_: str | None, __: dict[str, Any] | None) -> None:
+        abort(410)
+
+    traced(app).test_client().get("/item/3")
+    assert server_span(exporter).name == "GET /item/<int:number>"
+    assert counts(metrics) == {"GET /item/<number>": (1, 0)}
+
+
+@pytest.mark.parametrize("with_processor", [True, False])
+def test_app_code_sees_a_real_current_span(
+    with_processor: bool, instrumented: Instrumented, exporter: InMemorySpanExporter
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    if with_processor:
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+    seen: dict[str, Any] = {}
+
+    def view() -> str:
+        span = trace.get_current_span()
+        span.set_attribute("user", "x")
+        span.set_attributes({"more": 1})
+        span.add_event("happened")
+        span.add_link(span.get_span_context())
+        span.set_status(StatusCode.OK)
+        span.record_exception(ValueError("noted"))
+        seen["recording"] = span.is_recording()
+        seen["valid"] = span.get_span_context().is_valid
+        seen["sampled"] = span.get_span_context().trace_flags.sampled
+        seen["baggage"] = baggage.get_baggage("tenant")
+        with provider.get_tracer("app").start_as_current_span("child") as child:
+            seen["same trace"] = child.get_span_context().trace_id == span.get_span_context().trace_id
+            seen["parent"] = child.parent.span_id == span.get_span_context().span_id  # type: ignore[attr-defined]
+        span.update_name("renamed")
+        return "ok"
+
+    app = instrumented(one_view(view), tracer_provider=provider)
+    app.test_client().get("/", headers={"baggage": "tenant=home"})
+    assert seen == {
+        "recording": True,
+        "valid": True,
+        "sampled": True,
+        "baggage": "home",
+        "same trace": True,
+        "parent": True,
+    }
+    assert not trace.get_current_span().get_span_context().is_valid
+    if with_processor:
+        assert server_span(exporter).name == "renamed"
+
+
+def test_the_deferred_span_honours_the_sampler_and_the_incoming_parent(instrumented: Instrumented) -> None:
+    seen: list[Any] = []
+
+    def view() -> str:
+        seen.append(trace.get_current_span())
+        seen.append(trace.get_current_span().is_recording())
+        seen.append(trace.get_current_span().get_span_context())
+        return "ok"
+
+    app = instrumented(one_view(view), tracer_provider=TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False))
+    app.test_client().get("/", headers={"traceparent": TRACEPARENT})
+    span, recording, span_context = seen
+    assert not recording
+    assert not span_context.trace_flags.sampled
+    assert f"{span_context.trace_id:032x}" == TRACEPARENT.split("-")[1]
+    assert not span.is_recording()
+    span.end()
+
+
+def test_without_the_sdk_there_is_no_span_and_every_figure(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    seen: list[bool] = []
+
+    def view() -> str:
+        seen.append(trace.get_current_span().get_span_context().is_valid)
+        return "ok"
+
+    app = instrumented(one_view(view), tracer_provider=trace.NoOpTracerProvider())
+    app.test_client().get("/")
+    assert seen == [False]
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
+def test_samples_carry_the_trace_that_they_belong_to(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = instrumented(one_view(lambda: f"{trace.get_current_span().get_span_context().trace_id}"))
+    client = app.test_client()
+    ids = [int(client.get("/").text) for _ in range(3)]
+    (window,) = metrics.route_windows()
+    assert [sample.trace_id for sample in window.samples] == ids
+
+
+def test_queries_outside_of_requests_are_measured_and_enter_no_request(metrics: PerformanceMetrics) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    app = one_view(lambda: redirect("/elsewhere"))
+    instrument(app, metrics=metrics, meter_provider=provider, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    connection = sqlite3.connect(":memory:")
+    connection.execute("SELECT 1")
+    token = attach(set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))
+    connection.execute("SELECT 2")
+    detach(token)
+    connection.close()
+    uninstrument(app)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = [
+        metric
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == "db.client.operation.duration"
+    ]
+    assert [point.count for point in metric.data.data_points] == [1]
+    assert metrics.db_queries_per_request == []
+
+
+def test_a_bug_in_the_telemetry_fails_no_request(
+    instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from telemetry.instrumentation import capture as capture_module
+    from telemetry.instrumentation import flask as flask_module
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    app = instrumented(query_app())
+    capture = app.extensions["telemetry"].middleware.capture
+    client = app.test_client()
+    monkeypatch.setattr(capture_module.Capture, "_complete", broken)
+    assert client.get("/item/3").text == "3"
+    monkeypatch.setattr(flask_module, "incoming_context", broken)
+    assert client.get("/item/3").text == "3"
+    monkeypatch.setattr(flask_module, "method_of", broken)
+    assert client.get("/nothing").status_code == 404
+    assert capture.failures == 5
+    assert len([record for record in caplog.records if record.name.startswith("telemetry")]) == 1

@@ -1,0 +1,237 @@
+"""Every call style of `sqlite3` is counted once, and works as it does without."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from sqlite3 import dbapi2
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from telemetry import PerformanceMetrics, uninstrument
+
+Instrumented = Callable[..., Flask]
+
+
+@pytest.fixture
+def count(instrumented: Instrumented, metrics: PerformanceMetrics) -> Callable[[Callable[[], Any]], int]:
+    """Run a function inside a request and return how many queries the request made."""
+    work: list[Callable[[], Any]] = []
+    app = Flask(__name__)
+
+    @app.get("/")
+    def view() -> str:
+        work.pop()()
+        return "done"
+
+    instrumented(app)
+
+    def run(function: Callable[[], Any]) -> int:
+        work.append(function)
+        with contextlib.suppress(sqlite3.Error):
+            assert app.test_client().get("/").status_code == 200
+        return int(metrics.db_queries_per_request[-1])
+
+    app.testing = True
+    return run
+
+
+def connection(**options: Any) -> sqlite3.Connection:
+    made = sqlite3.connect(":memory:", check_same_thread=False, **options)
+    made.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
+    return made
+
+
+STYLES: dict[str, tuple[int, Callable[[sqlite3.Connection], Any]]] = {
+    "connection.execute": (1, lambda c: c.execute("SELECT * FROM t").fetchall()),
+    "connection.execute with parameters": (1, lambda c: c.execute("SELECT ?", (1,)).fetchone()),
+    "connection.executemany is one": (1, lambda c: c.executemany("INSERT INTO t VALUES (?)", [(1,), (2,), (3,)])),
+    "connection.executescript is one": (1, lambda c: c.executescript("SELECT 1; SELECT 2; SELECT 3")),
+    "cursor.execute": (1, lambda c: c.cursor().execute("SELECT 1").fetchone()),
+    "cursor.executemany": (1, lambda c: c.cursor().executemany("INSERT INTO t VALUES (?)", [(1,), (2,)])),
+    "cursor.executescript": (1, lambda c: c.cursor().executescript("SELECT 1")),
+    "chained on the cursor": (2, lambda c: c.cursor().execute("SELECT 1").execute("SELECT 2")),
+    "chained on the connection": (2, lambda c: c.execute("SELECT 1").execute("SELECT 2")),
+    "a commit, a rollback and a fetch are none": (1, lambda c: (c.execute("SELECT 1").fetchone(), c.commit(), c.rollback())),
+    "an implicit BEGIN is none": (1, lambda c: (c.execute("INSERT INTO t VALUES (1)"), c.commit())),
+    "as a context manager": (1, lambda c: c.__enter__().execute("SELECT 1")),
+    "a query that fails": (1, lambda c: c.execute("SELECT * FROM missing")),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_each_call_style_counts_its_queries_once(style: str, count: Callable[..., int]) -> None:
+    expected, run = STYLES[style]
+    opened = connection()
+    assert count(lambda: run(opened)) == expected
+    opened.close()
+
+
+def test_a_connection_opened_through_dbapi2_is_seen(count: Callable[..., int]) -> None:
+    with contextlib.closing(dbapi2.connect(":memory:")) as opened:
+        assert count(lambda: opened.execute("SELECT 1")) == 1
+
+
+class AppConnection(sqlite3.Connection):
+    """A caller's own class: it asks twice for everything."""
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        super().execute(sql, *parameters)
+        return super().execute(sql, *parameters)
+
+    def answer(self) -> Any:
+        return self.execute("SELECT 42").fetchone()[0]
+
+
+class AppCursor(sqlite3.Cursor):
+    def execute(self, sql: str, *parameters: Any) -> AppCursor:
+        super().execute("SELECT 'before'")
+        return super().execute(sql, *parameters)
+
+
+class CursorChoosingConnection(sqlite3.Connection):
+    def cursor(self, factory: Any = AppCursor) -> Any:
+        return super().cursor(factory)
+
+
+def test_a_callers_own_connection_class_keeps_its_behaviour_and_what_reaches_sqlite_is_counted(
+    count: Callable[..., int],
+) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", factory=AppConnection)) as opened:
+        assert isinstance(opened, AppConnection)
+        found: list[Any] = []
+        assert count(lambda: found.append(opened.answer())) == 2
+        assert found == [42]
+
+
+def test_the_factory_may_be_passed_by_position(count: Callable[..., int]) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", 5.0, 0, "", True, AppConnection)) as opened:
+        assert isinstance(opened, AppConnection)
+        assert count(opened.answer) == 2
+
+
+def test_a_callers_own_cursor_class_is_counted_by_what_it_does(count: Callable[..., int]) -> None:
+    with contextlib.closing(connection()) as opened:
+        assert isinstance(opened.cursor(AppCursor), AppCursor)
+        assert count(lambda: opened.cursor(AppCursor).execute("SELECT 1")) == 2
+
+
+def test_a_connection_class_that_chooses_its_cursors_is_seen(count: Callable[..., int]) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", factory=CursorChoosingConnection)) as opened:
+        assert count(lambda: opened.cursor().execute("SELECT 1")) == 2
+
+
+def test_a_factory_that_is_a_function_is_seen_when_it_makes_a_subclass(count: Callable[..., int]) -> None:
+    def factory(*args: Any, **kwargs: Any) -> AppConnection:
+        return AppConnection(*args, **kwargs)
+
+    with contextlib.closing(sqlite3.connect(":memory:", factory=factory)) as opened:
+        assert isinstance(opened, AppConnection)
+        assert count(opened.answer) == 2
+
+
+def test_a_cursor_factory_that_is_a_function_is_seen_when_it_makes_a_subclass(count: Callable[..., int]) -> None:
+    def factory(connection: sqlite3.Connection) -> AppCursor:
+        return AppCursor(connection)
+
+    with contextlib.closing(connection()) as opened:
+        assert count(lambda: opened.cursor(factory).execute("SELECT 1")) == 2
+
+
+def test_a_factory_that_makes_the_plain_class_works_and_says_that_it_is_not_seen(
+    count: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    def factory(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        return sqlite3.Connection(*args, **kwargs)
+
+    with contextlib.closing(sqlite3.connect(":memory:", factory=factory)) as opened:
+        assert count(lambda: opened.execute("SELECT 1")) == 0
+    assert "queries of Connection objects are not seen" in caplog.text
+
+
+def test_row_factories_backup_iterdump_and_isinstance_work_as_without(instrumented: Instrumented, tmp_path: Path) -> None:
+    instrumented(Flask(__name__))
+    with contextlib.closing(connection()) as opened, contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        opened.row_factory = sqlite3.Row
+        assert opened.execute("SELECT a FROM t").fetchone()["a"] == 1
+        opened.commit()
+        opened.backup(copy)
+        assert copy.execute("SELECT a FROM t").fetchone() == (1,)
+        assert any("CREATE TABLE t" in line for line in opened.iterdump())
+        assert isinstance(opened, sqlite3.Connection)
+        assert isinstance(opened.execute("SELECT 1"), sqlite3.Cursor)
+        with opened:
+            opened.execute("INSERT INTO t VALUES (2)")
+        assert opened.in_transaction is False
+
+
+def test_errors_are_the_errors_of_sqlite3(instrumented: Instrumented) -> None:
+    instrumented(Flask(__name__))
+    with contextlib.closing(connection()) as opened:
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            opened.execute("SELECT * FROM missing")
+        with pytest.raises(sqlite3.ProgrammingError):
+            opened.execute("SELECT ?")
+        with pytest.raises(TypeError):
+            opened.execute()  # type: ignore[call-arg]
+
+
+def test_queries_of_threads_count_when_they_have_the_requests_context(count: Callable[..., int]) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def in_threads() -> None:
+            for context in (contextvars.copy_context(), contextvars.copy_context(), None):
+                target = opened.execute if context is None else context.run
+                args = ("SELECT 1",) if context is None else (opened.execute, "SELECT 1")
+                thread = threading.Thread(target=target, args=args)
+                thread.start()
+                thread.join()
+
+        assert count(in_threads) == 2
+
+
+def test_a_request_of_ten_thousand_queries_is_counted_exactly(
+    count: Callable[..., int], metrics: PerformanceMetrics
+) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def work() -> None:
+            def some() -> None:
+                for _ in range(2500):
+                    opened.execute("SELECT 1")
+
+            threads = [threading.Thread(target=contextvars.copy_context().run, args=(some,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        assert count(work) == 10_000
+
+
+def test_open_connections_go_on_uncounted_after_uninstrument(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    original = sqlite3.connect
+    app = instrumented(Flask(__name__))
+    assert sqlite3.connect is not original
+    opened = connection()
+    uninstrument(app)
+    assert sqlite3.connect is original
+    assert dbapi2.connect is original
+    assert opened.execute("SELECT a FROM t").fetchone() == (1,)
+    opened.close()
+
+
+def test_a_reference_to_connect_taken_while_instrumented_opens_plain_connections_afterwards(
+    instrumented: Instrumented,
+) -> None:
+    app = instrumented(Flask(__name__))
+    kept = sqlite3.connect
+    uninstrument(app)
+    with contextlib.closing(kept(":memory:")) as opened:
+        assert type(opened) is sqlite3.Connection

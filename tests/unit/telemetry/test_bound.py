@@ -1,0 +1,174 @@
+"""A bound instrument gives every reader the points that the public API gives."""
+
+from __future__ import annotations
+
+import opentelemetry.sdk.version
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import (
+    DropAggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    View,
+)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from telemetry import PerformanceMetrics, bound
+from telemetry.bound import BoundHistogram
+
+CHECKED_WITH = ("1.45.",)
+ATTRIBUTES = {"http.request.method": "GET", "http.route": "/", "http.response.status_code": 200}
+NAME = "http.server.request.duration"
+values = st.lists(st.floats(min_value=0, max_value=20, allow_nan=False), min_size=1, max_size=30)
+
+
+def test_this_version_of_the_sdk_has_been_checked() -> None:
+    assert opentelemetry.sdk.version.__version__.startswith(CHECKED_WITH)
+
+
+def points(reader: InMemoryMetricReader) -> list[dict[str, object]]:
+    data = reader.get_metrics_data()
+    if data is None:
+        return []
+    found = [
+        point
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == NAME
+        for point in metric.data.data_points
+    ]
+    left_out = {"time_unix_nano", "start_time_unix_nano", "exemplars"}
+    return [
+        {
+            name: pytest.approx(getattr(point, name)) if name == "sum" else getattr(point, name)
+            for name in point.__dataclass_fields__
+            if name not in left_out
+        }
+        for point in found
+    ]
+
+
+VIEWS: dict[str, list[View]] = {
+    "no view": [],
+    "other boundaries": [View(instrument_name=NAME, aggregation=ExplicitBucketHistogramAggregation((1, 2)))],
+    "fewer attributes": [View(instrument_name=NAME, attribute_keys={"http.route"})],
+    "exponential": [View(instrument_name=NAME, aggregation=ExponentialBucketHistogramAggregation())],
+    "dropped": [View(instrument_name=NAME, aggregation=DropAggregation())],
+    "twice": [View(instrument_name=NAME), View(instrument_name=NAME, name="other")],
+}
+
+
+@pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize("view", VIEWS)
+@given(first=values, second=values)
+def test_other_readers_see_the_points_of_the_public_api(
+    view: str, many: bool, temporality: AggregationTemporality, first: list[float], second: list[float]
+) -> None:
+    ours, reference = (InMemoryMetricReader({Histogram: temporality}) for _ in range(2))
+    bound_provider = MeterProvider([ours], views=VIEWS[view], shutdown_on_exit=False)
+    public_provider = MeterProvider([reference], views=VIEWS[view], shutdown_on_exit=False)
+    series = BoundHistogram(bound_provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    histogram = public_provider.get_meter("test").create_histogram(NAME)
+    for batch in (first, second):
+        if many:
+            series.record_many(batch, Context())
+        else:
+            for value in batch:
+                series.record(value, Context(), 1, None)
+        for value in batch:
+            histogram.record(value, ATTRIBUTES)
+        assert points(ours) == points(reference)
+
+
+def test_a_reader_that_is_added_later_sees_what_is_recorded_from_then_on() -> None:
+    provider = MeterProvider(shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series.record(1, Context(), 1, None)
+    series.record_many([1, 2], Context())
+    late = InMemoryMetricReader()
+    provider.add_metric_reader(late)
+    series.record(2, Context(), 1, None)
+    series.record_many([3, 4], Context())
+    assert [point["count"] for point in points(late)] == [3]
+
+
+@pytest.mark.parametrize("gone", ["_reader_storages", "_sdk_config"])
+def test_without_the_seam_the_public_api_is_used(gone: str) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    histogram = provider.get_meter("test").create_histogram(NAME)
+    inside = histogram._measurement_consumer  # type: ignore[attr-defined]
+
+    class Renamed:
+        """The consumer of an SDK whose inside has another name."""
+
+        def __getattr__(self, name: str) -> object:
+            if name == gone:
+                raise AttributeError(name)
+            return getattr(inside, name)
+
+    histogram._measurement_consumer = Renamed()  # type: ignore[attr-defined]
+    series = BoundHistogram(histogram, ATTRIBUTES)
+    series.record(1, Context(), 1, None)
+    series.record(2, Context(), 1, None)
+    series.record_many([3, 4], Context())
+    assert [point["count"] for point in points(reader)] == [4]
+
+
+def test_an_instrument_that_is_not_the_sdks_is_recorded_through_its_api() -> None:
+    from opentelemetry.metrics import NoOpMeterProvider
+
+    series = BoundHistogram(NoOpMeterProvider().get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series.record(1, Context(), 1, None)
+    series.record_many([1], Context())
+
+
+def test_an_aggregation_that_can_t_be_found_means_the_public_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+
+    def lost(*_: object) -> None:
+        raise LookupError("moved")
+
+    monkeypatch.setattr(bound, "_find", lost)
+    for _ in range(3):
+        series.record(1, Context(), 1, None)
+    assert [point["count"] for point in points(reader)] == [3]
+
+
+def test_exemplars_lead_to_sampled_spans() -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    sampled = trace.set_span_in_context(
+        NonRecordingSpan(SpanContext(5, 7, False, TraceFlags(TraceFlags.SAMPLED))), Context()
+    )
+    series.record(1, Context(), 1, None)
+    series.record(1, sampled, 1, 5)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    assert [(exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars] == [(5, 7)]
+
+
+def test_a_users_view_does_not_take_the_samples_from_our_windows() -> None:
+    other = InMemoryMetricReader()
+    view = View(instrument_name=NAME, aggregation=ExplicitBucketHistogramAggregation((1, 2)), attribute_keys=set())
+    provider = MeterProvider([other], views=[view], shutdown_on_exit=False)
+    metrics = PerformanceMetrics(meter_provider=provider)
+    metrics.record_endpoint_latency("GET /", 0.25)
+    assert metrics.endpoint_latencies["GET /"] == [0.25]
+    assert [point["explicit_bounds"] for point in points(other)] == [(1, 2)]
+
+
+def test_without_that_seam_views_apply_and_nothing_fails(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        bound.keep_views_away(object(), InMemoryMetricReader())  # type: ignore[arg-type]
+    assert "views of this meter provider apply" in caplog.text
