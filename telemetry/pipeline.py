@@ -64,7 +64,7 @@ def resource() -> Resource:
 
 
 def _is_set(provider: object) -> bool:
-    return not type(provider).__name__.startswith("_Proxy")
+    return type(provider).__name__ not in {"ProxyTracerProvider", "_ProxyMeterProvider"}
 
 
 def _metric_readers() -> list[MetricReader]:

@@ -35,7 +35,8 @@ def one_view(view: Callable[[], Any], rule: str = "/", **options: Any) -> Flask:
 
 def counts(metrics: PerformanceMetrics) -> dict[str, tuple[int, int]]:
     return {
-        route: (stats["request_count"], stats["error_count"]) for route, stats in metrics.snapshot()["endpoints"].items()
+        route: (stats["request_count"], stats["error_count"])
+        for route, stats in metrics.snapshot()["endpoints"].items()
     }
 
 
@@ -165,7 +166,13 @@ def test_the_admin_pages_static_files_and_ping_stay_out_of_the_windows(
     blueprint = Blueprint("shop", __name__, static_folder=str(tmp_path), static_url_path="/shop-static")
     app.register_blueprint(blueprint)
     client = instrumented(app).test_client()
-    for path in ("/ping", "/static/style.css", "/shop-static/style.css", "/admin/performance", "/admin/performance/json"):
+    for path in (
+        "/ping",
+        "/static/style.css",
+        "/shop-static/style.css",
+        "/admin/performance",
+        "/admin/performance/json",
+    ):
         with client.get(path) as response:
             assert response.status_code == 200, path
     assert counts(metrics) == {}
@@ -194,7 +201,9 @@ def streaming(chunks: int, at_end: Callable[[], None] = lambda: None) -> Flask:
     return one_view(view)
 
 
-def test_queries_of_a_streamed_body_belong_to_the_request(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+def test_queries_of_a_streamed_body_belong_to_the_request(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
     with instrumented(streaming(5)).test_client().get("/") as response:
         assert response.data == b"chunk" * 5
     assert metrics.db_queries_per_request == [5]
@@ -404,7 +413,9 @@ def query_app() -> Flask:
     return app
 
 
-def test_a_request_is_one_trace_with_a_span_for_each_query(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+def test_a_request_is_one_trace_with_a_span_for_each_query(
+    traced: Instrumented, exporter: InMemorySpanExporter
+) -> None:
     traced(query_app()).test_client().get("/item/3?token=secret", headers={"User-Agent": "test"})
     server = server_span(exporter)
     assert server.name == "GET /item/<int:number>"
@@ -444,7 +455,9 @@ def test_an_incoming_traceparent_is_the_parent(traced: Instrumented, exporter: I
     assert {span.context.trace_id for span in exporter.get_finished_spans() if span.context} == {server.parent.trace_id}
 
 
-def test_a_failed_request_is_a_failed_span_with_the_exception(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+def test_a_failed_request_is_a_failed_span_with_the_exception(
+    traced: Instrumented, exporter: InMemorySpanExporter
+) -> None:
     app = traced(one_view(fail))
     app.logger.disabled = True
     app.test_client().get("/")
@@ -490,7 +503,9 @@ def test_excluded_requests_make_no_spans(traced: Instrumented, exporter: InMemor
     assert exporter.get_finished_spans() == ()
 
 
-def test_unmatched_requests_have_a_span_named_by_the_method(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+def test_unmatched_requests_have_a_span_named_by_the_method(
+    traced: Instrumented, exporter: InMemorySpanExporter
+) -> None:
     traced(query_app()).test_client().get("/nothing")
     assert server_span(exporter).name == "GET"
 
@@ -570,7 +585,9 @@ def test_the_deferred_span_honours_the_sampler_and_the_incoming_parent(instrumen
     span.end()
 
 
-def test_without_the_sdk_there_is_no_span_and_every_figure(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+def test_without_the_sdk_there_is_no_span_and_every_figure(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
     seen: list[bool] = []
 
     def view() -> str:

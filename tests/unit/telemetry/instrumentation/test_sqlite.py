@@ -58,7 +58,10 @@ STYLES: dict[str, tuple[int, Callable[[sqlite3.Connection], Any]]] = {
     "cursor.executescript": (1, lambda c: c.cursor().executescript("SELECT 1")),
     "chained on the cursor": (2, lambda c: c.cursor().execute("SELECT 1").execute("SELECT 2")),
     "chained on the connection": (2, lambda c: c.execute("SELECT 1").execute("SELECT 2")),
-    "a commit, a rollback and a fetch are none": (1, lambda c: (c.execute("SELECT 1").fetchone(), c.commit(), c.rollback())),
+    "a commit, a rollback and a fetch are none": (
+        1,
+        lambda c: (c.execute("SELECT 1").fetchone(), c.commit(), c.rollback()),
+    ),
     "an implicit BEGIN is none": (1, lambda c: (c.execute("INSERT INTO t VALUES (1)"), c.commit())),
     "as a context manager": (1, lambda c: c.__enter__().execute("SELECT 1")),
     "a query that fails": (1, lambda c: c.execute("SELECT * FROM missing")),
@@ -155,7 +158,9 @@ def test_a_factory_that_makes_the_plain_class_works_and_says_that_it_is_not_seen
     assert "queries of Connection objects are not seen" in caplog.text
 
 
-def test_row_factories_backup_iterdump_and_isinstance_work_as_without(instrumented: Instrumented, tmp_path: Path) -> None:
+def test_row_factories_backup_iterdump_and_isinstance_work_as_without(
+    instrumented: Instrumented, tmp_path: Path
+) -> None:
     instrumented(Flask(__name__))
     with contextlib.closing(connection()) as opened, contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         opened.row_factory = sqlite3.Row
@@ -215,7 +220,9 @@ def test_a_request_of_ten_thousand_queries_is_counted_exactly(
         assert count(work) == 10_000
 
 
-def test_open_connections_go_on_uncounted_after_uninstrument(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+def test_open_connections_go_on_uncounted_after_uninstrument(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
     original = sqlite3.connect
     app = instrumented(Flask(__name__))
     assert sqlite3.connect is not original
