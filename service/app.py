@@ -45,7 +45,12 @@ def create_app(
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     instrument(
-        app, settings=_without_admin(telemetry_settings), authorize=authorize, metrics=metrics, admin_links=ADMIN_LINKS
+        app,
+        settings=_without_admin(telemetry_settings),
+        metrics=metrics,
+        tracer_provider=tracer_provider,
+        authorize=authorize,
+        admin_links=ADMIN_LINKS,
     )
     server.on_close.append(lambda: uninstrument(app))
     if background:

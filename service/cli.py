@@ -95,7 +95,7 @@ def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
     if not folder.is_dir():
         name = "--videos" if loaded.origins["videos"] in {"command line", "default"} else loaded.origins["videos"]
         _fail(
-            f"{name} must be a folder that exists, got '{folder}' (--samples makes one with a few clips)",
+            f"{name} must be a folder that exists, got '{folder}'; --samples makes one",
             _WRONG_SETTING,
         )
 

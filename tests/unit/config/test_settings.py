@@ -116,7 +116,10 @@ def test_any_other_address_is_refused(host):
 def test_an_unknown_variable_is_a_warning_that_names_the_nearest(monkeypatch):
     monkeypatch.setenv("LVS_PROT", "5001")
     monkeypatch.setenv("LVS_XYZZY", "1")
-    assert load_settings().warnings == ("LVS_PROT is not a setting; did you mean LVS_PORT?", "LVS_XYZZY is not a setting")
+    assert load_settings().warnings == (
+        "LVS_PROT is not a setting; did you mean LVS_PORT?",
+        "LVS_XYZZY is not a setting",
+    )
 
 
 def test_the_variables_of_the_telemetry_are_left_alone(monkeypatch):

@@ -91,7 +91,9 @@ def server(app):
 def add_video():
     """Put a video into the index without a file: `add_video(database, path, ...)` returns its hash."""
 
-    def add(database: Database, path: str, *, media_hash=None, title=None, tags=(), duration_s=60.0, added_at=1.0, size=1):
+    def add(
+        database: Database, path: str, *, media_hash=None, title=None, tags=(), duration_s=60.0, added_at=1.0, size=1
+    ):
         media_hash = media_hash or f"{abs(hash(path)):032x}"[-32:]
         title = title or path.rpartition("/")[2].rpartition(".")[0]
         with database.connection() as connection, connection:

@@ -47,7 +47,9 @@ def indexer(database, folder, thumbnails, prober):
 
 @pytest.fixture
 def paths(database, query):
-    return lambda: [row[0] for row in query(database, "SELECT path FROM files WHERE media_hash IS NOT NULL ORDER BY path")]
+    return lambda: [
+        row[0] for row in query(database, "SELECT path FROM files WHERE media_hash IS NOT NULL ORDER BY path")
+    ]
 
 
 @pytest.fixture
@@ -130,7 +132,9 @@ def test_a_broken_file_that_becomes_whole_is_listed(indexer, folder, clips, path
     assert problems() == {}
 
 
-def test_hidden_and_temporary_files_and_links_that_lead_out_are_left_out(indexer, folder, clips, paths, problems, tmp_path):
+def test_hidden_and_temporary_files_and_links_that_lead_out_are_left_out(
+    indexer, folder, clips, paths, problems, tmp_path
+):
     (folder / ".trash").mkdir()
     shutil.copy(clips / "red.mp4", folder / ".trash" / "a.mp4")
     for name in (".hidden.mp4", "a.mp4.part", "b.mp4.crdownload", "c.mp4~", "~$d.mp4"):
@@ -193,7 +197,9 @@ def test_a_lost_thumbnail_is_made_again(indexer, thumbnails, folder):
     assert path.exists()
 
 
-def test_a_prober_that_fails_in_an_unknown_way_costs_that_file_alone(database, folder, thumbnails, paths, problems, caplog):
+def test_a_prober_that_fails_in_an_unknown_way_costs_that_file_alone(
+    database, folder, thumbnails, paths, problems, caplog
+):
     def prober(path):
         if path.name == "red.mp4":
             raise RuntimeError("out of luck")

@@ -15,9 +15,17 @@ def connection(database):
 @pytest.fixture
 def shelf(database, add_video):
     hashes = {}
-    for number, (path, tags) in enumerate([("b.mp4", ["sea"]), ("x/a.mp4", ["sea", "sun"]), ("x/C.mp4", []), ("y/d.mp4", ["sun"])]):
+    for number, (path, tags) in enumerate(
+        [("b.mp4", ["sea"]), ("x/a.mp4", ["sea", "sun"]), ("x/C.mp4", []), ("y/d.mp4", ["sun"])]
+    ):
         hashes[path] = add_video(
-            database, path, tags=tags, media_hash=f"{number:032x}", duration_s=10.0 * number, added_at=number, size=100 - number
+            database,
+            path,
+            tags=tags,
+            media_hash=f"{number:032x}",
+            duration_s=10.0 * number,
+            added_at=number,
+            size=100 - number,
         )
     return hashes
 
@@ -83,7 +91,9 @@ def test_a_copy_shares_the_rating_and_both_are_listed(database, connection, add_
 
 def test_problems_and_totals_are_counted_apart(connection, shelf):
     with connection:
-        connection.execute("INSERT INTO files VALUES ('n.txt', '', 1, 1, NULL, 'not a video file (.txt)', 'n', 'n', 'n', 'n')")
+        connection.execute(
+            "INSERT INTO files VALUES ('n.txt', '', 1, 1, NULL, 'not a video file (.txt)', 'n', 'n', 'n', 'n')"
+        )
         connection.execute("INSERT INTO files VALUES ('z.mp4', '', 1, 1, NULL, 'an empty file', 'z', 'z', 'z', 'z')")
     problems, number = list_problems(connection)
     assert ([problem.path for problem in problems], number) == (["z.mp4", "n.txt"], 2)

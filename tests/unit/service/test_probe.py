@@ -9,7 +9,11 @@ from service.probe import ProbeError, media_hash, mime_type, probe
 
 @pytest.mark.parametrize(
     ("name", "codecs", "width", "seconds"),
-    [("red.mp4", {"h264", "mpeg4"}, 160, 1.0), ("blue.webm", {"vp9", "vp8"}, 160, 1.5), ("green.mkv", {"h264", "mpeg4"}, 120, 2.0)],
+    [
+        ("red.mp4", {"h264", "mpeg4"}, 160, 1.0),
+        ("blue.webm", {"vp9", "vp8"}, 160, 1.5),
+        ("green.mkv", {"h264", "mpeg4"}, 120, 2.0),
+    ],
 )
 def test_a_real_clip_tells_its_length_size_and_codec(clips, name, codecs, width, seconds):
     info = probe(clips / name)
@@ -25,7 +29,11 @@ def test_a_real_clip_tells_its_length_size_and_codec(clips, name, codecs, width,
         ("empty.mp4", b"", "an empty file"),
         ("text.mp4", b"hello, world\n" * 100, "not readable as a video"),
         ("zeros.mkv", bytes(5000), "not readable as a video"),
-        ("playlist.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n", "not readable as a video"),
+        (
+            "playlist.mp4",
+            b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n",
+            "not readable as a video",
+        ),
         ("picture.mp4", b"\x89PNG\r\n\x1a\n" + bytes(100), "not readable as a video"),
     ],
 )
@@ -66,6 +74,8 @@ def test_an_empty_file_has_a_hash_too(tmp_path):
     assert len(media_hash(tmp_path / "a.mp4")) == 32
 
 
-@pytest.mark.parametrize(("path", "mime"), [("a/B.MP4", "video/mp4"), ("a.mkv", "video/x-matroska"), ("a.srt", None), ("mp4", None)])
+@pytest.mark.parametrize(
+    ("path", "mime"), [("a/B.MP4", "video/mp4"), ("a.mkv", "video/x-matroska"), ("a.srt", None), ("mp4", None)]
+)
 def test_the_mime_type_follows_the_extension(path, mime):
     assert mime_type(path) == mime

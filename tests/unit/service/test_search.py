@@ -76,7 +76,9 @@ def test_results_come_in_pages_and_the_total_counts_all(connection):
     assert (len(listing.videos), listing.total) == (1, 3)
 
 
-@pytest.mark.parametrize("query", ["a\0b", "\ufffd", "x" * (MAX_QUERY_CHARACTERS + 1), " ".join(map(str, range(MAX_TOKENS + 1)))])
+@pytest.mark.parametrize(
+    "query", ["a\0b", "\ufffd", "x" * (MAX_QUERY_CHARACTERS + 1), " ".join(map(str, range(MAX_TOKENS + 1)))]
+)
 def test_a_query_that_is_too_much_or_no_text_is_refused(query):
     with pytest.raises(BadParameterError, match=r"^q must be "):
         tokens_of(query)

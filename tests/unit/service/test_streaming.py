@@ -133,7 +133,9 @@ def test_the_tag_counts_more_than_the_date(client):
     assert client.get("/film", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize(("date", "status"), [("Tue, 14 Nov 2023 22:13:20 GMT", 304), ("Tue, 14 Nov 2023 22:13:19 GMT", 200)])
+@pytest.mark.parametrize(
+    ("date", "status"), [("Tue, 14 Nov 2023 22:13:20 GMT", 304), ("Tue, 14 Nov 2023 22:13:19 GMT", 200)]
+)
 def test_a_client_that_has_the_date_gets_304(client, date, status):
     assert client.get("/film", headers={"If-Modified-Since": date}).status_code == status
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from service.text import fold, is_clean, title_of, words
 
 
-@pytest.mark.parametrize(("one", "other"), [("STRASSE", "straße"), ("Zu\u0308rich", "ZÜRICH"), ("ﬁlm", "FILM"), ("Σας", "ΣΑΣ")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("STRASSE", "straße"), ("Zu\u0308rich", "ZÜRICH"), ("ﬁlm", "FILM"), ("Σας", "ΣΑΣ")]
+)
 def test_folding_makes_spellings_alike(one, other):
     assert fold(one) == fold(other)
 
@@ -23,7 +25,13 @@ def test_words_stand_between_spaces():
 
 @pytest.mark.parametrize(
     ("path", "title"),
-    [("a/b/My_clip_1.mp4", "My clip 1"), ("100% fun.webm", "100% fun"), ("___.mp4", "___"), ("noext", "noext"), ("a.b.mkv", "a.b")],
+    [
+        ("a/b/My_clip_1.mp4", "My clip 1"),
+        ("100% fun.webm", "100% fun"),
+        ("___.mp4", "___"),
+        ("noext", "noext"),
+        ("a.b.mkv", "a.b"),
+    ],
 )
 def test_a_title_is_made_from_the_name(path, title):
     assert title_of(path) == title

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+
+import pytest
+from click.testing import CliRunner
+
+from config import settings_table
+from service import cli, samples
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("LVS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Take the place of the server and keep what it would have served."""
+    from service import server
+
+    calls = []
+    monkeypatch.setattr(server, "run", calls.append)
+    return calls
+
+
+@pytest.fixture
+def few_samples(monkeypatch):
+    few = (samples.Sample("one 1%.mp4", 64, 64, 0.25, 10, 440, 12),)
+    monkeypatch.setattr(samples, "SAMPLES", few)
+    monkeypatch.setattr(cli, "SAMPLES", few)
+
+
+def test_every_setting_is_an_option_of_serve(run):
+    text = run("serve", "--help").output
+    assert all(row.option in text for row in settings_table())
+
+
+def test_the_urls_are_printed_before_serving(run, served, tmp_path):
+    (tmp_path / "[bold]films").mkdir()
+    result = run("serve", "--videos", "[bold]films", "--port", "0", "--workers", "2")
+    assert result.exit_code == 0, result.output
+    port = served[0].port
+    assert f"http://127.0.0.1:{port}/\n" in result.output
+    assert f"http://127.0.0.1:{port}/admin/performance\n" in result.output
+    assert str(tmp_path / "[bold]films") in result.output
+    assert "2 workers" in result.output
+
+
+def test_a_wrong_setting_is_one_line_on_stderr_and_2(run, served):
+    result = run("serve", "--port", "x")
+    assert result.exit_code == 2
+    assert result.stderr == "local-video-server: --port must be a whole number from 0 to 65535, got 'x'\n"
+    assert served == []
+
+
+def test_a_folder_that_is_not_there_is_one_line_and_2(run, served):
+    result = run("serve", "--videos", "none")
+    assert result.exit_code == 2
+    assert (
+        result.stderr == "local-video-server: --videos must be a folder that exists, got 'none'; --samples makes one\n"
+    )
+
+
+def test_a_wrong_setting_of_the_telemetry_is_one_line_and_2(run, served, tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setenv("LVS_TELEMETRY_WINDOW", "many")
+    result = run("serve", "--port", "0")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "LVS_TELEMETRY_WINDOW" in result.stderr
+
+
+def test_a_database_of_a_later_program_is_one_line_and_1(run, served, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "var" / "data").mkdir(parents=True)
+    connection = sqlite3.connect(tmp_path / "var" / "data" / "library.sqlite3")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    result = run("serve", "--port", "0")
+    assert result.exit_code == 1
+    assert "use the newer program" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_samples_are_made_for_a_folder_without_videos(run, served, few_samples, tmp_path):
+    assert run("serve", "--samples", "--port", "0").exit_code == 0
+    assert (tmp_path / "videos" / "one 1%.mp4").stat().st_size > 0
+    assert len(served) == 1
+
+
+def test_samples_are_not_mixed_into_somebodys_videos(run, served, few_samples, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "mine.mkv").write_bytes(b"mine")
+    assert run("serve", "--samples", "--port", "0").exit_code == 0
+    assert [path.name for path in (tmp_path / "videos").iterdir()] == ["mine.mkv"]
+
+
+def test_samples_that_cannot_be_made_are_one_line_and_1(run, served, few_samples, tmp_path):
+    (tmp_path / "videos").write_bytes(b"a file")
+    result = run("serve", "--samples")
+    assert result.exit_code == 1
+    assert "can't make the sample clips in 'videos'" in result.stderr
+
+
+def test_samples_can_be_made_alone(run, few_samples, tmp_path):
+    result = run("make-samples", "clips")
+    assert result.exit_code == 0
+    assert "1 clips in clips" in result.output
+    assert (tmp_path / "clips" / "one 1%.mp4").exists()
+
+
+def test_the_settings_in_force_are_shown_with_their_origin(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("LVS_WORKERS", "3")
+    (tmp_path / "server.toml").write_text("page_size = 48\n")
+    lines = [line.split() for line in run("config", "--port", "5005", "--config", "server.toml").output.splitlines()]
+    assert ["port", "5005", "command", "line"] in lines
+    assert ["workers", "3", "LVS_WORKERS"] in lines
+    assert ["page_size", "48", "server.toml"] in lines
+    assert ["threads", "4", "default"] in lines
+
+
+def test_an_unknown_variable_is_a_warning_and_no_more(run, monkeypatch):
+    monkeypatch.setenv("LVS_PROT", "1")
+    result = run("config")
+    assert result.exit_code == 0
+    assert result.stderr == "local-video-server: warning: LVS_PROT is not a setting; did you mean LVS_PORT?\n"

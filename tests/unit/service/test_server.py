@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pickle
+import socket
+
+import pytest
+
+from config import Settings
+from service.server import CannotListenError, WorkerLoader, address, pick_port
+
+
+def test_port_0_is_a_free_port():
+    assert 1024 <= pick_port("127.0.0.1", 0) <= 65535
+
+
+def test_a_taken_port_is_one_clear_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotListenError, match=rf"^can't listen on 127\.0\.0\.1 port {port}: .*; try --port 0$"):
+            pick_port("127.0.0.1", port)
+    assert pick_port("127.0.0.1", port) == port
+
+
+def test_urls_put_brackets_around_long_addresses():
+    assert address("127.0.0.1", 80) == "http://127.0.0.1:80"
+    assert address("::1", 80) == "http://[::1]:80"
+
+
+def test_what_a_worker_gets_can_be_pickled():
+    loader = WorkerLoader(Settings(port=5003))
+    assert pickle.loads(pickle.dumps(loader)) == loader
