@@ -9,8 +9,10 @@ from service.app import ADMIN_LINKS
 def test_the_stable_routes_are_there(app):
     rules = {(rule.rule, method) for rule in app.url_map.iter_rules() for method in rule.methods}
     for rule, method in [
-        ("/ping", "GET"), ("/", "GET"), ("/watch/<path:filename>", "GET"), ("/video/<path:filename>", "GET"), ("/video/<path:filename>", "HEAD"),
-        ("/tag/<tag>", "GET"), ("/search", "GET"), ("/api/ratings/<media_hash>", "GET"), ("/api/ratings/<media_hash>", "POST"),
+        ("/ping", "GET"), ("/", "GET"), ("/watch/<path:filename>", "GET"),
+        ("/video/<path:filename>", "GET"), ("/video/<path:filename>", "HEAD"),
+        ("/tag/<tag>", "GET"), ("/search", "GET"),
+        ("/api/ratings/<media_hash>", "GET"), ("/api/ratings/<media_hash>", "POST"),
         ("/admin/cache/status", "GET"), ("/admin/cache/refresh", "POST"), ("/rate", "POST"), ("/thumb/<media_hash>.jpg", "GET"),
     ]:  # fmt: skip
         assert (rule, method) in rules

@@ -140,10 +140,10 @@ def test_hidden_and_temporary_files_and_links_that_lead_out_are_left_out(
     for name in (".hidden.mp4", "a.mp4.part", "b.mp4.crdownload", "c.mp4~", "~$d.mp4"):
         shutil.copy(clips / "red.mp4", folder / name)
     shutil.copy(clips / "red.mp4", tmp_path / "outside.mp4")
-    os.symlink(tmp_path / "outside.mp4", folder / "out.mp4")
-    os.symlink(tmp_path, folder / "up")
-    os.symlink(folder / "nowhere.mp4", folder / "dangling.mp4")
-    os.symlink(folder / "red.mp4", folder / "inside.mp4")
+    (folder / "out.mp4").symlink_to(tmp_path / "outside.mp4")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "dangling.mp4").symlink_to(folder / "nowhere.mp4")
+    (folder / "inside.mp4").symlink_to(folder / "red.mp4")
     indexer.scan()
     assert paths() == ["inner/100% blü & #1?.webm", "inside.mp4", "red.mp4"]
     assert problems() == {}

@@ -37,7 +37,6 @@ def test_a_title_is_made_from_the_name(path, title):
     assert title_of(path) == title
 
 
-@pytest.mark.parametrize("text", ["a\0b", "\ufffd", "\ud800"])
-def test_undecodable_text_is_not_clean(text):
-    assert not is_clean(text)
+def test_undecodable_text_is_not_clean():
+    assert not any(map(is_clean, ["a\0b", "\ufffd", "\ud800"]))
     assert is_clean("tab\tand ümlaut 東京")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+WATCH = "/watch/holiday/100%25%20sun%20%26%20%C5%81%C3%B3d%C5%BA.mp4"
+SEEK = """async (second) => {
+  const video = document.querySelector("video");
+  const arrived = new Promise((resolve) => video.addEventListener("seeked", resolve, { once: true }));
+  video.currentTime = second;
+  await arrived;
+  return video.currentTime;
+}"""
+
+
+def no_sideways_scroll(page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_the_grid_shows_every_clip_with_its_thumbnail(open_page):
+    page = open_page()
+    page.goto("/")
+    cards = page.locator(".card")
+    assert cards.count() == 3
+    for index in range(3):
+        image = cards.nth(index).locator("img")
+        image.scroll_into_view_if_needed()
+        page.wait_for_function("(image) => image.complete && image.naturalWidth > 0", arg=image.element_handle())
+        box = image.bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(16 / 9, rel=0.02)
+    assert cards.locator(".duration").all_inner_texts() != []
+
+
+@pytest.mark.parametrize("name", ["First light", "100% sun & Łódź", "slow tide"])
+def test_a_clip_plays_and_seeks(open_page, name):
+    page = open_page()
+    page.goto("/")
+    page.get_by_role("link", name=name).click()
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    page.evaluate("document.querySelector('video').play()")
+    page.wait_for_function("document.querySelector('video').currentTime > 0.3")
+    assert page.evaluate(SEEK, 3.0) == pytest.approx(3.0, abs=0.2)
+    page.evaluate("document.querySelector('video').play()")
+    page.wait_for_function("document.querySelector('video').currentTime > 3.2")
+    assert not page.locator("[data-player-error]").is_visible()
+
+
+def test_a_rating_sticks_after_a_restart(open_page, server):
+    page = open_page()
+    page.goto(WATCH)
+    with page.expect_response("**/api/ratings/*") as answer:
+        page.locator("label[for=rate-4]").click()
+    assert answer.value.status == 201
+    page.get_by_text("4.0 from 1 rating").wait_for()
+    server.restart()
+    page.goto(server.url + WATCH)
+    assert page.locator("#rate-4").is_checked()
+    assert page.get_by_text("4.0 from 1 rating").is_visible()
+
+
+def test_a_rating_can_be_given_with_the_keys(open_page):
+    page = open_page()
+    page.goto(WATCH)
+    page.locator("#rate-1").focus()
+    with page.expect_response("**/api/ratings/*") as answer:
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+    assert answer.value.json()["user"] == {"value": 3}
+
+
+def test_rating_and_tags_work_without_javascript(open_page):
+    page = open_page(java_script_enabled=False)
+    page.goto(WATCH)
+    page.locator("label[for=rate-5]").click()
+    page.get_by_role("button", name="Rate").click()
+    assert page.get_by_text("5.0 from 1 rating").is_visible()
+    page.get_by_label("New tag").fill("Sunny Days")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("link", name="#sunny days").click()
+    assert page.locator(".card").count() == 1
+
+
+def test_a_tag_is_added_and_removed(open_page):
+    page = open_page()
+    page.goto(WATCH)
+    page.get_by_label("New tag").fill("sea")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Remove the tag sea").click()
+    page.get_by_label("New tag").wait_for()
+    assert page.get_by_role("link", name="#sea").count() == 0
+
+
+def test_the_slash_key_goes_to_the_search(open_page):
+    page = open_page()
+    page.goto("/")
+    page.keyboard.press("/")
+    page.keyboard.type("TIDE slow")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=*")
+    assert page.locator(".card .name").all_inner_texts() == ["slow tide"]
+
+
+def test_the_theme_follows_the_system_and_a_choice_is_remembered(open_page):
+    page = open_page(color_scheme="dark")
+    page.goto("/")
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(background) == "rgb(20, 22, 26)"
+    page.get_by_role("button", name="Change between light and dark").click()
+    assert page.evaluate(background) == "rgb(255, 255, 255)"
+    page.goto(WATCH)
+    assert page.evaluate(background) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", WATCH, "/search?q=holiday", "/search?q=" + "x" * 150, "/tag/none", "/admin/library"]
+)
+def test_nothing_scrolls_sideways_on_a_phone(open_page, path):
+    page = open_page(**PHONE)
+    page.goto(path)
+    page.wait_for_load_state()
+    assert no_sideways_scroll(page)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+
+import pytest
+
+
+def ratings(server, media_hash):
+    return json.loads(server.request(f"/api/ratings/{media_hash}")[2])
+
+
+def hash_of(server, path):
+    text = server.request("/watch/" + path)[2].decode()
+    return text.split('action="/ratings/')[1][:32]
+
+
+def test_the_library_is_served_and_follows_the_folder(start, folder, clips):
+    server = start("serve", "--port", "0")
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    status, headers, body = server.request("/video/red%201%25.mp4", headers={"Range": "bytes=0-99"})
+    assert (status, body) == (206, (clips / "red 1%.mp4").read_bytes()[:100])
+    assert headers["Content-Security-Policy"].startswith("default-src 'self'")
+    (folder / "videos" / "deep").mkdir()
+    shutil.copy(clips / "blue.webm", folder / "videos" / "deep" / "Größe & 50%.webm")
+    server.wait_until("/", lambda page: b"3 videos" in page)
+    (folder / "videos" / "blue.webm").unlink()
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    status, _, body = server.request("/video/deep/Gr%C3%B6%C3%9Fe%20&%2050%25.webm")
+    assert (status, body) == (200, (clips / "blue.webm").read_bytes())
+    status, headers, body = server.request("/video/red%201%25.mp4", method="HEAD")
+    assert (status, headers["Content-Length"], body) == (200, str((clips / "red 1%.mp4").stat().st_size), b"")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_and_a_rating_outlives_it(start, how):
+    server = start("serve", "--port", "0")
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    media_hash = hash_of(server, "red%201%25.mp4")
+    assert server.request(f"/api/ratings/{media_hash}", "POST", {"value": 5})[0] == 201
+    assert server.stop(how) == 0
+    assert server.output.endswith("Stopped.\n")
+    assert "Traceback" not in server.output
+    again = start("serve", "--port", "0")
+    assert ratings(again, media_hash) == {"average": 5.0, "count": 1, "user": None}
+
+
+def test_two_workers_agree_and_one_of_them_keeps_the_index(start):
+    server = start("serve", "--port", "0", "--workers", "2")
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    assert server.output.count("2 files, 2 examined") == 1
+    media_hash = hash_of(server, "red%201%25.mp4")
+    for value in (1, 5, 3, 4, 2):
+        cookie = {"Cookie": "lvs_user=" + "a" * 32}
+        assert server.request(f"/api/ratings/{media_hash}", "POST", {"value": value}, cookie)[0] == 201
+        assert all(ratings(server, media_hash)["average"] == value for _ in range(6))
+
+
+def test_paused_players_do_not_keep_the_pages_from_being_answered(start, folder):
+    film = folder / "videos" / "blue.webm"
+    with film.open("ab") as file:
+        file.truncate(film.stat().st_size + 64 * 1024 * 1024)
+    server = start("serve", "--port", "0", "--threads", "2")
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    players = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(6)]
+    try:
+        for player in players:
+            player.sendall(b"GET /video/blue.webm HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert player.recv(12) == b"HTTP/1.1 200"
+        for _ in range(20):
+            assert server.request("/ping")[0] == 200
+    finally:
+        for player in players:
+            player.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("--host", "0.0.0.0"), 2, "local-video-server: --host must be a loopback address"),
+        (("--videos", "none"), 2, "local-video-server: --videos must be a folder that exists, got 'none'"),
+        (("--threads", "many"), 2, "local-video-server: --threads must be a whole number from 1 to 256, got 'many'"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(start, arguments, code, line):
+    server = start("serve", *arguments)
+    assert server.process.wait(30) == code
+    server.stop()
+    assert server.output.startswith(line)
+    assert server.output.count("\n") == 1
+
+
+def test_a_taken_port_is_one_line_and_1(start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = start("serve", "--port", str(port))
+        assert server.process.wait(30) == 1
+    server.stop()
+    assert server.output.startswith(f"local-video-server: can't listen on 127.0.0.1 port {port}: ")
+    assert server.output.count("\n") == 1
