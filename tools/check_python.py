@@ -2,5 +2,5 @@
 
 import sys
 
-if sys.version_info < (3, 11):
-    sys.exit("Local Video Server needs Python 3.11 or newer, got %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])
+if sys.version_info < (3, 11):  # noqa: UP036  # that is the question
+    sys.exit("Local Video Server needs Python 3.11 or newer; try: make PYTHON=python3.12")

@@ -1,0 +1,51 @@
+"""The shape of the code: who imports whom, and how long a module may be."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("telemetry", "config", "service", "local_video_server")
+ALLOWED = {
+    "telemetry": {"telemetry"},
+    "config": {"config", "telemetry"},
+    "service": {"service", "config", "telemetry"},
+    "local_video_server": {"local_video_server", "service", "config"},
+}
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_in_one_direction(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    assert imported(path) & {*PACKAGES, "tests", "tools", "benchmarks"} <= ALLOWED[package]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_is_longer_than_600_lines(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 600
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=str)
+def test_a_package_module_holds_names_not_code(path: Path) -> None:
+    body = ast.parse(path.read_text("utf-8")).body
+    if path.parent.name == "local_video_server":
+        return
+    for node in body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_name = isinstance(node, ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom)
+        assert is_docstring or is_name, f"{path}:{node.lineno}"

@@ -1,0 +1,86 @@
+"""The tables of the docs that the code already knows.
+
+    python tools/doc_tables.py            rewrite them in README.md and docs/
+    python tools/doc_tables.py --check    say which are out of date; exit status 1 if any
+
+A table stands between `<!-- table: NAME -->` and `<!-- /table -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from config.table import markdown_table
+from telemetry.instruments import TABLE
+from telemetry.settings import ENV_PREFIX, TelemetrySettings
+
+ROOT = Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def telemetry_settings() -> str:
+    """Return the settings of `instrument(app)`."""
+    return markdown(
+        ("setting", "environment", "default", "meaning"),
+        (
+            (f"`{name}`", f"`{ENV_PREFIX}{name.upper()}`", f"`{field.default}`", field.description or "")
+            for name, field in TelemetrySettings.model_fields.items()
+        ),
+    )
+
+
+def instruments() -> str:
+    """Return every OpenTelemetry instrument."""
+    return markdown(
+        ("instrument", "kind", "unit", "attributes", "meaning"),
+        (
+            (
+                f"`{spec.name}`",
+                spec.kind.replace("_", "-"),
+                f"`{spec.unit}`",
+                ", ".join(f"`{name}`" for name in spec.attributes) or "–",
+                spec.description,
+            )
+            for spec in TABLE
+        ),
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": markdown_table,
+    "telemetry-settings": telemetry_settings,
+    "instruments": instruments,
+}
+
+
+def documents() -> list[Path]:
+    """Return the files that may hold a table."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def refreshed(text: str) -> str:
+    """Return `text` with each of its tables as the code has it."""
+    return _BLOCK.sub(lambda match: match[1] + TABLES[match["name"]]() + match[3], text)
+
+
+def main(check: bool) -> int:
+    """Rewrite the tables, or only say which are out of date."""
+    outdated = [path for path in documents() if refreshed(path.read_text("utf-8")) != path.read_text("utf-8")]
+    for path in outdated:
+        print(("out of date: " if check else "rewritten: ") + str(path.relative_to(ROOT)))
+        if not check:
+            path.write_text(refreshed(path.read_text("utf-8")), "utf-8")
+    return int(check and bool(outdated))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
