@@ -6,9 +6,11 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -44,6 +46,7 @@ class RunningServer:
         self._start()
 
     def _start(self) -> None:
+        is_first = not (self.folder / "var").exists()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LVS_", "OTEL_"))}
         environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "500", "PYTHONUTF8": "1"}
         command = [sys.executable, "-c", "from local_video_server import main; main()", "serve", "--port", "0"]
@@ -61,8 +64,9 @@ class RunningServer:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = self._wait_for("Library ").split()[-1].rstrip("/")
-        self._wait_for("library: ") if not (self.folder / "var").joinpath("seen").exists() else None
-        (self.folder / "var" / "seen").touch()
+        if is_first:
+            self._wait_for("library: ")
+        self._wait_for_port()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -77,6 +81,17 @@ class RunningServer:
             found = self._grown.wait_for(lambda: [line for line in self._lines if text in line], PATIENCE_S)
             assert found, "".join(self._lines)
             return str(found[0])
+
+    def _wait_for_port(self) -> None:
+        address = urlsplit(self.url)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                socket.create_connection((address.hostname, address.port or 80), PATIENCE_S).close()
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, "".join(self._lines)
+            else:
+                return
 
     def restart(self) -> None:
         self.stop()

@@ -36,12 +36,12 @@ def test_a_clip_plays_and_seeks(open_page, name):
     page = open_page()
     page.goto("/")
     page.get_by_role("link", name=name).click()
-    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    page.wait_for_function("() => document.querySelector('video').readyState >= 2")
     page.evaluate("document.querySelector('video').play()")
-    page.wait_for_function("document.querySelector('video').currentTime > 0.3")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
     assert page.evaluate(SEEK, 3.0) == pytest.approx(3.0, abs=0.2)
     page.evaluate("document.querySelector('video').play()")
-    page.wait_for_function("document.querySelector('video').currentTime > 3.2")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 3.2")
     assert not page.locator("[data-player-error]").is_visible()
 
 
