@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flask import Flask
 from opentelemetry.trace import TracerProvider
 
-from config import Settings
+from config import Settings, load_settings
 from service import errors, security
 from service.db import release_request_connection
 from service.filters import install as install_filters
@@ -28,12 +28,13 @@ def create_app(
     authorize: Callable[[], bool] | None = None,
     background: bool = True,
 ) -> Flask:
-    """Return the video server for `settings` (by default from the environment), instrumented.
+    """Return the video server for `settings` (by default from environment and file), instrumented.
 
     `background=False` starts no thread: the index then changes only through `server.indexer.scan()`. Close what this
-    made with `app.extensions["local_video_server"].close()`. Raises `DatabaseTooNewError`.
+    made with `app.extensions["local_video_server"].close()`. Raises `DatabaseTooNewError`
+    and `SettingsError`.
     """
-    settings = settings or Settings()
+    settings = settings or load_settings().settings
     app = Flask("service")
     server = Server.build(settings, metrics or get_metrics())
     app.extensions[EXTENSION] = server

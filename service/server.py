@@ -43,6 +43,7 @@ class WorkerLoader:
         logging.basicConfig(
             level=self.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # It tells of every burst of changes.
         from service.app import create_app
         from service.state import EXTENSION
 
