@@ -9,13 +9,12 @@ and compares the points that both ways give.
 from __future__ import annotations
 
 import logging
-import time
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics._internal.aggregation import (
     _Aggregation,
     _DropAggregation,
@@ -52,7 +51,7 @@ class BoundHistogram:
     Values must be finite and not negative: they are measured durations and counts, so that is not checked again.
     """
 
-    __slots__ = ("_consumer", "_histogram", "_others", "_storages", "_windows", "attributes")
+    __slots__ = ("_consumer", "_filter_kind", "_histogram", "_others", "_storages", "_windows", "attributes")
 
     def __init__(self, histogram: APIHistogram, attributes: Mapping[str, Any]) -> None:
         self._histogram = histogram
@@ -60,12 +59,13 @@ class BoundHistogram:
         consumer = getattr(histogram, "_measurement_consumer", None)
         expected = hasattr(consumer, "_reader_storages") and hasattr(consumer, "_sdk_config")
         self._consumer: Any = consumer if expected else None
+        self._filter_kind: type | None = None
         self._storages: Any = None
         self._windows: tuple[RouteAggregation, ...] = ()
         self._others: tuple[_Aggregation[Any], ...] = ()
 
-    def record(self, value: float, context: Context, time_unix_nano: int, trace_id: int | None) -> None:
-        """Record one value; `trace_id` is the one that `context` leads to."""
+    def record(self, value: float, context: Context, time_unix_nano: int, trace_id: int | None, sampled: bool) -> None:
+        """Record one value; `trace_id` and `sampled` are those of the span that `context` leads to."""
         consumer = self._consumer
         if consumer is None or consumer._reader_storages is not self._storages:
             self._histogram.record(value, self.attributes, context)
@@ -73,15 +73,10 @@ class BoundHistogram:
             return
         for window in self._windows:
             window.add(value, time_unix_nano, trace_id)
-        if self._others:
-            measurement = _Measurement(value, time_unix_nano, self.attributes, context)
-            sampled = consumer._sdk_config.exemplar_filter.should_sample(
-                value, time_unix_nano, self.attributes, context
-            )
-            for aggregation in self._others:
-                aggregation.aggregate(measurement, sampled)  # type: ignore[arg-type]  # the stand-in has what is read
+        for aggregation in self._others:
+            _aggregate_one(aggregation, value, time_unix_nano, self, context, sampled)
 
-    def record_many(self, values: Sequence[float], context: Context) -> None:
+    def record_many(self, values: Sequence[float], context: Context, time_unix_nano: int, sampled: bool) -> None:
         """Record each of `values` (at least one); exemplars are offered for the largest of them alone."""
         consumer = self._consumer
         if consumer is None or consumer._reader_storages is not self._storages:
@@ -89,18 +84,21 @@ class BoundHistogram:
                 self._histogram.record(value, self.attributes, context)
             self._bind()
             return
-        if not self._others and not self._windows:
-            return
-        now = time.time_ns()
         for window in self._windows:
             for value in values:
-                window.add(value, now, None)
-        if self._others:
-            largest = max(values)
-            measurement = _Measurement(largest, now, self.attributes, context)
-            sampled = consumer._sdk_config.exemplar_filter.should_sample(largest, now, self.attributes, context)
-            for aggregation in self._others:
-                _aggregate_many(aggregation, values, measurement, sampled)
+                window.add(value, time_unix_nano, None)
+        for aggregation in self._others:
+            _aggregate_many(aggregation, values, time_unix_nano, self, context, sampled)
+
+    def offers(self, value: float, time_unix_nano: int, context: Context, sampled: bool) -> bool:
+        """Tell whether the exemplar filter wants `value`; the default one, which asks for sampled spans, costs nothing."""
+        kind = self._filter_kind
+        if kind is TraceBasedExemplarFilter:
+            return sampled
+        if kind is AlwaysOffExemplarFilter:
+            return False
+        chosen = self._consumer._sdk_config.exemplar_filter
+        return bool(chosen.should_sample(value, time_unix_nano, self.attributes, context))
 
     def _bind(self) -> None:
         """Find the aggregations that the public `record` has just used; on any surprise, stay with `record`."""
@@ -122,6 +120,7 @@ class BoundHistogram:
         kept = [found for found in aggregations if not isinstance(found, _DropAggregation)]
         self._windows = tuple(found for found in kept if isinstance(found, RouteAggregation))
         self._others = tuple(found for found in kept if not isinstance(found, RouteAggregation))
+        self._filter_kind = type(self._consumer._sdk_config.exemplar_filter)
         self._storages = storages
 
 
@@ -134,14 +133,43 @@ def _find(match: Any, attributes: Mapping[str, Any]) -> list[_Aggregation[Any]]:
     return found
 
 
-def _aggregate_many(
-    aggregation: _Aggregation[Any], values: Sequence[float], measurement: _Measurement, sampled: bool
+def _aggregate_one(
+    aggregation: _Aggregation[Any], value: float, now: int, series: BoundHistogram, context: Context, sampled: bool
 ) -> None:
+    offered = series.offers(value, now, context, sampled)
     if type(aggregation) is not _ExplicitBucketHistogramAggregation:
-        for value in values:
-            one = _Measurement(value, measurement.time_unix_nano, measurement.attributes, measurement.context)
-            aggregation.aggregate(one, sampled)  # type: ignore[arg-type]  # the stand-in has what is read
+        one = _Measurement(value, now, series.attributes, context)
+        aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
         return
+    with aggregation._lock:
+        counts: list[int] | None = aggregation._value
+        if counts is None:
+            counts = aggregation._get_empty_bucket_counts()
+            aggregation._value = counts  # type: ignore[assignment]  # the SDK declares None alone
+        aggregation._sum += value  # type: ignore[assignment]  # likewise int
+        if aggregation._record_min_max:
+            if value < aggregation._min:
+                aggregation._min = value
+            if value > aggregation._max:
+                aggregation._max = value
+        counts[bisect_left(aggregation._boundaries, value)] += 1
+    if offered:
+        aggregation._reservoir.offer(value, now, series.attributes, context)
+
+
+def _aggregate_many(
+    aggregation: _Aggregation[Any],
+    values: Sequence[float],
+    now: int,
+    series: BoundHistogram,
+    context: Context,
+    sampled: bool,
+) -> None:
+    if len(values) == 1 or type(aggregation) is not _ExplicitBucketHistogramAggregation:
+        for value in values:
+            _aggregate_one(aggregation, value, now, series, context, sampled)
+        return
+    ordered = sorted(values)
     boundaries = aggregation._boundaries
     with aggregation._lock:
         counts: list[int] | None = aggregation._value
@@ -150,11 +178,15 @@ def _aggregate_many(
             aggregation._value = counts  # type: ignore[assignment]  # the SDK declares None alone
         aggregation._sum += sum(values)  # type: ignore[assignment]  # likewise int
         if aggregation._record_min_max:
-            aggregation._min = min(aggregation._min, *values)
-            aggregation._max = max(aggregation._max, measurement.value)
-        for value in values:
-            counts[bisect_left(boundaries, value)] += 1
-    aggregation._sample_exemplar(measurement, sampled)  # type: ignore[arg-type]  # the stand-in has what is read
+            aggregation._min = min(aggregation._min, ordered[0])
+            aggregation._max = max(aggregation._max, ordered[-1])
+        if ordered[-1] <= boundaries[0] if boundaries else True:
+            counts[0] += len(ordered)  # queries of less than a millisecond, mostly
+        else:
+            for value in ordered:
+                counts[bisect_left(boundaries, value)] += 1
+    if series.offers(ordered[-1], now, context, sampled):
+        aggregation._reservoir.offer(ordered[-1], now, series.attributes, context)
 
 
 def keep_views_away(meter_provider: MeterProvider, reader: MetricReader) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from contextvars import ContextVar
+from time import time_ns
+from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context, create_key, get_current
 
@@ -18,13 +20,9 @@ MAX_PENDING_QUERIES = 1000
 """Queries a request holds before their durations are recorded and only their number is kept on."""
 
 
-class Query(NamedTuple):
-    """One DB-API call that reached SQLite."""
-
-    sql: str
-    start_ns: int  # perf_counter_ns
-    duration_ns: int
-    error_type: str | None
+Query = tuple[str, int, int, str | None]
+"""One DB-API call that reached SQLite: SQL, start (perf_counter_ns), duration in nanoseconds, error type. A plain tuple: a
+named one costs five times as much to make."""
 
 
 class RequestRecord:
@@ -39,6 +37,7 @@ class RequestRecord:
         "capture",
         "complete",
         "context",
+        "eager",
         "endpoint",
         "error",
         "method",
@@ -58,6 +57,7 @@ class RequestRecord:
         self.start_unix_ns = start_unix_ns
         self.context: Context | None = None
         self.span: Span | None = None
+        self.eager = False  # whether spans are made at once, because a span processor is there to see them start
         self.rule: Rule | None = None
         self.endpoint = ""
         self.status = 0
@@ -77,9 +77,10 @@ class RequestRecord:
         queries = self.queries
         queries.append(query)
         if len(queries) >= MAX_PENDING_QUERIES:
-            self._spill()
+            self.spill()
 
-    def _spill(self) -> None:
+    def spill(self) -> None:
+        """Record the durations of the queries held, and hold their number alone."""
         with _spill_lock:
             pending = self.queries
             if len(pending) < MAX_PENDING_QUERIES:
@@ -87,13 +88,23 @@ class RequestRecord:
             taken = pending[:]
             del pending[: len(taken)]
             self._spilled += len(taken)
-        self.capture.record_queries(taken, self.context)
+        self.capture.record_queries(taken, self.context or Context(), time_ns())
 
 
 _spill_lock = threading.Lock()
 
 
+serving: ContextVar[RequestRecord | None] = ContextVar("telemetry_request", default=None)
+"""The record of the request that is being served here; five times quicker to read than the OpenTelemetry context."""
+
+
 def current_request() -> RequestRecord | None:
-    """Return the record of the request that the current context belongs to."""
-    record = get_current().get(RECORD_KEY)
-    return record if isinstance(record, RequestRecord) else None
+    """Return the record of the request that the current context belongs to; `None` outside, or once it is complete.
+
+    Where an OpenTelemetry context was handed to a thread that has not the whole `contextvars` context, it leads there too.
+    """
+    record = serving.get()
+    if record is None:
+        found = get_current().get(RECORD_KEY)
+        record = found if isinstance(found, RequestRecord) else None
+    return None if record is None or record.complete else record

@@ -95,12 +95,12 @@ class Capture:
             return
         context = record.context or Context()
         now = record.start_unix_ns + duration_ns
-        trace_id = None if span is None else _trace_id(span)
+        trace_id, sampled = _trace_of(span)
         duration, operations = self._request_series(record, error_type)
-        duration.record(duration_ns / 1e9, context, now, trace_id)
-        operations.record(record.query_count, context, now, trace_id)
+        duration.record(duration_ns / 1e9, context, now, trace_id, sampled)
+        operations.record(record.query_count, context, now, trace_id, sampled)
         if record.queries:
-            self.record_queries(record.queries, context)
+            self.record_queries(record.queries, context, now, sampled)
 
     def _request_series(self, record: RequestRecord, error_type: str | None) -> tuple[BoundHistogram, BoundHistogram]:
         rule = None if record.rule is None else record.rule.rule
@@ -125,14 +125,20 @@ class Capture:
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
-    def record_queries(self, queries: Sequence[Query], context: Context | None) -> None:
-        """Record the durations of `queries`, made in `context`."""
+    def record_queries(
+        self, queries: Sequence[Query], context: Context, time_unix_nano: int, sampled: bool = False
+    ) -> None:
+        """Record the durations of `queries`, made in `context`, whose span is sampled or not."""
         by_series: dict[BoundHistogram, list[float]] = {}
+        known = self._statements
         for sql, _, duration_ns, error_type in queries:
-            series = self._statement_series(sql, error_type)
-            by_series.setdefault(series, []).append(duration_ns / 1e9)
+            series = known.get((sql, error_type)) or self._statement_series(sql, error_type)
+            durations_s = by_series.get(series)
+            if durations_s is None:
+                durations_s = by_series[series] = []
+            durations_s.append(duration_ns / 1e9)
         for series, durations_s in by_series.items():
-            series.record_many(durations_s, context or Context())
+            series.record_many(durations_s, context, time_unix_nano, sampled)
 
     def _statement_series(self, sql: str, error_type: str | None) -> BoundHistogram:
         key = (sql, error_type)
@@ -174,8 +180,14 @@ class Capture:
 ADMIN_BLUEPRINT: Final = "telemetry_admin"
 
 
-def _trace_id(span: Span) -> int:
-    return span.trace_id if isinstance(span, DeferredSpan) else span.get_span_context().trace_id
+def _trace_of(span: Span | None) -> tuple[int | None, bool]:
+    """Return the trace id of a request's span, and whether it is sampled: one that nobody has looked at is not."""
+    if span is None:
+        return None, False
+    if isinstance(span, DeferredSpan):
+        return span.trace_id, span.is_made and span.get_span_context().trace_flags.sampled
+    span_context = span.get_span_context()
+    return span_context.trace_id, span_context.trace_flags.sampled
 
 
 def method_of(environ_method: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -34,13 +35,22 @@ class _EnvironGetter(Getter[Environ]):
 
 
 _environ_getter = _EnvironGetter()
+SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+"""Where a context keeps its span, as the public API puts it there."""
 
 
-def incoming_context(environ: Environ) -> Context:
+@functools.lru_cache(maxsize=8)
+def _environ_names(propagator: TextMapPropagator) -> tuple[str, ...]:
+    return tuple("HTTP_" + field.upper().replace("-", "_") for field in sorted(propagator.fields))
+
+
+def incoming_context(environ: Environ) -> Context | None:
     """Return the context that the request's headers carry (`traceparent`, `baggage`, or what the propagators ask for)."""
-    if any("HTTP_" + field.upper().replace("-", "_") in environ for field in propagate.get_global_textmap().fields):
-        return propagate.extract(environ, Context(), _environ_getter)
-    return Context()
+    propagator = propagate.get_global_textmap()
+    for name in _environ_names(propagator):
+        if name in environ:
+            return propagator.extract(environ, Context(), _environ_getter)
+    return None
 
 
 def request_attributes(environ: Environ, method: str, rule: str | None) -> dict[str, AttributeValue]:
@@ -102,6 +112,11 @@ class DeferredSpan(trace.Span):
 
     def get_span_context(self) -> SpanContext:
         return self._made or self._make()
+
+    @property
+    def is_made(self) -> bool:
+        """Whether anybody has looked at the span."""
+        return self._made is not None
 
     @property
     def trace_id(self) -> int:

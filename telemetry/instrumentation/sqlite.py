@@ -23,7 +23,7 @@ from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
 
 from telemetry.instrumentation.spans import end_span, error_type_of
-from telemetry.requests import RECORD_KEY, Query, RequestRecord
+from telemetry.requests import MAX_PENDING_QUERIES, current_request, serving
 
 if TYPE_CHECKING:
     from telemetry.instrumentation.capture import Capture
@@ -34,17 +34,34 @@ _captures: list[Capture] = []
 _lock = threading.Lock()
 
 
+def _traced(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that times `call`; the common case is written out here, because each call frame costs."""
+
+    def traced(cursor: sqlite3.Cursor, sql: str, *parameters: Any) -> Any:
+        record = serving.get()
+        if record is None or record.complete or record.eager:
+            return _timed_elsewhere(call, cursor, sql, parameters)
+        queries = record.queries
+        start_ns = perf_counter_ns()
+        try:
+            result = call(cursor, sql, *parameters)
+        except BaseException as error:
+            record.add_query((sql, start_ns, perf_counter_ns() - start_ns, error_type_of(error)))
+            raise
+        queries.append((sql, start_ns, perf_counter_ns() - start_ns, None))
+        if len(queries) >= MAX_PENDING_QUERIES:
+            record.spill()
+        return result
+
+    return functools.wraps(call)(traced)
+
+
 class TracedCursor(sqlite3.Cursor):
     """A cursor whose calls are counted and timed."""
 
-    def execute(self, sql: str, *parameters: Any) -> TracedCursor:
-        return _timed(sqlite3.Cursor.execute, self, sql, parameters)  # type: ignore[no-any-return]
-
-    def executemany(self, sql: str, *parameters: Any) -> TracedCursor:
-        return _timed(sqlite3.Cursor.executemany, self, sql, parameters)  # type: ignore[no-any-return]
-
-    def executescript(self, sql: str, *parameters: Any) -> TracedCursor:
-        return _timed(sqlite3.Cursor.executescript, self, sql, parameters)  # type: ignore[no-any-return]
+    execute = _traced(sqlite3.Cursor.execute)
+    executemany = _traced(sqlite3.Cursor.executemany)
+    executescript = _traced(sqlite3.Cursor.executescript)
 
 
 class TracedConnection(sqlite3.Connection):
@@ -147,27 +164,10 @@ def remove(capture: Capture) -> None:
                 module.connect = _open  # type: ignore[attr-defined]
 
 
-def _timed(call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str, parameters: tuple[Any, ...]) -> Any:
-    context = get_current()
-    record = context.get(RECORD_KEY)
-    if not isinstance(record, RequestRecord) or record.complete or record.capture.tracing.listened_to:
-        return _timed_elsewhere(call, cursor, sql, parameters)
-    start_ns = perf_counter_ns()
-    try:
-        result = call(cursor, sql, *parameters)
-    except BaseException as error:
-        record.add_query(Query(sql, start_ns, perf_counter_ns() - start_ns, error_type_of(error)))
-        raise
-    record.add_query(Query(sql, start_ns, perf_counter_ns() - start_ns, None))
-    return result
-
-
 def _timed_elsewhere(call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str, parameters: tuple[Any, ...]) -> Any:
-    """Time a query that needs a span at once, or belongs to no request."""
+    """Time a query that needs a span at once, or that was made outside of any request."""
+    record = current_request()
     context = get_current()
-    record = context.get(RECORD_KEY)
-    if not isinstance(record, RequestRecord) or record.complete:
-        record = None
     capture = record.capture if record is not None else next(iter(_captures), None)
     if capture is None or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
         return call(cursor, sql, *parameters)
@@ -184,12 +184,13 @@ def _timed_elsewhere(call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str,
         raise
     finally:
         error_type = None if error is None else error_type_of(error)
-        query = Query(sql, start_ns, perf_counter_ns() - start_ns, error_type)
+        duration_ns = perf_counter_ns() - start_ns
+        query = (sql, start_ns, duration_ns, error_type)
         if token is not None:
             detach(token)
         if record is not None:
             record.add_query(query)
         else:
-            capture.record_queries((query,), context)
+            capture.record_queries((query,), context, started_ns + duration_ns)
         if span is not None:
-            end_span(span, error, error_type, query.duration_ns, started_ns)
+            end_span(span, error, error_type, duration_ns, started_ns)

@@ -23,7 +23,13 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 def run(*command: str | Path, cwd: Path, timeout_s: float = 300) -> str:
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout_s, check=False
+        [str(part) for part in command],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -129,7 +135,12 @@ def test_the_server_install_runs_the_whole_server(wheel: Path, lock: Path, tmp_p
     try:
         assert server.stdout is not None
         address = next(match[0] for line in server.stdout if (match := re.search(r"http://127\.0\.0\.1:\d+", line)))
-        for path, wanted in (("/", "<title"), ("/ping", "ok"), ("/admin/performance", "<title"), ("/admin/performance.json", "{")):
+        for path, wanted in (
+            ("/", "<title"),
+            ("/ping", "ok"),
+            ("/admin/performance", "<title"),
+            ("/admin/performance.json", "{"),
+        ):
             assert wanted in fetch(address + path)
     finally:
         server.terminate()

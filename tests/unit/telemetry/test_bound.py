@@ -77,10 +77,10 @@ def test_other_readers_see_the_points_of_the_public_api(
     histogram = public_provider.get_meter("test").create_histogram(NAME)
     for batch in (first, second):
         if many:
-            series.record_many(batch, Context())
+            series.record_many(batch, Context(), 1, False)
         else:
             for value in batch:
-                series.record(value, Context(), 1, None)
+                series.record(value, Context(), 1, None, False)
         for value in batch:
             histogram.record(value, ATTRIBUTES)
         assert points(ours) == points(reference)
@@ -89,12 +89,12 @@ def test_other_readers_see_the_points_of_the_public_api(
 def test_a_reader_that_is_added_later_sees_what_is_recorded_from_then_on() -> None:
     provider = MeterProvider(shutdown_on_exit=False)
     series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
-    series.record(1, Context(), 1, None)
-    series.record_many([1, 2], Context())
+    series.record(1, Context(), 1, None, False)
+    series.record_many([1, 2], Context(), 1, False)
     late = InMemoryMetricReader()
     provider.add_metric_reader(late)
-    series.record(2, Context(), 1, None)
-    series.record_many([3, 4], Context())
+    series.record(2, Context(), 1, None, False)
+    series.record_many([3, 4], Context(), 1, False)
     assert [point["count"] for point in points(late)] == [3]
 
 
@@ -115,9 +115,9 @@ def test_without_the_seam_the_public_api_is_used(gone: str) -> None:
 
     histogram._measurement_consumer = Renamed()  # type: ignore[attr-defined]
     series = BoundHistogram(histogram, ATTRIBUTES)
-    series.record(1, Context(), 1, None)
-    series.record(2, Context(), 1, None)
-    series.record_many([3, 4], Context())
+    series.record(1, Context(), 1, None, False)
+    series.record(2, Context(), 1, None, False)
+    series.record_many([3, 4], Context(), 1, False)
     assert [point["count"] for point in points(reader)] == [4]
 
 
@@ -125,8 +125,8 @@ def test_an_instrument_that_is_not_the_sdks_is_recorded_through_its_api() -> Non
     from opentelemetry.metrics import NoOpMeterProvider
 
     series = BoundHistogram(NoOpMeterProvider().get_meter("test").create_histogram(NAME), ATTRIBUTES)
-    series.record(1, Context(), 1, None)
-    series.record_many([1], Context())
+    series.record(1, Context(), 1, None, False)
+    series.record_many([1], Context(), 1, False)
 
 
 def test_an_aggregation_that_can_t_be_found_means_the_public_api(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_an_aggregation_that_can_t_be_found_means_the_public_api(monkeypatch: py
 
     monkeypatch.setattr(bound, "_find", lost)
     for _ in range(3):
-        series.record(1, Context(), 1, None)
+        series.record(1, Context(), 1, None, False)
     assert [point["count"] for point in points(reader)] == [3]
 
 
@@ -150,8 +150,8 @@ def test_exemplars_lead_to_sampled_spans() -> None:
     sampled = trace.set_span_in_context(
         NonRecordingSpan(SpanContext(5, 7, False, TraceFlags(TraceFlags.SAMPLED))), Context()
     )
-    series.record(1, Context(), 1, None)
-    series.record(1, sampled, 1, 5)
+    series.record(1, Context(), 1, None, False)
+    series.record(1, sampled, 1, 5, True)
     data = reader.get_metrics_data()
     assert data is not None
     (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
