@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
@@ -33,7 +33,7 @@ def create_blueprint(
         metrics: what the figures are read from.
         settings: thresholds and window size that they are judged by.
         authorize: says in the context of a request whether it may look; an exception in it means no. Without it, only
-            requests from this machine may (see `guard.why_not_local`).
+            requests from this machine may (see `guard.why_not_local`). The `authorize` of an instrumented app goes first.
         title: what the pages call the app.
         links: label -> endpoint of other pages for the header; one that the app doesn't have is left out.
         is_active: while it returns false, every admin route answers 404.
@@ -42,15 +42,18 @@ def create_blueprint(
         NAME, __name__, static_folder=str(answers.FOLDER / "static"), static_url_path="/admin/performance/static"
     )
 
+    def in_force() -> guard.Authorize | None:
+        return getattr(current_app.extensions.get(guard.EXTENSION), "authorize", authorize)
+
     def admit() -> ResponseReturnValue | None:
         if not is_active():
             abort(404)
-        return guard.check(authorize)
+        return guard.check(in_force())
 
     def harden(response: Response) -> Response:
         if request.blueprint == NAME and is_active():
             answers.harden(response, is_static=request.endpoint == f"{NAME}.static")
-            if authorize is None:
+            if in_force() is None:
                 _forget_cross_origin_grants(response)
         return response
 

@@ -84,6 +84,15 @@ def clock(unix_nano: int) -> str:
     return datetime.fromtimestamp(unix_nano / 1e9, UTC).strftime("%H:%M:%S")
 
 
+def ago(unix_nano: int, now_unix_nano: int) -> str:
+    """Return how long ago that was, in the largest unit: `now`, `12 s`, `4 min`, `2 h`, `3 d`."""
+    seconds = max(0, (now_unix_nano - unix_nano) // 1_000_000_000)
+    for size, unit in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s" if seconds else "now"
+
+
 def latency_status(p95_ms: float, settings: TelemetrySettings) -> Status:
     """Return the status of a p95 by the thresholds of `settings`; a value on a threshold reads warning."""
     return _rising(p95_ms, lambda value: value < settings.good_below_ms, lambda value: value > settings.poor_above_ms)

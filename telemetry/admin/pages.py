@@ -35,12 +35,12 @@ def add_routes(
         chosen = state.State.parse(request.args)
         view = _view(metrics, settings, chosen, now)
         points = timeline.select(list(view["overview"].windows), chosen.range, chosen.route or None, now)
+        view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
         return answers.page(
             "overview.html",
             **view,
             title=title,
             links=_resolved(links),
-            chart=drawing.chart(points, settings.good_below_ms, settings.poor_above_ms),
             vendored=_has_libraries(),
             reload_s=RELOAD_S,
         )
@@ -72,7 +72,7 @@ def _view(
         "more_notes": max(0, len(notes) - attention.MOST_NOTES),
         "ranges": timeline.RANGE_WORDS,
         "chart": None,
-        "host": request.host,
+        "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
     }
 
 

@@ -27,7 +27,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Requests between `start_unix_nano` and `end_unix_nano`, oldest first; `newest_unix_nano` is the newest of any time."""
+    """Requests between `start_unix_nano` and `end_unix_nano`, oldest first; `newest_unix_nano` is of any time."""
 
     points: tuple[Point, ...]
     start_unix_nano: int

@@ -1,0 +1,240 @@
+"use strict";
+// Keeps the overview fresh, and its state in the URL. What it shows is rendered by the server; htmx morphs it in.
+window.telemetryAdmin = (() => {
+  const EVERY_MS = 2000;
+  const SLOWEST_MS = 60000;
+  const live = document.getElementById("live");
+  const pulse = document.getElementById("pulse");
+  const word = document.getElementById("pulse-word");
+  const announcer = document.getElementById("announcer");
+  const pauseButton = document.getElementById("pause");
+  const help = document.getElementById("help");
+  let paused = false;
+  let failures = 0;
+  let refusedWith = 0;
+  let timer = 0;
+  let dueAt = 0;
+  let freshAt = performance.now();
+  let busy = false;
+  let again = false;
+  let answered = false;
+
+  // -- the refresh ----------------------------------------------------------------------------------------------------
+
+  function seconds(ms) {
+    return `${Math.max(0, Math.round(ms / 1000))} s`;
+  }
+
+  function show() {
+    const now = performance.now();
+    let kind = "live";
+    let text = `live · ${seconds(now - freshAt)} ago`;
+    if (paused) [kind, text] = ["paused", `paused · ${seconds(now - freshAt)} ago`];
+    else if (failures) {
+      const what = refusedWith ? `the server answers ${refusedWith}` : "no answer from the server";
+      [kind, text] = ["away", `${what} · again in ${seconds(dueAt - now)}`];
+    }
+    if (pulse.dataset.pulse !== kind) {
+      pulse.dataset.pulse = kind;
+      announcer.textContent = kind === "away" ? "No answer from the server" : kind;
+    }
+    if (word.textContent !== text) word.textContent = text;
+  }
+
+  function schedule() {
+    clearTimeout(timer);
+    if (paused || document.hidden) return;
+    const wait = failures ? Math.min(SLOWEST_MS, EVERY_MS * 2 ** failures) : EVERY_MS;
+    dueAt = performance.now() + wait;
+    timer = setTimeout(refresh, wait);
+  }
+
+  /** Fetch the live part for the present URL and morph it in; never two at a time, and never lost while one is under way. */
+  async function refresh() {
+    if (!window.htmx) return;
+    if (busy) {
+      again = true;
+      return;
+    }
+    busy = true;
+    clearTimeout(timer);
+    answered = false;
+    refusedWith = 0;
+    try {
+      const where = live.dataset.live + location.search;
+      await htmx.ajax("GET", where, { source: live, target: live, swap: "innerMorph" });
+    } finally {
+      busy = false;
+    }
+    if (answered) {
+      failures = 0;
+      freshAt = performance.now();
+      window.telemetryChart.update();
+    } else failures += 1;
+    if (again) {
+      again = false;
+      await refresh();
+      return;
+    }
+    schedule();
+    show();
+  }
+
+  live.addEventListener("htmx:before:response", (event) => {
+    const { raw } = event.detail.ctx.response;
+    answered = raw.ok && !raw.redirected; // a redirect leads to a sign-in page, not to figures
+    if (!answered) {
+      refusedWith = raw.status;
+      event.preventDefault();
+    }
+  });
+
+  function pause(wanted) {
+    paused = wanted;
+    pauseButton.setAttribute("aria-pressed", String(paused));
+    pauseButton.textContent = paused ? "Resume" : "Pause";
+    if (paused) clearTimeout(timer);
+    else begin();
+    show();
+  }
+
+  function begin() {
+    if (document.hidden || paused) clearTimeout(timer);
+    else if (window.htmx) refresh();
+    else timer = setTimeout(reload, Number(live.dataset.reloadS) * 1000);
+  }
+
+  function reload() {
+    if (help.open || document.activeElement?.id === "filter") begin();
+    else location.reload();
+  }
+
+  // -- the state in the URL -------------------------------------------------------------------------------------------
+
+  async function go(url) {
+    if (!window.htmx) {
+      location.assign(url);
+      return;
+    }
+    history.pushState(null, "", url);
+    await refresh();
+  }
+
+  /** Show the present view with `changes` to its URL; an empty value takes one away. */
+  function choose(changes) {
+    const query = new URLSearchParams(location.search);
+    for (const [name, value] of Object.entries(changes)) {
+      if (value) query.set(name, value);
+      else query.delete(name);
+    }
+    return go(`${location.pathname}?${query}`);
+  }
+
+  document.addEventListener("click", async (event) => {
+    if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    const link = event.target.closest("a[data-state]");
+    if (!link || !window.htmx) return;
+    event.preventDefault();
+    const url = new URL(link.href);
+    const row = link.dataset.row;
+    await go(url.pathname + url.search);
+    if (row) focusRow(document.getElementById(row));
+  });
+
+  addEventListener("popstate", () => {
+    document.getElementById("filter").value = new URLSearchParams(location.search).get("q") ?? "";
+    refresh();
+  });
+
+  let typing = 0;
+  document.addEventListener("input", (event) => {
+    if (event.target.id !== "filter" || !window.htmx) return;
+    clearTimeout(typing);
+    typing = setTimeout(() => {
+      const query = new URLSearchParams(location.search);
+      query.set("q", event.target.value);
+      if (!event.target.value) query.delete("q");
+      history.replaceState(null, "", `${location.pathname}?${query}`);
+      refresh();
+    }, 120);
+  });
+
+  document.addEventListener("submit", (event) => {
+    if (event.target.id === "filter-form" && window.htmx) event.preventDefault();
+  });
+
+  // -- keys and buttons -----------------------------------------------------------------------------------------------
+
+  function focusRow(row) {
+    row?.focus({ preventScroll: true });
+    row?.scrollIntoView({ block: "nearest" });
+  }
+
+  function step(by) {
+    const rows = [...document.querySelectorAll("#routes tbody tr")];
+    const at = rows.indexOf(document.activeElement?.closest("tr"));
+    focusRow(rows[Math.min(Math.max(at + by, 0), rows.length - 1)]);
+  }
+
+  const keys = {
+    p: () => pause(!paused),
+    "/": () => document.getElementById("filter").select(),
+    "?": () => help.showModal(),
+    j: () => step(1),
+    k: () => step(-1),
+    Escape: () => document.getElementById("latency").dataset.route && choose({ route: "" }),
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    const field = event.target.closest("input, textarea, select");
+    if (field) {
+      if (event.key === "Escape") field.blur();
+      return;
+    }
+    if (event.key === "Enter" && event.target.matches("#routes tbody tr")) {
+      choose({ route: event.target.dataset.route });
+    } else if (Object.hasOwn(keys, event.key)) {
+      event.preventDefault();
+      keys[event.key]();
+    }
+  });
+
+  pauseButton.addEventListener("click", () => pause(!paused));
+  document.getElementById("help-open").addEventListener("click", () => help.showModal());
+
+  document.getElementById("theme").addEventListener("click", () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    try {
+      localStorage.setItem("telemetry-theme", root.dataset.theme);
+    } catch {
+      // not remembered, but switched
+    }
+    window.telemetryChart.redraw();
+  });
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
+    }
+  });
+
+  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : begin()));
+  addEventListener("online", begin);
+
+  setInterval(() => !document.hidden && show(), 1000);
+  if (window.htmx) {
+    schedule();
+    show();
+    window.telemetryChart.update();
+  } else begin();
+
+  return { choose };
+})();
