@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 WORKERS ?= 2
 
-.PHONY: run test install install-server lint fix bench profile docs-check test-backends test-browser vendor lock coverage clean
+.PHONY: run test install install-server lint fix bench docs-check test-browser screenshots vendor lock coverage clean
 
 run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
@@ -44,6 +44,9 @@ lint: install
 fix: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screenshots: install
+	$(BIN)/python tools/screenshots.py
 
 docs-check: install
 	$(BIN)/python -m pytest -q -p no:randomly tests/docs

@@ -52,6 +52,8 @@ def create_app(
         tracer_provider=tracer_provider,
         authorize=authorize,
         admin_links=ADMIN_LINKS,
+        service_name="local-video-server",
+        title="Local Video Server",
     )
     server.on_close.append(lambda: uninstrument(app))
     if background:

@@ -55,6 +55,8 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     authorize: Callable[[], Any] | None = None,
     admin_links: Mapping[str, str] | None = None,
+    service_name: str | None = None,
+    title: str | None = None,
 ) -> _App:
     """Measure every request of `app` and every sqlite3 query made while serving it, mount the admin pages, and return `app`.
 
@@ -66,6 +68,9 @@ def instrument(
         tracer_provider: where spans go; likewise.
         authorize: says whether the current request may see the admin pages; only requests from this machine may if left out.
         admin_links: label and endpoint of pages of the app that the admin pages link to.
+        service_name: `service.name` of providers that are made here, unless `OTEL_SERVICE_NAME` says another; the app's name
+            if left out.
+        title: what the admin pages are headed with; the service name if left out.
 
     Raises:
         InstrumentationError: `app` is not a Flask app, or has served a request already and has no admin pages yet.
@@ -81,13 +86,15 @@ def instrument(
         if metrics is not None and meter_provider is None:
             meter_provider = metrics.meter_provider
         metrics = metrics or get_metrics()
-        meter_provider = meter_provider or pipeline.meter_provider()
-        capture = Capture(_attach(metrics, meter_provider), tracer_provider or pipeline.tracer_provider(), settings)
+        service_name = service_name or app.name
+        meter_provider = meter_provider or pipeline.meter_provider(service_name)
+        tracer_provider = tracer_provider or pipeline.tracer_provider(service_name)
+        capture = Capture(_attach(metrics, meter_provider), tracer_provider, settings)
         if not isinstance(telemetry, Telemetry):
             telemetry = Telemetry(metrics, settings)
         telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
         if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
-            _mount_admin(app, telemetry, admin_links)
+            _mount_admin(app, telemetry, title or service_name, admin_links)
         metrics.add_routes(app.url_map)
         telemetry.middleware, telemetry.meter_provider = RequestMiddleware(app, capture), meter_provider
         app.extensions[EXTENSION] = telemetry
@@ -111,12 +118,12 @@ def uninstrument(app: Flask) -> None:
         telemetry.middleware = telemetry.meter_provider = None
 
 
-def _mount_admin(app: Flask, telemetry: Telemetry, links: Mapping[str, str] | None) -> None:
+def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[str, str] | None) -> None:
     blueprint = create_blueprint(
         telemetry.metrics,
         telemetry.settings,
         authorize=telemetry.authorize,
-        title=app.name,
+        title=title,
         links=links,
         is_active=lambda: telemetry.active,
     )

@@ -27,36 +27,36 @@ _TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _METRICS_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 
 
-def meter_provider() -> metrics.MeterProvider:
+def meter_provider(service_name: str) -> metrics.MeterProvider:
     """Return the process's meter provider; where the app has set none, make one, export as the environment says, and set it."""
     with _lock:
         known = metrics.get_meter_provider()
         if _is_set(known):
             return known
-        made = MeterProvider(_metric_readers(), resource=resource())
+        made = MeterProvider(_metric_readers(), resource=resource(service_name))
         metrics.set_meter_provider(made)
         return made
 
 
-def tracer_provider() -> trace.TracerProvider:
+def tracer_provider(service_name: str) -> trace.TracerProvider:
     """Return the process's tracer provider; where the app has set none, make one, export as the environment says, and set it."""
     with _lock:
         known = trace.get_tracer_provider()
         if _is_set(known):
             return known
-        made = TracerProvider(resource=resource())
+        made = TracerProvider(resource=resource(service_name))
         for processor in _span_processors():
             made.add_span_processor(processor)
         trace.set_tracer_provider(made)
         return made
 
 
-def resource() -> Resource:
+def resource(service_name: str) -> Resource:
     """Return who is measured: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what is said here."""
     named = Resource.create()
     defaults = {"service.instance.id": str(uuid.uuid4())}
     if str(named.attributes.get("service.name", "")).startswith("unknown_service"):
-        defaults["service.name"] = "flask"
+        defaults["service.name"] = service_name
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         defaults["service.version"] = importlib.metadata.version("local-video-server")
     kept = {key: value for key, value in defaults.items() if key == "service.name" or key not in named.attributes}

@@ -53,12 +53,16 @@ class RequestMiddleware:
         app = self._app
         self.active = False
         got_request_exception.disconnect(self._on_exception, app)
-        if app.wsgi_app is self:
-            app.wsgi_app = self._wsgi_app  # type: ignore[method-assign,assignment]
-        if app.preprocess_request == self._preprocess_request:
-            app.preprocess_request = self._inner_preprocess  # type: ignore[method-assign]
-        if app.process_response == self._process_response:
-            app.process_response = self._inner_process  # type: ignore[method-assign]
+        for name, ours, before in (
+            ("wsgi_app", self, self._wsgi_app),
+            ("preprocess_request", self._preprocess_request, self._inner_preprocess),
+            ("process_response", self._process_response, self._inner_process),
+        ):
+            if getattr(app, name) != ours:
+                continue
+            delattr(app, name)
+            if getattr(app, name) != before:  # it had been replaced on the app itself
+                setattr(app, name, before)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if not self.active:

@@ -17,7 +17,7 @@ from telemetry import PerformanceMetrics
 from tools import doc_tables
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = doc_tables.documents() + [ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
+DOCUMENTS = [*doc_tables.documents(), ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 
 
 @pytest.mark.parametrize("path", doc_tables.documents(), ids=lambda path: path.name)

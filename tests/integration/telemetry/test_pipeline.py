@@ -107,7 +107,7 @@ def test_with_an_endpoint_set_spans_and_metrics_go_there(receiver: Receiver, tmp
 def test_an_endpoint_for_traces_alone_gets_traces_alone(receiver: Receiver, tmp_path: Path) -> None:
     run(tmp_path, SERVED, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=receiver.endpoint + "/v1/traces")
     assert {path for path, _ in receiver.bodies} == {"/v1/traces"}
-    assert receiver.services() == {"flask"}
+    assert receiver.services() == {"main"}
 
 
 def test_an_endpoint_for_metrics_alone_gets_metrics_alone(receiver: Receiver, tmp_path: Path) -> None:

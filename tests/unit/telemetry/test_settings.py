@@ -41,7 +41,7 @@ def test_a_wrong_variable_is_named_with_what_it_must_be_and_was(
 
 
 def test_a_wrong_argument_is_named_as_it_was_passed() -> None:
-    with pytest.raises(TelemetryError, match="^window: input should be greater than or equal to 1, got 0$"):
+    with pytest.raises(TelemetryError, match=r"^window: input should be greater than or equal to 1, got 0$"):
         TelemetrySettings.load(window=0)
-    with pytest.raises(SettingsError, match="^colour: extra inputs are not permitted, got 'red'$"):
+    with pytest.raises(SettingsError, match=r"^colour: extra inputs are not permitted, got 'red'$"):
         TelemetrySettings.load(colour="red")
