@@ -110,10 +110,7 @@ def _npm_ci(folder: Path) -> None:
     }
     try:
         npm = shutil.which("npm")
-        if npm is not None:
-            done = subprocess.run([npm, *arguments], check=False, **options)
-        else:
-            done = _packaged_npm(arguments, options)
+        done = _packaged_npm(arguments, options) if npm is None else subprocess.run([npm, *arguments], **options)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VendorError(f"npm did not run: {error}") from error
     if done.returncode:

@@ -19,22 +19,24 @@ ORDERS: Final = ("desc", "asc")
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 1000
 
+_MOST_CHARACTERS = 100
+_MOST_VALUES = 5
 _WHOLE = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 
 
 class ParameterError(Exception):
-    """A query parameter is wrong; `answer` tells the client which, what it must be and what it was."""
+    """A query parameter is wrong; `answer` tells the client which, what it must be and what it was, cut if it was long."""
 
-    def __init__(self, parameter: str, must_be: str, was: str | list[str]) -> None:
-        super().__init__(f"{parameter} must be {must_be}, got {was!r}")
+    def __init__(self, parameter: str, must_be: str, got: str | list[str]) -> None:
         self.parameter = parameter
         self.must_be = must_be
-        self.was = was
+        self.got = _cut(got) if isinstance(got, str) else [_cut(value) for value in got[:_MOST_VALUES]]
+        super().__init__(f"{parameter} must be {must_be}, got {self.got!r}")
 
     def answer(self) -> Response:
         """Return the 400 of this error."""
-        body = {"message": str(self), "parameter": self.parameter, "must_be": self.must_be, "was": self.was}
-        return answers.json({"error": body}, 400)
+        body = {"error": str(self), "parameter": self.parameter, "must_be": self.must_be, "got": self.got}
+        return answers.json(body, 400)
 
 
 def add_routes(blueprint: Blueprint, metrics: PerformanceMetrics) -> None:
@@ -97,3 +99,7 @@ def _one_of(parameter: str, allowed: Sequence[str], default: str | None = None) 
     if given not in allowed:
         raise ParameterError(parameter, must_be, given)
     return given
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _MOST_CHARACTERS else value[: _MOST_CHARACTERS - 1] + "…"

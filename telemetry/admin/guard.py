@@ -93,7 +93,7 @@ def refusal(reason: str, remedy: str) -> Response:
     """Return a 403 that says what happened and what to do, as JSON where a program asks."""
     message = "These figures are open to the machine that serves them, and to nobody else unless the app says so."
     if answers.wants_json(request):
-        return answers.json({"error": {"message": message, "reason": reason, "remedy": remedy}}, 403)
+        return answers.json({"error": message, "reason": reason, "remedy": remedy}, 403)
     return answers.page("refused.html", 403, message=message, reason=reason, remedy=remedy)
 
 
