@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 
 from flask import Flask
 from opentelemetry.trace import TracerProvider
@@ -53,12 +54,20 @@ def create_app(
         authorize=authorize,
         admin_links=ADMIN_LINKS,
         service_name="local-video-server",
+        service_version=_installed_version(),
         title="Local Video Server",
     )
     server.on_close.append(lambda: uninstrument(app))
     if background:
         server.watcher.start()
     return app
+
+
+def _installed_version() -> str | None:
+    try:
+        return version("local-video-server")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return None
 
 
 def _without_admin(settings: TelemetrySettings | None) -> TelemetrySettings:

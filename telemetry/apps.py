@@ -56,6 +56,7 @@ def instrument(
     authorize: Callable[[], Any] | None = None,
     admin_links: Mapping[str, str] | None = None,
     service_name: str | None = None,
+    service_version: str | None = None,
     title: str | None = None,
 ) -> _App:
     """Measure every request of `app` and every sqlite3 query made while serving it, mount the admin pages, and return `app`.
@@ -70,6 +71,7 @@ def instrument(
         admin_links: label and endpoint of pages of the app that the admin pages link to.
         service_name: `service.name` of providers that are made here, unless `OTEL_SERVICE_NAME` says another; the app's name
             if left out.
+        service_version: their `service.version`; none if left out.
         title: what the admin pages are headed with; the service name if left out.
 
     Raises:
@@ -87,8 +89,8 @@ def instrument(
             meter_provider = metrics.meter_provider
         metrics = metrics or get_metrics()
         service_name = service_name or app.name
-        meter_provider = meter_provider or pipeline.meter_provider(service_name)
-        tracer_provider = tracer_provider or pipeline.tracer_provider(service_name)
+        meter_provider = meter_provider or pipeline.meter_provider(service_name, service_version)
+        tracer_provider = tracer_provider or pipeline.tracer_provider(service_name, service_version)
         capture = Capture(_attach(metrics, meter_provider), tracer_provider, settings)
         if not isinstance(telemetry, Telemetry):
             telemetry = Telemetry(metrics, settings)

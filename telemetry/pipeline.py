@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
+import functools
 import logging
 import os
 import threading
@@ -27,40 +26,45 @@ _TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _METRICS_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 
 
-def meter_provider(service_name: str) -> metrics.MeterProvider:
+def meter_provider(service_name: str, service_version: str | None = None) -> metrics.MeterProvider:
     """Return the process's meter provider; where the app has set none, make one, export as the environment says, and set it."""
     with _lock:
         known = metrics.get_meter_provider()
         if _is_set(known):
             return known
-        made = MeterProvider(_metric_readers(), resource=resource(service_name))
+        made = MeterProvider(_metric_readers(), resource=resource(service_name, service_version))
         metrics.set_meter_provider(made)
         return made
 
 
-def tracer_provider(service_name: str) -> trace.TracerProvider:
+def tracer_provider(service_name: str, service_version: str | None = None) -> trace.TracerProvider:
     """Return the process's tracer provider; where the app has set none, make one, export as the environment says, and set it."""
     with _lock:
         known = trace.get_tracer_provider()
         if _is_set(known):
             return known
-        made = TracerProvider(resource=resource(service_name))
+        made = TracerProvider(resource=resource(service_name, service_version))
         for processor in _span_processors():
             made.add_span_processor(processor)
         trace.set_tracer_provider(made)
         return made
 
 
-def resource(service_name: str) -> Resource:
+def resource(service_name: str, service_version: str | None = None) -> Resource:
     """Return who is measured: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what is said here."""
     named = Resource.create()
-    defaults = {"service.instance.id": str(uuid.uuid4())}
+    defaults = {"service.instance.id": _instance_id(os.getpid())}
     if str(named.attributes.get("service.name", "")).startswith("unknown_service"):
         defaults["service.name"] = service_name
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        defaults["service.version"] = importlib.metadata.version("local-video-server")
+    if service_version:
+        defaults["service.version"] = service_version
     kept = {key: value for key, value in defaults.items() if key == "service.name" or key not in named.attributes}
     return named.merge(Resource(kept))
+
+
+@functools.lru_cache(maxsize=1)
+def _instance_id(process_id: int) -> str:  # noqa: ARG001  # a forked process is an instance of its own
+    return str(uuid.uuid4())
 
 
 def _is_set(provider: object) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tests.integration.telemetry.test_foreign_apps import SHOP, run
 
@@ -57,15 +58,24 @@ class Receiver(ThreadingHTTPServer):
                             found[metric.name] = sum(point.count for point in metric.histogram.data_points)
         return found
 
-    def services(self) -> set[str]:
-        return {
-            attribute.value.string_value
+    def resources(self) -> list[dict[str, str]]:
+        return [
+            {attribute.key: attribute.value.string_value for attribute in resource.attributes}
             for path, body in self.bodies
-            if path == "/v1/traces"
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-            for attribute in resource.resource.attributes
-            if attribute.key == "service.name"
-        }
+            for resource in _resources(path, body)
+        ]
+
+    def services(self) -> set[str]:
+        return {resource["service.name"] for resource in self.resources()}
+
+    def instances(self) -> set[str]:
+        return {resource["service.instance.id"] for resource in self.resources()}
+
+
+def _resources(path: str, body: bytes) -> list[Resource]:
+    if path == "/v1/traces":
+        return [spans.resource for spans in ExportTraceServiceRequest.FromString(body).resource_spans]
+    return [points.resource for points in ExportMetricsServiceRequest.FromString(body).resource_metrics]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -102,6 +112,8 @@ def test_with_an_endpoint_set_spans_and_metrics_go_there(receiver: Receiver, tmp
     assert counts["db.client.operation.duration"] == 3 * 2
     assert counts["telemetry.request.db_operations"] == 3
     assert receiver.services() == {"shop"}
+    assert len(receiver.instances()) == 1, "spans and metrics are of one process"
+    assert all("service.version" not in resource for resource in receiver.resources()), "nobody has said the version"
 
 
 def test_an_endpoint_for_traces_alone_gets_traces_alone(receiver: Receiver, tmp_path: Path) -> None:
