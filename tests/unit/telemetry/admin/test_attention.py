@@ -1,0 +1,87 @@
+"""What needs a look, and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from telemetry import TelemetrySettings
+from telemetry.admin import attention, overview
+from telemetry.admin.figures import POOR, WARNING
+from telemetry.performance import RouteWindow
+from telemetry.readers.window import Sample
+
+SETTINGS = TelemetrySettings(good_below_ms=50, poor_above_ms=200, fan_out_warning=20, cache_good_percent=90)
+NO_LOOKUPS = {"hits": 0, "misses": 0, "hit_rate_percent": 0.0}
+
+
+def route(name: str, *, ms: float = 10, requests: int = 100, errors: int = 0, queries: tuple[int, ...] = ()):
+    samples = (Sample(number, number, ms / 1000, None, number < errors) for number in range(requests))
+    return overview.row(RouteWindow(name, "", tuple(samples), queries), SETTINGS)
+
+
+def notes(*rows: overview.Row, cache: dict[str, float] = NO_LOOKUPS) -> list[attention.Note]:
+    return attention.notes(overview.Overview((), rows, (), {"cache": cache}, 0), SETTINGS)
+
+
+def test_what_is_good_is_not_mentioned() -> None:
+    assert notes(route("GET /", ms=49, queries=(19,)), cache={"hits": 9, "misses": 1, "hit_rate_percent": 90}) == []
+
+
+def test_nothing_measured_needs_no_look() -> None:
+    assert notes() == []
+
+
+@pytest.mark.parametrize(("ms", "status"), [(50, WARNING), (200, WARNING), (201, POOR)])
+def test_a_slow_route_is_named_with_its_p95_and_the_threshold(ms: float, status) -> None:
+    (note,) = notes(route("GET /slow", ms=ms))
+    assert (note.subject, note.facts, note.status) == ("GET /slow", (f"p95 {ms:.3g}{'.0' * (ms < 100)} ms",), status)
+    assert note.rule == "p95 under 50.0 ms is good, over 200 ms poor, between them a warning"
+    assert note.row is not None
+
+
+@pytest.mark.parametrize(("requests", "fact"), [(1, "p95 80.0 ms of 1 request only"), (20, "p95 80.0 ms")])
+def test_a_p95_of_few_requests_says_so(requests: int, fact: str) -> None:
+    (note,) = notes(route("GET /", ms=80, requests=requests))
+    assert note.facts == (fact,)
+
+
+@pytest.mark.parametrize(
+    ("errors", "fact", "status"),
+    [
+        (1, "1 error in 200 requests", WARNING),
+        (9, "9 errors in 200 requests", WARNING),
+        (10, "10 errors in 200 requests", POOR),
+    ],
+)
+def test_a_failing_route_is_at_least_a_warning(errors: int, fact: str, status) -> None:
+    (note,) = notes(route("GET /", requests=200, errors=errors))
+    assert (note.facts, note.status) == ((fact,), status)
+    assert note.rule == "errors: under 1 % is good, from 5 % poor"
+
+
+def test_a_request_with_many_queries_is_a_warning() -> None:
+    (note,) = notes(route("GET /tag", queries=(1, 51)))
+    assert (note.facts, note.status) == (("up to 51 queries in one request",), WARNING)
+    assert "from 20 queries in one request" in note.rule
+
+
+def test_all_that_is_the_matter_with_a_route_is_one_note_as_bad_as_the_worst() -> None:
+    (note,) = notes(route("GET /", ms=80, errors=50, queries=(20,)))
+    assert note.facts == ("p95 80.0 ms", "50 errors in 100 requests", "up to 20 queries in one request")
+    assert note.status is POOR
+    assert note.rule.count("; ") == 2
+
+
+def test_a_cold_cache_comes_last_and_has_no_row() -> None:
+    cold = {"hits": 1, "misses": 2, "hit_rate_percent": 33.333}
+    (of_route, of_cache) = notes(route("GET /", ms=60), cache=cold)
+    assert of_route.subject == "GET /"
+    assert (of_cache.subject, of_cache.facts, of_cache.row) == ("cache", ("answered 33.3 % of 3 lookups",), None)
+    assert of_cache.rule == "from 90 % on it is good"
+
+
+def test_the_worst_stands_first_then_the_slowest_then_by_name() -> None:
+    found = notes(
+        route("GET /d", ms=60), route("GET /b", ms=90), route("GET /c", ms=90), route("GET /a", ms=1, errors=99)
+    )
+    assert [note.subject for note in found] == ["GET /a", "GET /b", "GET /c", "GET /d"]

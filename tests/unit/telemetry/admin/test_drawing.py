@@ -1,0 +1,106 @@
+"""SVG that the server draws."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.admin import drawing
+from telemetry.admin.timeline import Point, Timeline
+from telemetry.readers.window import Sample
+
+SECOND = 1_000_000_000
+
+
+def bars(path: str) -> list[tuple[float, int]]:
+    return [(float(x), int(height)) for x, height in re.findall(r"M([\d.]+) 20v-(\d+)", path)]
+
+
+def marks(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"M([\d.e+-]+) ([\d.e+-]+)(?:h0|m-3-3)", path)]
+
+
+def timeline(*requests: tuple[float, float, bool], length_s: int = 100) -> Timeline:
+    """A timeline from second 0, of requests as (second, milliseconds, failed)."""
+    points = (
+        Point(Sample(number, int(second * SECOND), ms / 1000, None, failed), "GET /")
+        for number, (second, ms, failed) in enumerate(requests)
+    )
+    return Timeline(tuple(points), 0, length_s * SECOND, None)
+
+
+def test_bars_stand_at_the_right_and_are_scaled_to_the_largest() -> None:
+    line = drawing.sparkline([1, 2, 4], slots=4)
+    assert bars(line.bars) == [(37.5, 5), (62.5, 10), (87.5, 19)]
+    assert line.marked == ""
+
+
+def test_marked_bars_are_a_path_of_their_own() -> None:
+    line = drawing.sparkline([1, 2, 1], [False, True, False], slots=3)
+    assert len(bars(line.bars)) == 2
+    assert bars(line.marked) == [(50, 19)]
+
+
+def test_the_newest_values_stay_where_there_are_more_than_slots() -> None:
+    line = drawing.sparkline([9, 1, 2], [True, False, True], slots=2)
+    assert bars(line.bars) == [(25, 10)]
+    assert bars(line.marked) == [(75, 19)]
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [0.0, 0.0]])
+def test_no_value_and_no_height_are_drawn_without_dividing_by_zero(values: list[float]) -> None:
+    assert [height for _, height in bars(drawing.sparkline(values).bars)] == [1] * len(values)
+
+
+def test_dots_stand_at_their_time_on_a_logarithmic_scale() -> None:
+    chart = drawing.chart(timeline((0, 1, False), (50, 10, False), (100, 1000, False)), 50, 200)
+    assert marks(chart.dots) == [(0, 240), (400, 160), (800, 0)]
+    assert chart.errors == ""
+
+
+def test_failed_requests_are_crosses() -> None:
+    chart = drawing.chart(timeline((10, 20, True), (20, 30, False)), 50, 200)
+    assert len(marks(chart.errors)) == len(marks(chart.dots)) == 1
+    assert "l6 6" in chart.errors
+    assert "l6 6" not in chart.dots
+
+
+def test_the_scale_goes_by_decades_and_has_both_thresholds() -> None:
+    chart = drawing.chart(timeline((0, 20, False), (1, 3000, False)), 50, 200)
+    assert [(line.label, line.kind) for line in chart.lines] == [
+        ("10 ms", "tick"),
+        ("100 ms", "tick"),
+        ("1 s", "tick"),
+        ("10 s", "tick"),
+        ("", "good"),
+        ("", "poor"),
+    ]
+
+
+def test_a_threshold_outside_the_scale_is_left_out() -> None:
+    chart = drawing.chart(timeline((0, 300, False)), 50, 200)
+    assert [line.kind for line in chart.lines if line.kind != "tick"] == ["poor"]
+
+
+def test_an_empty_chart_has_its_scale_and_nothing_else() -> None:
+    chart = drawing.chart(timeline(), 50, 200)
+    assert (chart.dots, chart.errors) == ("", "")
+    assert [line.label for line in chart.lines if line.label] == ["1 ms", "10 ms", "100 ms", "1 s"]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e8), st.booleans()), max_size=30),
+    st.floats(0.001, 1e6),
+    st.floats(1, 1000),
+)
+def test_everything_drawn_is_inside_the_chart(
+    requests: list[tuple[float, float, bool]], good_below_ms: float, factor: float
+) -> None:
+    chart = drawing.chart(timeline(*requests), good_below_ms, good_below_ms * factor)
+    drawn = marks(chart.dots) + marks(chart.errors)
+    assert len(drawn) == len(requests)
+    assert all(0 <= x <= drawing.CHART_WIDTH and 0 <= y <= drawing.CHART_HEIGHT for x, y in drawn)
+    assert all(0 <= line.y <= drawing.CHART_HEIGHT for line in chart.lines)

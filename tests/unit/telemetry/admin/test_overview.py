@@ -1,0 +1,177 @@
+"""The figures of the page, each with the reason when there is none."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+import psutil
+import pytest
+from flask import Flask
+
+from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry.admin import overview
+from telemetry.admin.figures import GOOD, NONE, POOR, WARNING
+from telemetry.performance import RouteWindow
+from telemetry.readers.window import Sample
+
+SECOND = 1_000_000_000
+NOW = 1_700_000_000 * SECOND
+SETTINGS = TelemetrySettings()
+
+
+def window(*ages_s: float, route: str = "GET /") -> RouteWindow:
+    samples = (Sample(number, NOW - int(age * SECOND), 0.02, None, False) for number, age in enumerate(ages_s))
+    return RouteWindow(route, "", tuple(samples), ())
+
+
+def cards(metrics: PerformanceMetrics) -> dict[str, overview.Card]:
+    newest = [sample.time_unix_nano for window in metrics.route_windows() for sample in window.samples]
+    shown = overview.build(metrics, metrics.settings, max(newest, default=NOW))
+    return {card.key: card for card in shown.cards}
+
+
+def rate(*windows: RouteWindow, size: int = 100, uptime_s: float = 3600) -> tuple[float, float, int]:
+    found, seconds, times = overview.requests_per_second(windows, size, uptime_s, NOW)
+    return found, seconds, len(times)
+
+
+def test_without_a_request_every_card_has_a_dash_and_says_why(metrics: PerformanceMetrics) -> None:
+    found = cards(metrics)
+    assert {"rate", "p95", "errors", "queries", "cache", "ratings"} <= found.keys()
+    for key, card in found.items():
+        assert (card.status, card.spark) == (None, None)
+        assert card.title
+        assert key == "resources" or (card.value, card.detail) == (NONE, "")
+
+
+def test_the_rate_counts_the_last_minute() -> None:
+    assert rate(window(61, 60, 59, 1, 0)) == (3 / 60, 60, 3)
+
+
+def test_the_rate_of_a_young_process_is_over_its_life() -> None:
+    assert rate(window(4, 2), uptime_s=10) == (0.2, 10, 2)
+    assert rate(window(0.2), uptime_s=0.3) == (1, 1, 1)
+
+
+def test_the_rate_looks_no_further_back_than_a_full_window_reaches() -> None:
+    assert rate(window(10, 5, 1), size=3) == (0.2, 10, 2)
+    assert rate(window(10, 5, 1), window(40, 30, route="GET /b"), size=3) == (0.2, 10, 2)
+
+
+def test_a_full_window_of_one_instant_has_no_rate_rather_than_an_endless_one() -> None:
+    assert rate(window(0, 0, 0), size=3) == (0, 0, 0)
+
+
+def test_requests_of_a_clock_ahead_are_not_counted() -> None:
+    assert rate(window(-5, 5)) == (1 / 60, 60, 1)
+
+
+def test_the_rate_card_has_a_bar_for_each_part_of_its_time(metrics: PerformanceMetrics) -> None:
+    for _ in range(5):
+        metrics.record_endpoint_latency("GET /", 0.01)
+    card = cards(metrics)["rate"]
+    assert card.title.startswith("5 requests in the last")
+    assert card.spark is not None
+    assert card.spark.bars.count("M") == 20
+
+
+def test_the_latency_card_is_over_all_routes_and_carries_its_n(metrics: PerformanceMetrics) -> None:
+    for duration_s in (0.1, 0.2):
+        metrics.record_endpoint_latency("GET /a", duration_s)
+    metrics.record_endpoint_latency("GET /b", 0.3)
+    card = cards(metrics)["p95"]
+    assert (card.value, card.detail, card.status) == ("290 ms", "n 3", POOR)
+
+
+def test_the_latency_card_is_of_the_newest_requests_alone() -> None:
+    metrics = PerformanceMetrics(TelemetrySettings(window=10))
+    for number in range(10):
+        metrics.record_endpoint_latency("GET /old", 9)
+        metrics.record_endpoint_latency(f"GET /{number % 2}", 9)
+    for _ in range(10):
+        metrics.record_endpoint_latency("GET /new", 0.01)
+    assert (cards(metrics)["p95"].value, cards(metrics)["p95"].detail) == ("10.0 ms", "n 10")
+
+
+def test_the_error_card_is_a_share_with_its_counts(metrics: PerformanceMetrics) -> None:
+    metrics.record_endpoint_latency("GET /", 0.01)
+    metrics.record_endpoint_latency("GET /", 0.01, is_error=True)
+    card = cards(metrics)["errors"]
+    assert (card.value, card.detail, card.status) == ("50.0 %", "1 of 2", POOR)
+
+
+def test_the_query_card_has_mean_and_most(metrics: PerformanceMetrics) -> None:
+    for made in (0, 25):
+        metrics.db_queries_per_request.append(made)
+    card = cards(metrics)["queries"]
+    assert (card.value, card.detail, card.status) == ("12.5", "max 25", WARNING)
+    assert card.title.startswith("25 queries in the last 2 requests")
+
+
+def test_the_cache_card_has_hits_of_lookups(metrics: PerformanceMetrics) -> None:
+    for _ in range(9):
+        metrics.record_cache_hit()
+    metrics.record_cache_miss()
+    card = cards(metrics)["cache"]
+    assert (card.value, card.detail, card.status) == ("90.0 %", "9 of 10", GOOD)
+
+
+def test_the_ratings_card_is_of_its_route(metrics: PerformanceMetrics) -> None:
+    metrics.ratings_post_latencies.extend([0.1, 0.2])
+    card = cards(metrics)["ratings"]
+    assert (card.value, card.detail, card.status) == ("195 ms", "avg 150 ms · n 2", WARNING)
+
+
+def test_resources_that_the_system_hides_read_as_dashes(
+    metrics: PerformanceMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise psutil.AccessDenied(1)
+
+    monkeypatch.setattr(psutil, "Process", refuse)
+    card = cards(metrics)["resources"]
+    assert f"{card.value} {card.detail}".count(NONE) == 2
+    assert card.detail.endswith("up 0 s")
+    assert card.title == "The system doesn't let the process read this."
+
+
+def test_resources_are_shares_of_the_machine(metrics: PerformanceMetrics) -> None:
+    metrics.record_cache_hit()
+    card = cards(metrics)["resources"]
+    assert f"{card.value} {card.detail}".count(" %") == 2
+    assert "share of all processors" in card.title
+
+
+def test_a_row_keeps_its_anchor_and_no_two_share_one() -> None:
+    rows = [overview.row(window(1, route=route), SETTINGS) for route in ("GET /a", "GET /b", "GET /a")]
+    assert rows[0].anchor == rows[2].anchor != rows[1].anchor
+    assert rows[0].anchor.startswith("r-")
+
+
+def test_a_row_has_the_queries_of_its_own_requests(
+    metrics: PerformanceMetrics, shop: Flask, instrumented: Callable[..., Flask]
+) -> None:
+    def queries(number: int) -> str:
+        connection = sqlite3.connect(":memory:")
+        for _ in range(number):
+            connection.execute("SELECT 1")
+        connection.close()
+        return "done"
+
+    shop.add_url_rule("/queries/<int:number>", "queries", queries)
+    client = instrumented(shop).test_client()
+    for path in ("/", "/queries/2", "/queries/5"):
+        client.get(path)
+    rows = {row.route: row for row in overview.build(metrics, SETTINGS, NOW).rows}
+    assert (rows["GET /"].queries_avg, rows["GET /"].queries_max) == (0, 0)
+    assert (rows["GET /queries/<number>"].queries_avg, rows["GET /queries/<number>"].queries_max) == (3.5, 5)
+    assert rows["GET /"].stats["endpoint"] == "index"
+
+
+def test_a_row_without_query_counts_has_none(metrics: PerformanceMetrics) -> None:
+    metrics.record_endpoint_latency("GET /", 0.3, is_error=True)
+    (row,) = overview.build(metrics, SETTINGS, NOW).rows
+    assert (row.queries_avg, row.queries_max, row.status) == (None, None, POOR)
+    assert row.spark.marked
+    assert not row.spark.bars

@@ -1,0 +1,93 @@
+"""Requests over time: which are shown, and how they leave as JSON."""
+
+from __future__ import annotations
+
+import pytest
+
+from telemetry import PerformanceMetrics
+from telemetry.admin import timeline
+from telemetry.performance import RouteWindow
+from telemetry.readers.window import Sample
+
+SECOND = 1_000_000_000
+NOW = 1_700_000_000 * SECOND
+
+
+def window(route: str, *ages_s: float) -> RouteWindow:
+    samples = (Sample(number, NOW - int(age * SECOND), 0.02, None, False) for number, age in enumerate(ages_s))
+    return RouteWindow(route, "", tuple(samples), ())
+
+
+def ages(shown: timeline.Timeline) -> list[float]:
+    return [(NOW - point.sample.time_unix_nano) / SECOND for point in shown.points]
+
+
+@pytest.mark.parametrize(("span", "shown"), [("5m", [299]), ("15m", [899, 299]), ("1h", [3599, 899, 299])])
+def test_a_range_ends_now_and_leaves_out_what_is_older(span: str, shown: list[float]) -> None:
+    chosen = timeline.select([window("GET /", 3601, 3599, 899, 299)], span, None, NOW)
+    assert ages(chosen) == shown
+    assert (chosen.start_unix_nano, chosen.end_unix_nano) == (NOW - timeline.RANGES_S[span] * SECOND, NOW)
+    assert chosen.newest_unix_nano == NOW - 299 * SECOND
+
+
+def test_all_starts_with_the_oldest_request() -> None:
+    chosen = timeline.select([window("GET /", 90_000, 1)], "all", None, NOW)
+    assert ages(chosen) == [90_000, 1]
+    assert chosen.start_unix_nano == NOW - 90_000 * SECOND
+
+
+def test_routes_are_merged_by_time_and_one_can_be_picked() -> None:
+    windows = [window("GET /a", 30, 10), window("GET /b", 20)]
+    assert ages(timeline.select(windows, "5m", None, NOW)) == [30, 20, 10]
+    assert ages(timeline.select(windows, "5m", "GET /b", NOW)) == [20]
+    assert ages(timeline.select(windows, "5m", "GET /none", NOW)) == []
+
+
+def test_no_more_points_than_the_eye_can_tell_apart_and_the_newest_stay() -> None:
+    chosen = timeline.select([window("GET /", *range(250, 0, -1))] * 10, "5m", None, NOW)
+    assert len(chosen.points) == timeline.MAX_POINTS
+    assert min(ages(chosen)) == 1
+    assert max(ages(chosen)) == 200
+
+
+def test_a_clock_that_went_back_hides_no_request() -> None:
+    chosen = timeline.select([window("GET /", -60)], "all", None, NOW)
+    assert ages(chosen) == [-60]
+    assert chosen.start_unix_nano <= NOW < chosen.end_unix_nano == NOW + 60 * SECOND
+
+
+@pytest.mark.parametrize("span", timeline.RANGES_S)
+def test_without_a_request_there_is_the_last_minute_and_no_newest(span: str) -> None:
+    chosen = timeline.select([], span, None, NOW)
+    assert chosen == timeline.Timeline((), NOW - 60 * SECOND, NOW, None)
+
+
+def test_a_range_that_is_mostly_empty_starts_with_the_first_request_but_is_never_under_a_minute() -> None:
+    assert timeline.select([window("GET /", 200, 10)], "1h", None, NOW).start_unix_nano == NOW - 200 * SECOND
+    assert timeline.select([window("GET /", 10)], "1h", None, NOW).start_unix_nano == NOW - 60 * SECOND
+
+
+def test_the_body_is_columns_of_seconds_and_milliseconds() -> None:
+    samples = (
+        Sample(0, NOW - 2 * SECOND, 0.0201234, 0xABC, False),
+        Sample(1, NOW - SECOND, 1.5, None, True),
+    )
+    windows = [RouteWindow("GET /b", "b", samples[:1], ()), RouteWindow("GET /a", "a", samples[1:], ())]
+    assert timeline.select(windows, "5m", None, NOW).body() == {
+        "start": 1_699_999_940.0,
+        "end": 1_700_000_000.0,
+        "routes": ["GET /a", "GET /b"],
+        "time": [1_699_999_998.0, 1_699_999_999.0],
+        "duration_ms": [20.123, 1500.0],
+        "is_error": [False, True],
+        "route": [1, 0],
+        "trace_id": [f"{0xABC:032x}", None],
+    }
+
+
+def test_it_reads_what_the_metrics_hold() -> None:
+    metrics = PerformanceMetrics()
+    metrics.record_endpoint_latency("GET /", 0.25, is_error=True)
+    recorded = metrics.store.samples(metrics.store.keys("http.server.request.duration")[0])[0].time_unix_nano
+    (point,) = timeline.read(metrics, "5m", None, recorded + SECOND).points
+    assert (point.route, point.sample.value, point.sample.is_error) == ("GET /", 0.25, True)
