@@ -33,7 +33,10 @@ class Worker:
 
     def __init__(self, variant: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", variant], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "benchmarks.worker", variant],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def measure_us(self, queries: int, requests: int) -> float:

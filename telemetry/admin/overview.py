@@ -33,6 +33,7 @@ class Card:
     title: str
     status: Status | None = None
     spark: Sparkline | None = None
+    aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ def _resources(resources: dict[str, Any]) -> Card:
     if None in (cpu, memory):
         title = "The system doesn't let the process read this."
     uptime = figures.duration(resources["uptime_seconds"])
-    return Card("resources", "CPU · memory", " · ".join(shown), f"up {uptime}", title)
+    return Card("resources", "CPU", shown[0], f"memory {shown[1]}", title, aside=f"up {uptime}")
 
 
 def _ratings(ratings: dict[str, Any], settings: TelemetrySettings) -> Card:

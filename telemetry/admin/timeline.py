@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 RANGES_S: Final[dict[str, float]] = {"5m": 300, "15m": 900, "1h": 3600, "all": float("inf")}
 RANGE_WORDS: Final = {"5m": "5 min", "15m": "15 min", "1h": "1 h", "all": "all"}
 DEFAULT_RANGE: Final = "15m"
+LEAST_SPAN_S: Final = 60.0
+"""What is shown when there are no older requests: a range mostly empty says nothing more."""
 MAX_POINTS: Final = 2000
 """More dots than this say nothing more to the eye, and cost the browser; the newest are kept."""
 
@@ -52,7 +54,10 @@ class Timeline:
 
 
 def read(metrics: PerformanceMetrics, span: str, route: str | None, now_unix_nano: int) -> Timeline:
-    """Return the requests of the last `span` (a key of `RANGES_S`) up to now, of one route if `route` names it."""
+    """Return the requests of the last `span` (a key of `RANGES_S`) up to now, of one route if `route` names it.
+
+    It starts with the first request kept where that is later, though never less than a minute before now.
+    """
     return select(metrics.route_windows(), span, route, now_unix_nano)
 
 
@@ -70,6 +75,7 @@ def select(windows: list[RouteWindow], span: str, route: str | None, now_unix_na
     newest = every[-1].sample.time_unix_nano if every else None
     first = every[0].sample.time_unix_nano if every else now_unix_nano
     length_s = RANGES_S[span]
-    start = first if length_s == float("inf") else now_unix_nano - int(length_s * 1e9)
-    shown = [point for point in every if point.sample.time_unix_nano >= start][-MAX_POINTS:]
-    return Timeline(tuple(shown), min(start, now_unix_nano), max(now_unix_nano, newest or 0), newest)
+    earliest = first if length_s == float("inf") else now_unix_nano - int(length_s * 1e9)
+    shown = [point for point in every if point.sample.time_unix_nano >= earliest][-MAX_POINTS:]
+    start = min(max(earliest, first), now_unix_nano - int(LEAST_SPAN_S * 1e9))
+    return Timeline(tuple(shown), start, max(now_unix_nano, newest or 0), newest)
