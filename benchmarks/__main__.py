@@ -80,42 +80,62 @@ def added_us(samples: Samples, variant: str, queries: int) -> list[float]:
     return [measured - bare for measured, bare in pairs]
 
 
-def table(samples: Samples) -> Table:
-    """Return the result as the docs show it."""
-    shown = Table(title="CPU time of a request, median of the rounds (quartiles)")
-    shown.add_column("variant")
-    for queries in QUERIES:
-        shown.add_column(f"{queries} queries", justify="right")
-        shown.add_column("added", justify="right")
-        shown.add_column("of stock", justify="right")
+def rows(samples: Samples) -> list[list[str]]:
+    """Return the result line by line: variant, then for each number of queries the time, what is added, and that of stock."""
+    lines = []
     for variant in VARIANTS:
-        row = [variant]
+        line = [variant]
         for queries in QUERIES:
             low, middle, high = statistics.quantiles(samples[variant, queries], n=4)
-            row.append(f"{middle:.0f} µs ({low:.0f}–{high:.0f})")
+            line.append(f"{middle:.0f} µs ({low:.0f}–{high:.0f})")
             added = statistics.median(added_us(samples, variant, queries))
             stock = statistics.median(added_us(samples, REFERENCE, queries))
-            row += ["", ""] if variant == BASELINE else [f"{added:+.0f} µs", f"1/{stock / max(added, 0.01):.1f}"]
-        shown.add_row(*row)
+            line += ["", ""] if variant == BASELINE else [f"{added:+.0f} µs", f"1/{stock / max(added, 0.01):.1f}"]
+        lines.append(line)
+    return lines
+
+
+def head() -> list[str]:
+    """Return the names of the columns of `rows`."""
+    return ["variant", *(name for queries in QUERIES for name in (f"{queries} queries", "added", "of stock"))]
+
+
+def table(samples: Samples) -> Table:
+    """Return the result for a terminal."""
+    shown = Table(title="CPU time of a request, median of the rounds (quartiles)")
+    for at, name in enumerate(head()):
+        shown.add_column(name, justify="right" if at else "left")
+    for line in rows(samples):
+        shown.add_row(*line)
     return shown
+
+
+def markdown(samples: Samples) -> str:
+    """Return the result as docs/PERFORMANCE.md shows it."""
+    rule = ["---", *["---:"] * (len(head()) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head(), rule, *rows(samples)))
 
 
 @click.command()
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(min=3))
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the table as docs/PERFORMANCE.md has it.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write every sample there as well.")
-def main(rounds: int, json_path: Path | None) -> None:
+def main(rounds: int, as_markdown: bool, json_path: Path | None) -> None:
     """Measure what telemetry costs a request."""
     console = Console(width=None if sys.stdout.isatty() else 180)
     samples = measure(rounds, console)
-    console.print(table(samples))
+    if as_markdown:
+        print(markdown(samples))
+    else:
+        console.print(table(samples))
     console.print(f"Python {platform.python_version()}, {platform.system()}, {rounds} rounds")
     if json_path is not None:
-        rows: list[dict[str, Any]] = [
+        every: list[dict[str, Any]] = [
             {"variant": variant, "queries": queries, "us_per_request": values}
             for (variant, queries), values in samples.items()
         ]
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(rows, indent=1), "utf-8")
+        json_path.write_text(json.dumps(every, indent=1), "utf-8")
 
 
 if __name__ == "__main__":
