@@ -48,7 +48,7 @@ def page(template: str, status: int = 200, **values: Any) -> Response:
 
 def wants_json(request: Request) -> bool:
     """Return whether an error should be told as JSON: by the path, the method, or what the client accepts."""
-    path = request.path
+    path = request.path.rstrip("/")
     if path.startswith("/api/") or path.endswith(("/json", ".json")) or request.method not in {"GET", "HEAD"}:
         return True
     accepted = request.accept_mimetypes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from telemetry.settings import TelemetrySettings
 
 NAME: Final = "telemetry_admin"
+_ANY_HOST: Final = "telemetry_admin_host"
 
 
 def create_blueprint(
@@ -38,7 +39,7 @@ def create_blueprint(
         links: label -> endpoint of other pages for the header; one that the app doesn't have is left out.
         is_active: while it returns false, every admin route answers 404.
     """
-    blueprint = Blueprint(
+    blueprint = _AnyHostBlueprint(
         NAME, __name__, static_folder=str(answers.FOLDER / "static"), static_url_path="/admin/performance/static"
     )
 
@@ -62,11 +63,39 @@ def create_blueprint(
         # very first function sees what all the others did to the headers.
         state.app.after_request_funcs.setdefault(None, []).insert(0, harden)
 
+    blueprint.url_value_preprocessor(_forget_the_host)
+    blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.record(have_the_last_word)
     api.add_routes(blueprint, metrics)
     pages.add_routes(blueprint, metrics, settings, title=title, links=links or {})
     return blueprint
+
+
+class _AnyHostState(BlueprintSetupState):
+    def add_url_rule(self, rule: str, *args: Any, **options: Any) -> None:
+        if self.app.url_map.host_matching:
+            options["host"] = f"<{_ANY_HOST}>"
+        super().add_url_rule(rule, *args, **options)
+
+
+class _AnyHostBlueprint(Blueprint):
+    """A blueprint whose rules hold for every host, also in an app with `host_matching`, where a rule must name one."""
+
+    def make_setup_state(
+        self, app: Any, options: dict[str, Any], first_registration: bool = False
+    ) -> BlueprintSetupState:
+        return _AnyHostState(self, app, options, first_registration)
+
+
+def _forget_the_host(_: str | None, values: dict[str, Any] | None) -> None:
+    if values:
+        values.pop(_ANY_HOST, None)
+
+
+def _name_the_host(endpoint: str, values: dict[str, Any]) -> None:
+    if current_app.url_map.is_endpoint_expecting(endpoint, _ANY_HOST):
+        values.setdefault(_ANY_HOST, request.host.lower())
 
 
 def _forget_cross_origin_grants(response: Response) -> None:

@@ -132,7 +132,7 @@ def test_resources_that_the_system_hides_read_as_dashes(
     monkeypatch.setattr(psutil, "Process", refuse)
     card = cards(metrics)["resources"]
     assert f"{card.value} {card.detail}".count(NONE) == 2
-    assert card.aside == "up 0 s"
+    assert card.aside.startswith("up ")
     assert card.title == "The system doesn't let the process read this."
 
 
