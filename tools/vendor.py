@@ -135,22 +135,24 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description="Install the browser libraries of the admin pages.")
     parser.add_argument("--check", action="store_true", help="only say whether they are there")
     options = parser.parse_args(arguments)
-    if is_complete():
-        print(f"{directory().relative_to(ROOT)}: complete")
+    shown = directory(root).relative_to(root).as_posix()
+    if is_complete(root):
+        print(f"{shown}: complete")
         return 0
     if options.check:
-        print(f"{directory().relative_to(ROOT)}: missing or changed; run python tools/vendor.py", file=sys.stderr)
+        print(f"{shown}: missing or changed; run python tools/vendor.py", file=sys.stderr)
         return 1
     try:
-        print(f"installed {install().relative_to(ROOT)}")
+        install(root)
     except VendorError as error:
         print(error, file=sys.stderr)
         return 1
+    print(f"installed {shown}")
     return 0
 
 

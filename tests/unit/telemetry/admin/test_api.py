@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from telemetry import PerformanceMetrics
+from telemetry.admin.api import ranked
 
 ROUTES = "/api/admin/performance/routes"
 TIMELINE = "/api/admin/performance/timeline"
@@ -149,6 +150,12 @@ def test_other_parameters_are_ignored(names) -> None:
 )
 def test_routes_are_ranked_and_equals_stand_by_name_in_both_orders(names, query: str, order: str) -> None:
     assert "".join(names(query)) == order
+
+
+def test_ranking_depends_on_no_order_that_the_rows_came_in() -> None:
+    rows = [{"route": name, "p95_ms": 1.0} for name in "cab"]
+    for order in ("asc", "desc"):
+        assert [row["route"] for row in ranked(rows, "p95_ms", order)] == ["a", "b", "c"]
 
 
 def test_a_route_has_every_field_of_the_spec_and_no_other(client: FlaskClient) -> None:

@@ -213,6 +213,8 @@ def test_an_app_that_matches_hosts_has_the_pages_on_every_host_of_this_machine(
     root = "/below" if base_url.endswith("/below") else ""
     assert page.by_id("live")["data-live"] == f"{root}/admin/performance/live"
     assert page.all("nav")[0].all("a")[0]["href"] == f"http://shop.example{root}/"
+    shouted = read(client.get(PAGE, base_url=base_url, headers={"Host": "LOCALHOST:8000"}).text)
+    assert shouted.by_id("live")["data-live"] == f"{root}/admin/performance/live"
     for path in (JSON, ROUTES, "/admin/performance/static/admin.css"):
         with client.get(path, base_url=base_url) as found:
             assert (path, found.status_code) == (path, 200)
