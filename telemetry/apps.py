@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flask import Flask
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from telemetry.instrumentation.stock import StockMiddleware
     from telemetry.instruments import Instruments
 
 EXTENSION: Final = "telemetry"
@@ -37,7 +39,7 @@ class Telemetry:
     metrics: PerformanceMetrics
     settings: TelemetrySettings
     authorize: Callable[[], Any] | None = None
-    middleware: RequestMiddleware | None = None
+    middleware: RequestMiddleware | StockMiddleware | None = None
     meter_provider: MeterProvider | None = None
 
     @property
@@ -75,7 +77,8 @@ def instrument(
         title: what the admin pages are headed with; the service name if left out.
 
     Raises:
-        InstrumentationError: `app` is not a Flask app, or has served a request already and has no admin pages yet.
+        InstrumentationError: `app` is not a Flask app, or has served a request already and has no admin pages yet; or what
+            the setting `instrumentation` asks for is not installed, or is in use in another way.
         SettingsError: a setting in the environment is wrong.
     """
     if not isinstance(app, Flask):
@@ -85,6 +88,7 @@ def instrument(
         if isinstance(telemetry, Telemetry) and telemetry.active:
             return app
         settings = settings or (metrics.settings if metrics is not None else TelemetrySettings.load())
+        _check_instrumentation(settings.instrumentation)
         if metrics is not None and meter_provider is None:
             meter_provider = metrics.meter_provider
         metrics = metrics or get_metrics()
@@ -98,10 +102,14 @@ def instrument(
         if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
             _mount_admin(app, telemetry, title or service_name, admin_links)
         metrics.add_routes(app.url_map)
-        telemetry.middleware, telemetry.meter_provider = RequestMiddleware(app, capture), meter_provider
         app.extensions[EXTENSION] = telemetry
-        telemetry.middleware.install()
-        sqlite.install(capture)
+        try:
+            telemetry.middleware = _install(app, capture, tracer_provider, meter_provider)
+        except InstrumentationError:
+            _detach(metrics, meter_provider)
+            raise
+        telemetry.meter_provider = meter_provider
+        _in_use[settings.instrumentation] += 1
         return app
 
 
@@ -115,9 +123,37 @@ def uninstrument(app: Flask) -> None:
         if not isinstance(telemetry, Telemetry) or telemetry.middleware is None:
             return
         telemetry.middleware.remove()
-        sqlite.remove(telemetry.middleware.capture)
+        if isinstance(telemetry.middleware, RequestMiddleware):
+            sqlite.remove(telemetry.middleware.capture)
+        _in_use[telemetry.settings.instrumentation] -= 1
         _detach(telemetry.metrics, telemetry.meter_provider)
         telemetry.middleware = telemetry.meter_provider = None
+
+
+def _check_instrumentation(chosen: str) -> None:
+    """Raise `InstrumentationError` where `chosen` can't be had: not installed, or another one is at work in the process."""
+    if +_in_use and not _in_use[chosen]:
+        raise InstrumentationError(
+            f"the setting instrumentation must be the same for all apps of a process, got {chosen!r} beside another"
+        )
+    if chosen == "stock":
+        import_module("telemetry.instrumentation.stock")
+
+
+def _install(
+    app: Flask, capture: Capture, tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> RequestMiddleware | StockMiddleware:
+    """Put in what the settings choose to capture requests and queries, and return its middleware."""
+    if app.extensions[EXTENSION].settings.instrumentation == "stock":
+        from telemetry.instrumentation.stock import StockMiddleware
+
+        stock = StockMiddleware(app, capture, tracer_provider, meter_provider)
+        stock.install()
+        return stock
+    middleware = RequestMiddleware(app, capture)
+    middleware.install()
+    sqlite.install(capture)
+    return middleware
 
 
 def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[str, str] | None) -> None:
@@ -157,3 +193,4 @@ def _detach(metrics: PerformanceMetrics, provider: MeterProvider | None) -> None
 
 
 _uses: Counter[tuple[int, int]] = Counter()
+_in_use: Counter[str] = Counter()  # apps by their setting `instrumentation`

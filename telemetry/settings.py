@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,6 +47,10 @@ class TelemetrySettings(BaseSettings):
         description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files and admin pages.",
     )
     admin: bool = Field(default=True, description="Whether the app gets the admin pages and their JSON.")
+    instrumentation: Literal["own", "stock"] = Field(
+        default="own",
+        description="What captures requests and queries: `own`, or `stock`: OpenTelemetry's instrumentations (extra `stock`).",
+    )
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> Self:
