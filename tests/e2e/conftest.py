@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -148,12 +150,12 @@ def watched() -> Watched:
 
 
 @pytest.fixture
-def open_page(chromium: Browser, server: RunningServer, watched: Watched):
-    """Open pages of the server: `open_page(**context_options)`. No error on the console and no other host is allowed."""
+def browse(chromium: Browser, watched: Watched) -> Iterator[Callable[..., Page]]:
+    """Open pages of a server: `browse(url, **context_options)`. No error on the console and no other host is allowed."""
     contexts = contextlib.ExitStack()
 
-    def make(**options: object) -> Page:
-        context = chromium.new_context(base_url=server.url, **options)  # type: ignore[arg-type]
+    def make(url: str, **options: Any) -> Page:
+        context = chromium.new_context(base_url=url, **options)
         contexts.callback(context.close)
         page = context.new_page()
         page.set_default_timeout(PATIENCE_S * 1000)
@@ -164,3 +166,9 @@ def open_page(chromium: Browser, server: RunningServer, watched: Watched):
     contexts.close()
     assert watched.complaints == []
     assert watched.hosts <= {"127.0.0.1"}
+
+
+@pytest.fixture
+def open_page(server: RunningServer, browse: Callable[..., Page]) -> Callable[..., Page]:
+    """Open pages of the video server: `open_page(**context_options)`. They are closed before the server is."""
+    return functools.partial(browse, server.url)

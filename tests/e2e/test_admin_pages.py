@@ -1,0 +1,391 @@
+"""The overview in a real browser: alive, quick by keyboard, the same from its URL, and quiet when the server is gone."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from urllib.request import urlopen
+
+import pytest
+from flask import Flask
+from playwright.sync_api import Page, expect
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from telemetry import PerformanceMetrics
+from telemetry.admin import pages
+from tools import vendor
+
+OVERVIEW = "/admin/performance"
+LIVE = "**/admin/performance/live*"
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+
+expect.set_options(timeout=30_000)
+needs_libraries = pytest.mark.skipif(
+    not vendor.is_complete(), reason="run python tools/vendor.py: no browser libraries"
+)
+
+
+class _Handler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.0"  # one request a connection, so that no thread outlives the page
+
+    def log(self, *_: object) -> None:
+        pass
+
+
+class Shop:
+    """An instrumented app of a few routes, served from this process."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.open = True
+        self._port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Serve; after `stop` on the same port."""
+        self._server: BaseWSGIServer = make_server(
+            "127.0.0.1", self._port, self.app, threaded=True, request_handler=_Handler
+        )
+        self._port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def visit(self, *paths: str) -> None:
+        for path in paths:
+            with urlopen(self.url + path) as answer:
+                answer.read()
+
+
+@pytest.fixture
+def shop(instrumented: Callable[..., Flask]) -> Iterator[Shop]:
+    app = Flask("shop")
+    app.add_url_rule("/", "index", lambda: "hello")
+    app.add_url_rule("/item/<int:number>", "item", lambda number: f"item {number}")
+    app.add_url_rule("/a/rather/long/name/<of>/a/route/that/must/be/cut", "long", lambda of: of)
+    running = Shop(app)
+    instrumented(app, title="Shop", authorize=lambda: running.open)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def overview(shop: Shop, browse: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the overview: `overview(query, **context_options)`. Its pages are closed before the shop is."""
+
+    def make(query: str = "", **options: object) -> Page:
+        page = browse(shop.url, **options)
+        page.goto(OVERVIEW + query)
+        return page
+
+    return make
+
+
+def figures_asked_for(page: Page) -> list[str]:
+    """The addresses of figures that the page asks for from now on; the list grows."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/static/" not in request.url else None)
+    return asked
+
+
+def rows(page: Page) -> list[str | None]:
+    return [row.get_attribute("data-route") for row in page.locator("#routes tbody tr").all()]
+
+
+def expect_rows(page: Page, *routes: str) -> None:
+    expect(page.locator("#routes tbody tr")).to_have_count(len(routes))
+    for number, route in enumerate(routes):
+        expect(page.locator("#routes tbody tr").nth(number)).to_have_attribute("data-route", route)
+
+
+def expect_sorted(page: Page, column: str, order: str) -> None:
+    expect(page.locator(f"thead th.{column}")).to_have_attribute("aria-sort", order)
+    expect(page.locator("th[aria-sort]")).to_have_count(1)
+
+
+def record(metrics: PerformanceMetrics, *routes: tuple[str, float, int]) -> None:
+    for route, duration_s, requests in routes:
+        for _ in range(requests):
+            metrics.record_endpoint_latency(route, duration_s)
+
+
+@pytest.fixture
+def three(metrics: PerformanceMetrics) -> None:
+    """Three routes: /slow by p95, /many by requests, /alpha by name."""
+    record(metrics, ("GET /slow", 0.3, 1), ("GET /many", 0.02, 5), ("GET /alpha", 0.01, 2))
+
+
+@needs_libraries
+def test_it_refreshes_by_itself_and_shows_a_new_request(overview, shop):
+    page = overview()
+    expect(page.get_by_text("No request has been measured yet.")).to_be_visible()
+    page.evaluate("window.sameDocument = true")
+    shop.visit("/item/5")
+    expect_rows(page, "GET /item/<number>")
+    expect(page.locator("#chart")).to_have_attribute("data-points", "1")
+    expect(page.locator("#pulse-word")).to_have_text(re.compile(r"^live · \d s ago$"))
+    shop.visit("/item/6", "/item/7")
+    expect(page.locator("#routes tbody td").nth(6)).to_have_text("3")
+    assert page.evaluate("window.sameDocument")
+
+
+@needs_libraries
+def test_the_pause_key_stops_the_refresh_and_starts_it_again(overview, shop):
+    page = overview()
+    page.clock.install()
+    page.goto(OVERVIEW)
+    expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
+    page.keyboard.press("p")
+    expect(page.locator("#pulse-word")).to_have_text(re.compile("^paused · "))
+    expect(page.get_by_role("button", name="Resume")).to_have_attribute("aria-pressed", "true")
+    asked = figures_asked_for(page)
+    shop.visit("/")
+    page.clock.run_for(60_000)
+    assert asked == []
+    assert rows(page) == []
+    page.keyboard.press("p")
+    expect_rows(page, "GET /")
+    expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "false")
+
+
+@needs_libraries
+def test_a_hidden_page_asks_for_nothing_and_goes_on_when_it_is_seen(overview, shop):
+    page = overview()
+    page.clock.install()
+    page.goto(OVERVIEW)
+    seen = "hidden => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+    seen += " document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(seen, True)
+    asked = figures_asked_for(page)
+    shop.visit("/")
+    page.clock.run_for(60_000)
+    assert asked == []
+    page.evaluate(seen, False)
+    expect_rows(page, "GET /")
+
+
+@needs_libraries
+@pytest.mark.usefixtures("three")
+def test_the_slash_key_filters_and_the_url_keeps_it(overview):
+    page = overview()
+    page.keyboard.press("/")
+    expect(page.locator("#filter")).to_be_focused()
+    page.keyboard.type("al get")
+    expect_rows(page, "GET /alpha")
+    page.wait_for_url("**?q=al+get")
+    with page.expect_response(LIVE):
+        pass
+    expect(page.locator("#filter")).to_be_focused()
+    expect(page.locator("#filter")).to_have_value("al get")
+    page.keyboard.press("Escape")
+    expect(page.locator("#filter")).not_to_be_focused()
+    page.reload()
+    expect_rows(page, "GET /alpha")
+    expect(page.locator("#filter")).to_have_value("al get")
+
+
+@needs_libraries
+@pytest.mark.usefixtures("three")
+def test_a_click_sorts_and_back_and_reload_lead_to_the_same_view(overview):
+    page = overview()
+    expect_rows(page, "GET /slow", "GET /many", "GET /alpha")
+    page.locator("#sort-request_count").click()
+    expect_sorted(page, "request_count", "descending")
+    expect_rows(page, "GET /many", "GET /alpha", "GET /slow")
+    page.locator("#sort-request_count").click()
+    expect_sorted(page, "request_count", "ascending")
+    expect_rows(page, "GET /slow", "GET /alpha", "GET /many")
+    page.reload()
+    expect_rows(page, "GET /slow", "GET /alpha", "GET /many")
+    page.go_back()
+    expect_sorted(page, "request_count", "descending")
+    page.go_back()
+    expect_sorted(page, "p95_ms", "descending")
+    expect_rows(page, "GET /slow", "GET /many", "GET /alpha")
+    page.go_forward()
+    expect_sorted(page, "request_count", "descending")
+
+
+@needs_libraries
+@pytest.mark.usefixtures("three")
+def test_a_key_sorts_and_the_focus_stays_where_it_was(overview):
+    page = overview()
+    page.locator("#sort-route").focus()
+    page.keyboard.press("Enter")
+    expect_sorted(page, "route", "ascending")
+    expect_rows(page, "GET /alpha", "GET /many", "GET /slow")
+    page.wait_for_url("**?*sort=route*")
+    expect(page.locator("#sort-route")).to_be_focused()
+    with page.expect_response(LIVE):
+        pass
+    expect(page.locator("#sort-route")).to_be_focused()
+
+
+@needs_libraries
+@pytest.mark.usefixtures("three")
+def test_rows_are_walked_and_opened_by_key(overview):
+    page = overview()
+    body = page.locator("#routes tbody tr")
+    page.keyboard.press("j")
+    expect(body.nth(0)).to_be_focused()
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    expect(body.nth(2)).to_be_focused()
+    page.keyboard.press("k")
+    expect(body.nth(1)).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**?route=GET+%2Fmany")
+    expect(body.nth(1)).to_have_attribute("aria-current", "true")
+    expect(page.locator("#latency-title")).to_contain_text("GET /many")
+    expect(page.locator("#chart")).to_have_attribute("data-points", "5")
+    page.keyboard.press("Escape")
+    expect(page.locator("#chart")).to_have_attribute("data-points", "8")
+    assert "route" not in page.url
+
+
+@needs_libraries
+@pytest.mark.usefixtures("three")
+def test_what_needs_a_look_leads_to_its_row(overview):
+    page = overview()
+    page.locator("#needs-a-look a").click()
+    expect(page.locator("#routes tr[data-route='GET /slow']")).to_be_focused()
+    expect(page.locator("#latency")).to_have_attribute("data-route", "GET /slow")
+
+
+@needs_libraries
+def test_a_range_is_chosen_and_kept_in_the_url(overview, shop):
+    shop.visit("/")
+    page = overview()
+    page.locator("#range-5m").click()
+    expect(page.locator("#range-5m")).to_have_attribute("aria-current", "true")
+    page.wait_for_url("**?range=5m")
+    expect(page.locator("#chart canvas")).to_be_visible()
+
+
+def test_help_opens_and_closes_by_key(overview):
+    page = overview()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+
+
+def test_the_theme_follows_the_system_and_a_choice_is_remembered(overview):
+    page = overview(color_scheme="dark")
+    dark = page.evaluate(BACKGROUND)
+    page.get_by_role("button", name="Light or dark").click()
+    light = page.evaluate(BACKGROUND)
+    assert light != dark
+    page.reload()
+    assert page.evaluate(BACKGROUND) == light
+    page.get_by_role("button", name="Light or dark").click()
+    page.reload()
+    assert page.evaluate(BACKGROUND) == dark
+
+
+@pytest.mark.usefixtures("three")
+def test_it_reads_filters_and_sorts_with_javascript_off(overview):
+    page = overview(java_script_enabled=False)
+    expect_rows(page, "GET /slow", "GET /many", "GET /alpha")
+    expect(page.locator("#chart svg path.dots")).to_have_attribute("d", re.compile(r"^(M[\d.]+ [\d.]+h0){8}$"))
+    expect(page.locator("#tools")).to_be_hidden()
+    page.locator("#sort-route").click()
+    expect_rows(page, "GET /alpha", "GET /many", "GET /slow")
+    page.locator("#filter").fill("slow")
+    page.get_by_role("button", name="Filter").click()
+    expect_rows(page, "GET /slow")
+    expect_sorted(page, "route", "ascending")
+
+
+def test_without_the_libraries_the_page_loads_itself_anew(overview, shop, monkeypatch):
+    monkeypatch.setattr(pages, "LIBRARIES", ("not-installed.js",))
+    page = overview()
+    page.clock.install()
+    page.goto(OVERVIEW)
+    shop.visit("/")
+    with page.expect_navigation():
+        page.clock.run_for(pages.RELOAD_S * 1000)
+    expect_rows(page, "GET /")
+    expect(page.locator("#chart svg.drawn")).to_be_visible()
+
+
+@needs_libraries
+def test_a_server_that_is_gone_gets_a_quiet_word_and_is_resumed(overview, shop, watched):
+    shop.visit("/")
+    page = overview()
+    page.clock.install()
+    page.goto(OVERVIEW)
+    expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
+    shop.stop()
+    try:
+        for wait_s in (4, 8, 16):
+            page.clock.fast_forward(60_000)
+            soon = "|".join(str(wait_s - passed) for passed in range(3))
+            expect(page.locator("#pulse-word")).to_have_text(
+                re.compile(rf"^no answer from the server · again in ({soon}) s$")
+            )
+        expect(page.locator("#announcer")).to_have_text("No answer from the server")
+        assert rows(page) == ["GET /"]
+    finally:
+        shop.start()
+    shop.visit("/item/5")
+    page.clock.fast_forward(60_000)
+    expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
+    expect(page.locator("#routes tbody tr")).to_have_count(2)
+    assert all(re.search("ERR_CONNECTION_REFUSED|Failed to fetch", said) for said in watched.complaints)
+    watched.complaints.clear()
+
+
+@needs_libraries
+def test_a_server_that_refuses_is_named_with_its_status_and_the_figures_stay(overview, shop, watched):
+    shop.visit("/")
+    page = overview()
+    shop.open = False
+    expect(page.locator("#pulse-word")).to_have_text(re.compile(r"^the server answers 403 · again in \d+ s$"))
+    assert rows(page) == ["GET /"]
+    shop.open = True
+    expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
+    assert all("403" in said for said in watched.complaints)
+    watched.complaints.clear()
+
+
+@pytest.mark.parametrize("query", ["", "?route=GET+%2F", "?q=nothing"])
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_nothing_scrolls_sideways_on_a_phone(overview, shop, query, is_empty):
+    if not is_empty:
+        shop.visit("/", "/a/rather/long/name/x/a/route/that/must/be/cut")
+    page = overview(query, **PHONE)
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_a_name_with_markup_in_it_runs_nothing(overview, metrics):
+    route = "GET /<img src=x onerror=alert(1)>"
+    record(metrics, (route, 0.3, 1))
+    page = overview("?q=%3Cimg&route=%3Cscript%3Ealert(1)%3C/script%3E")
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    expect_rows(page, route)
+    assert page.locator("main img").count() == 0
+
+
+def test_the_overview_of_the_video_server_shows_the_requests_that_were_made(open_page):
+    page = open_page()
+    page.goto("/")
+    page.goto("/search?q=tide")
+    page.goto(OVERVIEW)
+    expect(page.locator("tr[data-route='GET /']")).to_be_visible()
+    expect(page.locator("tr[data-route='GET /search']")).to_be_visible()
+    expect(page.get_by_role("navigation", name="Pages").get_by_role("link").first).to_be_visible()
+    page.locator("h1 a").click()
+    expect(page.locator("tr[data-route='GET /search'] td").nth(6)).to_have_text("1")
