@@ -68,7 +68,7 @@ class RequestMiddleware:
         if not self.active:
             return self._wsgi_app(environ, start_response)
         start_ns = perf_counter_ns()
-        record = RequestRecord(self.capture, environ.get("REQUEST_METHOD", ""), start_ns, time_ns())
+        record = RequestRecord(self.capture, environ.get("REQUEST_METHOD", "").upper(), start_ns, time_ns())
 
         def recording_start_response(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             record.status = _status_code(status)
@@ -95,9 +95,10 @@ class RequestMiddleware:
         """Return the context that the request runs in: what its headers carry, its record and its span."""
         context: dict[str, object] = {**get_current(), RECORD_KEY: record}
         try:
-            incoming = incoming_context(environ)
-            if incoming is not None:
-                context.update(incoming)
+            if context.get(SPAN_KEY, trace.INVALID_SPAN) is trace.INVALID_SPAN:  # else it is part of what goes on here
+                incoming = incoming_context(environ)
+                if incoming is not None:
+                    context.update(incoming)
             tracing = self.capture.tracing
             record.eager = tracing.listened_to
             if not record.eager:

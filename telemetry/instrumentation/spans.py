@@ -62,20 +62,38 @@ def request_attributes(environ: Environ, method: str, rule: str | None) -> dict[
     }
     if rule is not None:
         attributes[instruments.HTTP_ROUTE] = rule
-    for name, key in (
-        ("server.address", "SERVER_NAME"),
-        ("client.address", "REMOTE_ADDR"),
-        ("user_agent.original", "HTTP_USER_AGENT"),
-    ):
+    original = str(environ.get("REQUEST_METHOD", ""))
+    if original != method:
+        attributes["http.request.method_original"] = original
+    for name, key in (("client.address", "REMOTE_ADDR"), ("user_agent.original", "HTTP_USER_AGENT")):
         if environ.get(key):
             attributes[name] = str(environ[key])
-    port = str(environ.get("SERVER_PORT", ""))
+    address, port = _server(environ)
+    if address:
+        attributes["server.address"] = address
     if port.isdecimal():
         attributes["server.port"] = int(port)
     protocol = str(environ.get("SERVER_PROTOCOL", "")).partition("/")[2]
     if protocol:
         attributes["network.protocol.version"] = protocol
     return attributes
+
+
+def _server(environ: Environ) -> tuple[str, str]:
+    """Return address and port that the client has asked for, which is what the `Host` header says; else the server's own."""
+    host = str(environ.get("HTTP_HOST") or "")
+    if not host:
+        return str(environ.get("SERVER_NAME", "")), str(environ.get("SERVER_PORT", ""))
+    address, colon, port = host.rpartition(":")
+    if not (colon and port.isdecimal()):
+        address, port = host, str(environ.get("SERVER_PORT", ""))
+    return address.strip("[]"), port
+
+
+def server_kind(parent: Context) -> SpanKind:
+    """Return the kind of a request's span: one that is served inside a span of this process is internal to it."""
+    around = trace.get_current_span(parent).get_span_context()
+    return SpanKind.INTERNAL if around.is_valid and not around.is_remote else SpanKind.SERVER
 
 
 def span_name(method: str, rule: str | None) -> str:
@@ -141,7 +159,7 @@ class DeferredSpan(trace.Span):
                 self._parent,
                 trace_id,
                 span_name(record.method, rule),
-                SpanKind.SERVER,
+                server_kind(self._parent),
                 request_attributes(self._environ, record.method, rule),
                 (),
             )
@@ -218,13 +236,11 @@ class Tracing:
     def start_server_span(self, record: RequestRecord, environ: Environ, parent: Context) -> Span:
         """Start the SDK's own span for a request that has been routed."""
         rule = record.rule.rule if record.rule is not None else None
-        return self.tracer.start_span(
-            span_name(record.method, rule),
-            parent,
-            SpanKind.SERVER,
-            request_attributes(environ, record.method, rule),
-            start_time=record.start_unix_ns,
+        attributes = request_attributes(environ, record.method, rule)
+        span = self.tracer.start_span(
+            span_name(record.method, rule), parent, server_kind(parent), attributes, start_time=record.start_unix_ns
         )
+        return _with_attributes(span, attributes)
 
     def start_query_span(self, operation: Mapping[str, str], sql: str) -> Span:
         """Start the span of one query, in the current context."""
@@ -234,7 +250,16 @@ class Tracing:
             if part in operation
         )
         attributes = {**operation, instruments.DB_QUERY_TEXT: sql}
-        return self.tracer.start_span(name or "sqlite", kind=SpanKind.CLIENT, attributes=attributes)
+        span = self.tracer.start_span(name or "sqlite", kind=SpanKind.CLIENT, attributes=attributes)
+        return _with_attributes(span, attributes)
+
+
+def _with_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> Span:
+    """Return `span` with its attributes, which the SDK throws away where a sampler returns attributes of its own."""
+    kept = getattr(span, "attributes", None)
+    if kept is not None and next(iter(attributes)) not in kept and span.is_recording():
+        span.set_attributes(attributes)
+    return span
 
 
 def end_span(

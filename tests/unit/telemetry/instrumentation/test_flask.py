@@ -16,12 +16,14 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import EnvironBuilder
 
 from telemetry import InstrumentationError, PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+from telemetry.instrumentation.spans import request_attributes
 
 Instrumented = Callable[..., Flask]
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -651,3 +653,66 @@ def test_a_bug_in_the_telemetry_fails_no_request(
     assert client.get("/nothing").status_code == 404
     assert capture.failures == 5
     assert len([record for record in caplog.records if record.name.startswith("telemetry")]) == 1
+
+
+def spans_of(app: Flask, instrumented: Instrumented, **options: Any) -> list[ReadableSpan]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False, **options)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrumented(app, tracer_provider=provider).test_client().get("/")
+    return list(exporter.get_finished_spans())
+
+
+def test_a_request_inside_another_is_internal_to_it_whatever_its_headers_carry(instrumented: Instrumented) -> None:
+    app = one_view(lambda: current_app.test_client().get("/inner", headers={"traceparent": TRACEPARENT}).text)
+    app.add_url_rule("/inner", "inner", lambda: "ok")
+    inner, outer = spans_of(app, instrumented)
+    assert (outer.name, outer.kind) == ("GET /", SpanKind.SERVER)
+    assert (inner.name, inner.kind) == ("GET /inner", SpanKind.INTERNAL)
+    assert inner.parent == outer.context
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "port"),
+    [
+        ("videos.local:8443", "videos.local", 8443),
+        ("videos.local", "videos.local", 80),
+        ("[::1]:8443", "::1", 8443),
+        ("", "localhost", 80),
+    ],
+)
+def test_the_server_is_the_one_that_the_client_asked_for(host: str, address: str, port: int) -> None:
+    environ = {"REQUEST_METHOD": "GET", "HTTP_HOST": host, "SERVER_NAME": "localhost", "SERVER_PORT": "80"}
+    attributes = request_attributes(environ, "GET", None)
+    assert (attributes["server.address"], attributes["server.port"]) == (address, port)
+
+
+def test_a_method_in_another_case_is_the_same_route(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = instrumented(one_view(lambda: "ok"))
+    environ = EnvironBuilder().get_environ() | {"REQUEST_METHOD": "gEt"}
+    assert list(app(environ, lambda *_: lambda _: None)) == [b"ok"]
+    assert counts(metrics) == {"GET /": (1, 0)}
+    assert request_attributes(environ, "GET", "/")["http.request.method_original"] == "gEt"
+
+
+class OwnAttributes(Sampler):
+    """A sampler that returns attributes of its own and none of those it was given."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, {"sampler.said": "yes"})
+
+    def get_description(self) -> str:
+        return "OwnAttributes"
+
+
+def test_a_sampler_that_returns_attributes_takes_none_of_ours_away(instrumented: Instrumented) -> None:
+    def view() -> str:
+        connection = sqlite3.connect(":memory:")
+        connection.execute("SELECT 1")
+        connection.close()
+        return "ok"
+
+    query, server = spans_of(one_view(view), instrumented, sampler=OwnAttributes())
+    for span, name in ((query, "db.query.text"), (server, "http.request.method")):
+        assert span.attributes is not None
+        assert {name, "sampler.said"} <= set(span.attributes)
