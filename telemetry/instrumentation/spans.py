@@ -164,13 +164,16 @@ class DeferredSpan(trace.Span):
                 (),
             )
             flags = TraceFlags.SAMPLED if _is_sampled(result) else TraceFlags.DEFAULT
+            generator = provider.id_generator
+            if parent.trace_flags.random_trace_id if parent.is_valid else generator.is_trace_id_random():
+                flags |= TraceFlags.RANDOM_TRACE_ID
             self._result = result
             self._made = SpanContext(
                 trace_id,
-                provider.id_generator.generate_span_id(),
+                generator.generate_span_id(),
                 False,
                 TraceFlags(flags),
-                result.trace_state or parent.trace_state,
+                result.trace_state,
             )
             return self._made
 

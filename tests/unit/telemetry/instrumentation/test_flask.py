@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, send_file, stream_with_context
-from opentelemetry import baggage, context, trace
+from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import attach, detach, set_value
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -716,3 +716,23 @@ def test_a_sampler_that_returns_attributes_takes_none_of_ours_away(instrumented:
     for span, name in ((query, "db.query.text"), (server, "http.request.method")):
         assert span.attributes is not None
         assert {name, "sampler.said"} <= set(span.attributes)
+
+
+@pytest.mark.parametrize("listened_to", [True, False])
+def test_the_flag_of_a_random_trace_id_goes_on_as_it_came(listened_to: bool, instrumented: Instrumented) -> None:
+    def view() -> dict[str, str]:
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return carrier
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    if listened_to:
+        provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    client = instrumented(one_view(view), tracer_provider=provider).test_client()
+    for flags in ("00", "01", "02", "03"):
+        sent = client.get("/", headers={"traceparent": TRACEPARENT[:-2] + flags}).json
+        assert sent is not None
+        assert sent["traceparent"][-2:] == flags
+    own = client.get("/").json
+    assert own is not None
+    assert own["traceparent"][-2:] == "03", "the SDK's ids are random, and this trace has been started here"
