@@ -1,0 +1,1 @@
+"""The same random traffic for our capture and for OpenTelemetry's own instrumentations, and what each makes of it."""
