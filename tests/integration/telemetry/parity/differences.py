@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.integration.telemetry.parity.record import Outcome, Setup
-from tests.integration.telemetry.parity.traffic import QUERIES, Child, Query, Request
+from tests.integration.telemetry.parity.traffic import QUERIES, Child, Query, Request, Touch
 
 Entry = dict[str, Any]
 KNOWN_OPERATIONS = {"SELECT", "INSERT", "UPDATE", "DELETE", "PRAGMA", "WITH"}
@@ -104,6 +104,13 @@ def base_exception(own: Outcome, stock: Outcome) -> None:
             ours["events"].pop()
             ours["status"] = theirs["status"]
             ours["attributes"].pop("error.type")
+
+
+def status_in_teardown(own: Outcome, stock: Outcome) -> None:
+    for ours, theirs in pairs(own, stock, "server"):
+        answered = ours["attributes"].get("http.response.status_code", 0)
+        if ours["event"] == "end" and answered >= 500 and ours["status"] == ("ERROR", None) != theirs["status"]:
+            theirs["status"] = (theirs["status"][0], None)
 
 
 # -- query spans -----------------------------------------------------------------------------------------------------------
@@ -221,6 +228,11 @@ DIFFERENCES = (
     Difference("`exception.escaped`", escaped, UNHANDLED),
     Difference("`exception.stacktrace`", stack_trace, Request(steps={"view": (Query("SELEC 1"),)})),
     Difference("`SystemExit` and its like", base_exception, Request(end="exit")),
+    Difference(
+        "description of the status of a 5xx",
+        status_in_teardown,
+        Request(end="abort", status=500, steps={"teardown": (Touch("error"),)}),
+    ),
     Difference("name of a query's span", query_name, Request(steps={"view": (QUERIES[0],)})),
     Difference("attributes of a query's span", query_attributes, Request(steps={"view": (Query("SELEC 1"),)})),
     Difference(
