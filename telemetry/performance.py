@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
+import functools
+import math
 import threading
 import time
 import weakref
@@ -16,7 +17,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from telemetry import bound, instruments, system
 from telemetry.instruments import Instruments
 from telemetry.readers.performance import PerformanceMetricReader
-from telemetry.readers.window import Sample, WindowKey, WindowStore, route_name, values
+from telemetry.readers.window import Row, Sample, WindowKey, WindowStore, route_name, values
 from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
@@ -51,11 +52,25 @@ def rounded(value: float) -> float:
     return round(value, _DIGITS)
 
 
+def _rounded_ms(seconds: float) -> float:
+    return round(seconds * 1000, _DIGITS)
+
+
 def percentile(samples: Sequence[float], percent: int) -> float:
-    """Return the percentile (1 to 99) of `samples`, between two samples by linear interpolation; 0.0 without a sample."""
-    if len(samples) < 2:
-        return samples[0] if samples else 0.0
-    return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1]
+    """Return the percentile (1 to 99) of `samples`, between two samples by linear interpolation; 0.0 without a sample.
+
+    The figures are those of `statistics.quantiles(samples, n=100, method="inclusive")`, which always computes all 99.
+    """
+    return _percentile(sorted(samples), percent)
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    if not ordered:
+        return 0.0
+    at, remainder = divmod(percent * (len(ordered) - 1), 100)
+    if not remainder:
+        return ordered[at]
+    return (ordered[at] * (100 - remainder) + ordered[at + 1] * remainder) / 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +84,30 @@ class RouteWindow:
 
     def stats(self) -> RouteStats:
         """Return the route's row of the admin JSON."""
-        durations_ms = [value * 1000 for value in values(self.samples)]
-        cuts = (
-            statistics.quantiles(durations_ms, n=100, method="inclusive")
-            if len(durations_ms) > 1
-            else (durations_ms or [0.0]) * 99
-        )
-        newest = max((sample.time_unix_nano for sample in self.samples), default=0)
-        return RouteStats(
-            route=self.route,
-            endpoint=self.endpoint,
-            p50_ms=rounded(cuts[49]),
-            p95_ms=rounded(cuts[94]),
-            p99_ms=rounded(cuts[98]),
-            avg_ms=rounded(statistics.fmean(durations_ms) if durations_ms else 0.0),
-            min_ms=rounded(min(durations_ms, default=0.0)),
-            max_ms=rounded(max(durations_ms, default=0.0)),
-            request_count=len(self.samples),
-            error_count=sum(sample.is_error for sample in self.samples),
-            last_updated=datetime.fromtimestamp(newest // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )
+        return _stats(self.route, self.endpoint, self.samples)
+
+
+def _stats(route: str, endpoint: str, rows: Sequence[Row]) -> RouteStats:
+    _, times_ns, durations_s, _, errors = zip(*rows, strict=True) if rows else ((),) * 5
+    ordered_s = sorted(durations_s)
+    return RouteStats(
+        route=route,
+        endpoint=endpoint,
+        p50_ms=_rounded_ms(_percentile(ordered_s, 50)),
+        p95_ms=_rounded_ms(_percentile(ordered_s, 95)),
+        p99_ms=_rounded_ms(_percentile(ordered_s, 99)),
+        avg_ms=_rounded_ms(_mean(ordered_s)),
+        min_ms=_rounded_ms(ordered_s[0] if ordered_s else 0.0),
+        max_ms=_rounded_ms(ordered_s[-1] if ordered_s else 0.0),
+        request_count=len(durations_s),
+        error_count=sum(errors),
+        last_updated=_rfc3339(max(times_ns, default=0) // 1_000_000_000),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _rfc3339(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class SampleList(Sequence[float]):
@@ -168,6 +187,7 @@ class PerformanceMetrics:
         self.usage = system.ProcessUsage()
         self._attached: list[_Attached] = []
         self._detached_lookups: dict[Any, int] = {}
+        self._stats: dict[str, tuple[tuple[str, int, int], RouteStats]] = {}
         self._url_maps: weakref.WeakSet[Map] = weakref.WeakSet()
         self.endpoint_latencies: Mapping[str, SampleList] = _EndpointLatencies(self)
         if meter_provider is not None:
@@ -329,12 +349,27 @@ class PerformanceMetrics:
                 route,
                 endpoints.get(route, ""),
                 self.store.samples(WindowKey(instruments.REQUEST_DURATION, route)),
-                tuple(
-                    int(sample.value) for sample in self.store.samples(WindowKey(instruments.REQUEST_OPERATIONS, route))
-                ),
+                tuple(int(row[2]) for row in self.store.rows(WindowKey(instruments.REQUEST_OPERATIONS, route))),
             )
             for route in self.endpoint_latencies
         ]
+
+    def route_stats(self) -> list[RouteStats]:
+        """Return what `RouteWindow.stats` says of every route that has a sample, by route name.
+
+        What has not changed since the last call is not computed again.
+        """
+        endpoints = self._endpoints()
+        known, fresh = self._stats, {}
+        for route in self.endpoint_latencies:
+            rows = self.store.rows(WindowKey(instruments.REQUEST_DURATION, route))
+            if rows:
+                state = (endpoints.get(route, ""), rows[0][0], rows[-1][0])  # sequence numbers are never given twice
+                before = known.get(route)
+                same = before is not None and before[0] == state
+                fresh[route] = before if same and before else (state, _stats(route, state[0], rows))
+        self._stats = fresh
+        return [stats.copy() for _, stats in fresh.values()]
 
     def snapshot(self) -> dict[str, Any]:
         """Return the body of `GET /admin/performance/json` (spec, sections 5 and 6.1)."""
@@ -353,11 +388,11 @@ class PerformanceMetrics:
                 "count": len(queries),
             },
             "ratings_post": {
-                "p95_latency_ms": rounded(percentile(ratings_s, 95) * 1000),
-                "avg_latency_ms": rounded(_mean(ratings_s) * 1000),
+                "p95_latency_ms": _rounded_ms(percentile(ratings_s, 95)),
+                "avg_latency_ms": _rounded_ms(_mean(ratings_s)),
                 "request_count": len(ratings_s),
             },
-            "endpoints": {window.route: window.stats() for window in self.route_windows() if window.samples},
+            "endpoints": {stats["route"]: stats for stats in self.route_stats()},
             "cache": {"hits": hits, "misses": misses, "hit_rate_percent": hit_rate},
             "resources": {"uptime_seconds": uptime_s, **self._process_percentages()},
         }
@@ -376,14 +411,15 @@ class PerformanceMetrics:
         return totals.get(_HIT, 0), totals.get(_MISS, 0)
 
     def _process_percentages(self) -> dict[str, float]:
-        """CPU and memory in percent, as the newest collection has them; what can't be read is left out."""
+        """CPU and memory in percent, as the newest collection has them (`_cache_totals` makes one); what can't be read is left
+        out."""
         reader = self._attached[0].reader if self._attached else None
         found: dict[str, float] = {}
         for key, name in (
             ("cpu_percent", instruments.PROCESS_CPU_UTILIZATION),
             ("memory_percent", instruments.PROCESS_MEMORY_UTILIZATION),
         ):
-            points = reader.point_values(name) if reader else {}
+            points = reader.point_values(name, collect=False) if reader else {}
             if points:
                 found[key] = rounded(100 * max(points.values()))
         return found
@@ -398,7 +434,7 @@ class PerformanceMetrics:
 
 
 def _mean(numbers: Sequence[float]) -> float:
-    return statistics.fmean(numbers) if numbers else 0.0
+    return math.fsum(numbers) / len(numbers) if numbers else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,10 @@ import uuid
 from typing import Final
 
 from opentelemetry import metrics, trace
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -74,10 +71,14 @@ def _is_set(provider: object) -> bool:
 def _metric_readers() -> list[MetricReader]:
     if not (os.environ.get(_ENDPOINT) or os.environ.get(_METRICS_ENDPOINT)):
         return []
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # 60 ms, for exporting alone
+
     return [PeriodicExportingMetricReader(OTLPMetricExporter())]
 
 
 def _span_processors() -> list[SpanProcessor]:
     if not (os.environ.get(_ENDPOINT) or os.environ.get(_TRACES_ENDPOINT)):
         return []
-    return [BatchSpanProcessor(OTLPSpanExporter())]
+    from telemetry.exporters import otlp
+
+    return [otlp.processor()]

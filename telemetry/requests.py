@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.context import Context, create_key, get_current
 
 if TYPE_CHECKING:
+    from flask import Request
     from opentelemetry.trace import Span
     from werkzeug.routing import Rule
 
@@ -20,9 +21,9 @@ MAX_PENDING_QUERIES = 1000
 """Queries a request holds before their durations are recorded and only their number is kept on."""
 
 
-Query = tuple[str, int, int, str | None]
-"""One DB-API call that reached SQLite: SQL, start (perf_counter_ns), duration in nanoseconds, error type. A plain tuple: a
-named one costs five times as much to make."""
+Query = tuple[str, int, int, str | None, bool]
+"""One DB-API call that reached SQLite: SQL, start (perf_counter_ns), duration in nanoseconds, error type, and whether the SDK has
+made its span already. A plain tuple: a named one costs five times as much to make."""
 
 
 class RequestRecord:
@@ -34,14 +35,16 @@ class RequestRecord:
 
     __slots__ = (
         "_spilled",
+        "appendable",
         "capture",
         "complete",
         "context",
         "eager",
-        "endpoint",
         "error",
+        "exported",
         "method",
         "queries",
+        "request",
         "rule",
         "span",
         "start_ns",
@@ -57,15 +60,30 @@ class RequestRecord:
         self.start_unix_ns = start_unix_ns
         self.context: Context | None = None
         self.span: Span | None = None
-        self.eager = False  # whether spans are made at once, because a span processor is there to see them start
+        self.eager = False  # spans are made at once, because somebody is there to see them start
+        self.exported = False  # spans are made from this record later
+        self.appendable = True  # queries need nothing but to be appended: not eager, not complete
+        self.request: Request | None = None
         self.rule: Rule | None = None
-        self.endpoint = ""
         self.status = 0
         self.error: BaseException | None = None
         self.streamed = False
         self.complete = False
         self.queries: list[Query] = []
         self._spilled = 0
+
+    def find_rule(self) -> Rule | None:
+        """Return the rule that the request has been found to match, if it has been routed."""
+        if self.rule is None and self.request is not None:
+            self.rule = self.request.url_rule
+        return self.rule
+
+    def close(self) -> None:
+        """Mark the request as complete, and let go of what leads back here: no garbage for the collector to find."""
+        self.complete = True
+        self._spilled += len(self.queries)
+        self.queries = []
+        self.request = self.context = self.span = self.error = None
 
     @property
     def query_count(self) -> int:
@@ -80,7 +98,7 @@ class RequestRecord:
             self.spill()
 
     def spill(self) -> None:
-        """Record the durations of the queries held, and hold their number alone."""
+        """Record the queries held, and hold their number alone."""
         with _spill_lock:
             pending = self.queries
             if len(pending) < MAX_PENDING_QUERIES:
@@ -88,7 +106,7 @@ class RequestRecord:
             taken = pending[:]
             del pending[: len(taken)]
             self._spilled += len(taken)
-        self.capture.record_queries(taken, self.context or Context(), time_ns())
+        self.capture.spill(self, taken, time_ns())
 
 
 _spill_lock = threading.Lock()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from flask import Blueprint, Response, request
 
 from telemetry.admin import answers, timeline
 
 if TYPE_CHECKING:
-    from telemetry.performance import PerformanceMetrics
+    from telemetry.performance import PerformanceMetrics, RouteStats
 
 SORT_KEYS: Final = ("p95_ms", "p99_ms", "avg_ms", "request_count")
 ORDERS: Final = ("desc", "asc")
@@ -49,8 +50,7 @@ def add_routes(blueprint: Blueprint, metrics: PerformanceMetrics) -> None:
         limit = _whole("limit", DEFAULT_LIMIT, MAX_LIMIT)
         sort_by = _one_of("sort_by", SORT_KEYS)
         order = _one_of("order", ORDERS)
-        stats = [dict(window.stats()) for window in metrics.route_windows() if window.samples]
-        return answers.json({"routes": ranked(stats, sort_by, order)[:limit]})
+        return answers.json({"routes": ranked(metrics.route_stats(), sort_by, order)[:limit]})
 
     def points() -> Response:
         span = _one_of("range", tuple(timeline.RANGES_S), timeline.DEFAULT_RANGE)
@@ -64,10 +64,10 @@ def add_routes(blueprint: Blueprint, metrics: PerformanceMetrics) -> None:
     blueprint.register_error_handler(ParameterError, ParameterError.answer)
 
 
-def ranked(rows: Sequence[dict[str, Any]], sort_by: str, order: str) -> list[dict[str, Any]]:
+def ranked(rows: Sequence[RouteStats], sort_by: str, order: str) -> list[RouteStats]:
     """Return `rows` by `sort_by`, equals by route name in rising order whatever `order` is."""
     by_name = sorted(rows, key=lambda row: row["route"])
-    return sorted(by_name, key=lambda row: row[sort_by], reverse=order == "desc")
+    return sorted(by_name, key=operator.itemgetter(sort_by), reverse=order == "desc")
 
 
 def _add(blueprint: Blueprint, rule: str, endpoint: str, view: Callable[[], Response]) -> None:

@@ -12,11 +12,12 @@ from opentelemetry.context import Context
 
 from telemetry import instruments
 from telemetry.bound import BoundHistogram
+from telemetry.exporters.ended import ServerFacts, span_name
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of
 from telemetry.instruments import Instruments
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import TracerProvider
     from werkzeug.routing import Rule
 
     from telemetry.requests import Query, RequestRecord
@@ -47,7 +48,7 @@ class Capture:
 
     def __init__(self, made: Instruments, tracer_provider: TracerProvider, settings: TelemetrySettings) -> None:
         self.instruments = made
-        self.tracing = Tracing(tracer_provider)
+        self.tracing = Tracing(tracer_provider, self.operation)
         self._excluded_rules = settings.excluded_routes
         self._requests: dict[tuple[str | None, str, int, str | None], tuple[BoundHistogram, BoundHistogram]] = {}
         self._excluded: dict[str, bool] = {}
@@ -70,15 +71,17 @@ class Capture:
 
     def complete(self, record: RequestRecord, end_ns: int) -> None:
         """Record a request that has ended, `end_ns` by the clock of `record.start_ns`. A second call does nothing."""
+        if record.complete:
+            return
         try:
             self._complete(record, end_ns)
         except Exception:
             self.fail("a request could not be recorded")
+        finally:
+            record.close()
 
     def _complete(self, record: RequestRecord, end_ns: int) -> None:
-        if record.complete:
-            return
-        record.complete = True
+        record.appendable = False
         rule = record.rule
         duration_ns = end_ns - record.start_ns
         error_type = None
@@ -86,21 +89,64 @@ class Capture:
             error_type = error_type_of(record.error)
         elif record.status >= 500:
             error_type = str(record.status)
-        span = record.span
-        if span is not None and not isinstance(span, DeferredSpan):
-            if record.status:
-                span.set_attribute(instruments.HTTP_RESPONSE_STATUS_CODE, record.status)
-            end_span(span, record.error, error_type, duration_ns, record.start_unix_ns)
-        if rule is not None and self.is_excluded(rule):
+        is_excluded = rule is not None and self.is_excluded(rule)
+        trace_id, sampled = None, False
+        try:
+            trace_id, sampled = self._end_span(record, error_type, duration_ns, is_excluded)
+        except Exception:
+            self.fail("a request's span could not be ended")
+        record.complete = True
+        if is_excluded:
             return
         context = record.context or Context()
         now = record.start_unix_ns + duration_ns
-        trace_id, sampled = _trace_of(span)
         duration, operations = self._request_series(record, error_type)
         duration.record(duration_ns / 1e9, context, now, trace_id, sampled)
         operations.record(record.query_count, context, now, trace_id, sampled)
         if record.queries:
             self.record_queries(record.queries, context, now, sampled)
+
+    def _end_span(
+        self, record: RequestRecord, error_type: str | None, duration_ns: int, is_excluded: bool
+    ) -> tuple[int | None, bool]:
+        """End the server span, made or not, and return its trace id and whether it is sampled."""
+        span = record.span
+        if span is None:
+            return None, False
+        if isinstance(span, DeferredSpan):
+            if span.made is None and record.error is None:
+                ended = self._end_unmade(span, record, error_type, duration_ns, is_excluded)
+                if ended is not None:
+                    return ended
+            made = span.make()  # an exception is an event of the span, for the SDK to write
+            if record.rule is not None and span.made_for is None:  # somebody looked at it before the routing
+                made.update_name(span_name(record.method, record.rule.rule))
+                made.set_attribute(instruments.HTTP_ROUTE, record.rule.rule)
+            span = made
+        if record.status:
+            span.set_attribute(instruments.HTTP_RESPONSE_STATUS_CODE, record.status)
+        end_span(span, record.error, error_type, duration_ns, record.start_unix_ns)
+        ids = span.get_span_context()
+        if record.exported and ids.trace_flags.sampled:
+            self.tracing.emit(record, ids, None, record.queries)
+        return (ids.trace_id if ids.is_valid else None), ids.trace_flags.sampled
+
+    def _end_unmade(
+        self, span: DeferredSpan, record: RequestRecord, error_type: str | None, duration_ns: int, is_excluded: bool
+    ) -> tuple[int | None, bool] | None:
+        """End a span that nobody has looked at; `None` if somebody has meanwhile."""
+        if is_excluded or not record.exported:
+            return None, False
+        ids, sampled = self.tracing.ids(span.parent_context)
+        if not span.settle(ids):
+            return None
+        if sampled:
+            rule = None if record.rule is None else record.rule.rule
+            facts = ServerFacts(
+                span.parent_context, record.method, rule, record.status, error_type, duration_ns, span.facts
+            )
+            self.tracing.emit(record, ids, facts, record.queries)
+        return ids.trace_id, sampled
 
     def _request_series(self, record: RequestRecord, error_type: str | None) -> tuple[BoundHistogram, BoundHistogram]:
         rule = None if record.rule is None else record.rule.rule
@@ -131,7 +177,7 @@ class Capture:
         """Record the durations of `queries`, made in `context`, whose span is sampled or not."""
         by_series: dict[BoundHistogram, list[float]] = {}
         known = self._statements
-        for sql, _, duration_ns, error_type in queries:
+        for sql, _, duration_ns, error_type, _ in queries:
             series = known.get((sql, error_type)) or self._statement_series(sql, error_type)
             durations_s = by_series.get(series)
             if durations_s is None:
@@ -139,6 +185,20 @@ class Capture:
             durations_s.append(duration_ns / 1e9)
         for series, durations_s in by_series.items():
             series.record_many(durations_s, context, time_unix_nano, sampled)
+
+    def spill(self, record: RequestRecord, queries: Sequence[Query], time_unix_nano: int) -> None:
+        """Record `queries` of a request that goes on."""
+        try:
+            context = record.context or Context()
+            sampled = False
+            if record.exported and record.span is not None:
+                ids = record.span.get_span_context()
+                sampled = ids.trace_flags.sampled
+                if sampled:
+                    self.tracing.emit(record, ids, None, queries)
+            self.record_queries(queries, context, time_unix_nano, sampled)
+        except Exception:
+            self.fail("the queries of a request could not be recorded")
 
     def _statement_series(self, sql: str, error_type: str | None) -> BoundHistogram:
         key = (sql, error_type)
@@ -178,16 +238,6 @@ class Capture:
 
 
 ADMIN_BLUEPRINT: Final = "telemetry_admin"
-
-
-def _trace_of(span: Span | None) -> tuple[int | None, bool]:
-    """Return the trace id of a request's span, and whether it is sampled: one that nobody has looked at is not."""
-    if span is None:
-        return None, False
-    if isinstance(span, DeferredSpan):
-        return span.trace_id, span.is_made and span.get_span_context().trace_flags.sampled
-    span_context = span.get_span_context()
-    return span_context.trace_id, span_context.trace_flags.sampled
 
 
 def method_of(environ_method: str) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, got_request_exception
-from flask.globals import request_ctx
+from flask import Flask, Response, got_request_exception, request
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry.instrumentation.capture import Capture, method_of
-from telemetry.instrumentation.spans import SPAN_KEY, Environ, incoming_context
+from telemetry.instrumentation.spans import SPAN_KEY, Environ, Mode, incoming_context
 from telemetry.requests import RECORD_KEY, RequestRecord, serving
 
 if TYPE_CHECKING:
@@ -36,15 +35,17 @@ class RequestMiddleware:
         self._wsgi_app: WSGIApplication = app.wsgi_app
         self._inner_preprocess = app.preprocess_request
         self._inner_process = app.process_response
+        self._inner_context = app.request_context
+        self._starts_spans = False
 
     def install(self) -> None:
         """Start measuring; may be called after the app has served requests."""
         app = self._app
         self.active = True
         app.wsgi_app = self  # type: ignore[method-assign]
-        # Two methods of the app that are made to be overridden: functions registered with `before_request` and
-        # `after_request` would cost Flask's check for coroutines, 3 µs each.
-        app.preprocess_request = self._preprocess_request  # type: ignore[method-assign]
+        # Methods of the app that are made to be overridden: a function registered with `after_request` would cost
+        # Flask's check for coroutines, 3 µs. `preprocess_request` follows when somebody wants to see spans start.
+        app.request_context = self._request_context  # type: ignore[method-assign]
         app.process_response = self._process_response  # type: ignore[method-assign]
         got_request_exception.connect(self._on_exception, app)
 
@@ -57,6 +58,7 @@ class RequestMiddleware:
             ("wsgi_app", self, self._wsgi_app),
             ("preprocess_request", self._preprocess_request, self._inner_preprocess),
             ("process_response", self._process_response, self._inner_process),
+            ("request_context", self._request_context, self._inner_context),
         ):
             if getattr(app, name) != ours:
                 continue
@@ -93,33 +95,49 @@ class RequestMiddleware:
 
     def _context(self, record: RequestRecord, environ: Environ) -> Context:
         """Return the context that the request runs in: what its headers carry, its record and its span."""
-        context: dict[str, object] = {**get_current(), RECORD_KEY: record}
+        parent = get_current()
+        span = None
         try:
-            if context.get(SPAN_KEY, trace.INVALID_SPAN) is trace.INVALID_SPAN:  # else it is part of what goes on here
+            if parent.get(SPAN_KEY, trace.INVALID_SPAN) is trace.INVALID_SPAN:  # else it is part of what goes on here
                 incoming = incoming_context(environ)
                 if incoming is not None:
-                    context.update(incoming)
+                    parent = Context({**parent, **incoming})
             tracing = self.capture.tracing
-            record.eager = tracing.listened_to
-            if not record.eager:
-                record.span = tracing.deferred_span(Context(context), record, environ)
-                if record.span is not None:
-                    context[SPAN_KEY] = record.span
+            mode = tracing.mode
+            record.eager = mode is Mode.EAGER
+            if record.eager:
+                record.appendable = False
+                if not self._starts_spans:
+                    self._starts_spans = True
+                    self._app.preprocess_request = self._preprocess_request  # type: ignore[method-assign]
+            else:
+                record.exported = mode is Mode.DEFERRED
+                span = record.span = tracing.deferred_span(parent, record, environ)
         except Exception:
             self.capture.fail("a request's context could not be made")
-        record.context = Context(context)
+        if span is None:
+            record.context = Context({**parent, RECORD_KEY: record})
+        else:
+            record.context = Context({**parent, RECORD_KEY: record, SPAN_KEY: span})
         return record.context
 
     def _preprocess_request(self, *args: Any, **kwargs: Any) -> Any:
-        environ = request_ctx.request.environ
-        record = environ.get(_RECORD)
-        if isinstance(record, RequestRecord) and record.capture is self.capture:
-            record.rule = request_ctx.request.url_rule
-            if record.eager and record.span is None:
-                self._start_span(record, environ)
-                if record.context is not None:
-                    attach(record.context)  # the middleware's detach takes it off together with its own
+        """Start the span that somebody wants to see start; its name needs the rule."""
+        record = serving.get()
+        if record is not None and record.eager and record.capture is self.capture and record.span is None:
+            record.find_rule()
+            self._start_span(record, request.environ)
+            if record.context is not None:
+                attach(record.context)  # the middleware's detach takes it off together with its own
         return self._inner_preprocess(*args, **kwargs)
+
+    def _request_context(self, environ: dict[str, Any]) -> Any:
+        """Note the request, which will know its rule: asking Flask's proxies for it costs ten times more."""
+        context = self._inner_context(environ)
+        record: RequestRecord | None = environ.get(_RECORD)
+        if record is not None and record.capture is self.capture:
+            record.request = context.request
+        return context
 
     def _process_response(self, *args: Any, **kwargs: Any) -> Any:
         response = self._inner_process(*args, **kwargs)
@@ -150,7 +168,7 @@ class RequestMiddleware:
         try:
             if record.complete or environ.get(_RECORD) is not record:
                 return
-            if record.rule is None:
+            if record.find_rule() is None:
                 record.method = method_of(record.method)
             if record.span is None and record.eager:
                 self._start_span(record, environ)

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
+from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from telemetry import instruments
+from telemetry.exporters.ended import (
+    EndedRequest,
+    Source,
+    environ_facts,
+    query_attributes,
+    query_span_name,
+    request_attributes,
+    span_name,
+)
+from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.instrumentation.sampling import decider
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import Span
     from opentelemetry.util.types import Attributes, AttributeValue
+    from werkzeug.routing import Rule
 
-    from telemetry.requests import RequestRecord
+    from telemetry.exporters.ended import ServerFacts
+    from telemetry.requests import Query, RequestRecord
 
 Environ = Mapping[str, Any]
 
@@ -53,151 +68,95 @@ def incoming_context(environ: Environ) -> Context | None:
     return None
 
 
-def request_attributes(environ: Environ, method: str, rule: str | None) -> dict[str, AttributeValue]:
-    """Return the attributes a server span starts with, by the stable HTTP conventions; the query string is not kept."""
-    attributes: dict[str, AttributeValue] = {
-        instruments.HTTP_REQUEST_METHOD: method,
-        "url.scheme": str(environ.get("wsgi.url_scheme", "http")),
-        "url.path": str(environ.get("SCRIPT_NAME", "")) + str(environ.get("PATH_INFO", "")),
-    }
-    if rule is not None:
-        attributes[instruments.HTTP_ROUTE] = rule
-    original = str(environ.get("REQUEST_METHOD", ""))
-    if original != method:
-        attributes["http.request.method_original"] = original
-    for name, key in (("client.address", "REMOTE_ADDR"), ("user_agent.original", "HTTP_USER_AGENT")):
-        if environ.get(key):
-            attributes[name] = str(environ[key])
-    address, port = _server(environ)
-    if address:
-        attributes["server.address"] = address
-    if port.isdecimal():
-        attributes["server.port"] = int(port)
-    protocol = str(environ.get("SERVER_PROTOCOL", "")).partition("/")[2]
-    if protocol:
-        attributes["network.protocol.version"] = protocol
-    return attributes
-
-
-def _server(environ: Environ) -> tuple[str, str]:
-    """Return address and port that the client has asked for, which is what the `Host` header says; else the server's own."""
-    host = str(environ.get("HTTP_HOST") or "")
-    if not host:
-        return str(environ.get("SERVER_NAME", "")), str(environ.get("SERVER_PORT", ""))
-    address, colon, port = host.rpartition(":")
-    if not (colon and port.isdecimal()):
-        address, port = host, str(environ.get("SERVER_PORT", ""))
-    return address.strip("[]"), port
-
-
 def server_kind(parent: Context) -> SpanKind:
     """Return the kind of a request's span: one that is served inside a span of this process is internal to it."""
     around = trace.get_current_span(parent).get_span_context()
     return SpanKind.INTERNAL if around.is_valid and not around.is_remote else SpanKind.SERVER
 
 
-def span_name(method: str, rule: str | None) -> str:
-    """Return `METHOD rule`, or the method alone where no rule matched (HTTP conventions, "Name")."""
-    shown = "HTTP" if method == "_OTHER" else method
-    return shown if rule is None else f"{shown} {rule}"
-
-
-def has_processors(provider: TracerProvider) -> bool:
-    """Tell whether somebody listens to the spans of `provider`; where that can't be told, assume so."""
-    multi = getattr(provider, "_active_span_processor", None)
-    return bool(getattr(multi, "_span_processors", True))
-
-
 class DeferredSpan(trace.Span):
-    """The current span of a request whose spans nobody listens to.
+    """The current span of a request that nobody needs a span of yet.
 
-    It has ids, a sampling decision and attributes as any span has, so that app code, child spans, propagation and log
-    correlation work; each is made when it is first asked for. Thread-safe.
+    It becomes a span of the SDK, with its ids, its sampling and its limits, the moment somebody looks at it: app code, a child
+    span, a propagator, a log record. Until then it costs nothing but itself. Thread-safe.
     """
 
-    __slots__ = ("_environ", "_made", "_parent", "_provider", "_record", "_result", "_trace_id", "attributes", "name")
+    __slots__ = ("_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for")
 
-    def __init__(self, provider: TracerProvider, parent: Context, record: RequestRecord, environ: Environ) -> None:
-        self._provider = provider
+    def __init__(self, tracing: Tracing, parent: Context, record: RequestRecord, environ: Environ) -> None:
+        self.facts = environ_facts(environ) if record.exported else ()
+        self._tracing = tracing
         self._parent = parent
         self._record = record
         self._environ = environ
-        self._made: SpanContext | None = None
-        self._trace_id: int | None = None
-        self._result: SamplingResult | None = None
-        self.attributes: dict[str, AttributeValue] = {}
-        self.name: str | None = None
-
-    def get_span_context(self) -> SpanContext:
-        return self._made or self._make()
+        self._made: Span | None = None
+        self.made_for: Rule | None = None
+        """The rule that was known when the span was made."""
+        self._ids: SpanContext | None = None
 
     @property
-    def is_made(self) -> bool:
-        """Whether anybody has looked at the span."""
-        return self._made is not None
+    def made(self) -> Span | None:
+        """The span of the SDK, if it has been needed."""
+        return self._made
 
-    @property
-    def trace_id(self) -> int:
-        """The trace the request belongs to; cheaper than its span context."""
-        if self._trace_id is None:
-            parent = trace.get_current_span(self._parent).get_span_context()
-            made = parent.trace_id if parent.is_valid else self._provider.id_generator.generate_trace_id()
-            with _making:
-                if self._trace_id is None:
-                    self._trace_id = made
-        return self._trace_id
-
-    def _make(self) -> SpanContext:
-        trace_id = self.trace_id
+    def make(self) -> Span:
+        """Return the span of the SDK; after the end of the request, or for an excluded route, one that records nothing."""
+        record = self._record
+        record.find_rule()
         with _making:
-            if self._made is not None:
-                return self._made
-            provider, record = self._provider, self._record
-            parent = trace.get_current_span(self._parent).get_span_context()
-            rule = record.rule.rule if record.rule is not None else None
-            result = provider.sampler.should_sample(
-                self._parent,
-                trace_id,
-                span_name(record.method, rule),
-                server_kind(self._parent),
-                request_attributes(self._environ, record.method, rule),
-                (),
-            )
-            flags = TraceFlags.SAMPLED if _is_sampled(result) else TraceFlags.DEFAULT
-            generator = provider.id_generator
-            if parent.trace_flags.random_trace_id if parent.is_valid else generator.is_trace_id_random():
-                flags |= TraceFlags.RANDOM_TRACE_ID
-            self._result = result
-            self._made = SpanContext(
-                trace_id,
-                generator.generate_span_id(),
-                False,
-                TraceFlags(flags),
-                result.trace_state,
-            )
+            if self._made is None:
+                if record.complete or (record.rule is not None and record.capture.is_excluded(record.rule)):
+                    self._made = trace.NonRecordingSpan(self._late_ids())
+                else:
+                    self.made_for = record.rule
+                    self._made = self._tracing.start_server_span(record, self._environ, self._parent)
             return self._made
 
+    def settle(self, ids: SpanContext) -> bool:
+        """Fix the ids at the end of the request; tell whether they came in time, before anybody has looked."""
+        with _making:
+            self._ids = ids
+            return self._made is None
+
+    def _late_ids(self) -> SpanContext:
+        """Return the ids of a request whose span nobody has looked at until its end."""
+        record, parent = self._record, self.parent_context
+        if record.rule is not None and record.capture.is_excluded(record.rule):
+            return parent or trace.INVALID_SPAN_CONTEXT
+        return self._ids or self._tracing.ids(parent)[0]
+
+    @property
+    def parent_context(self) -> SpanContext | None:
+        """The span that the request continues, if there is one."""
+        parent = self._parent.get(SPAN_KEY)
+        if not isinstance(parent, trace.Span):
+            return None
+        span_context = parent.get_span_context()
+        return span_context if span_context.is_valid else None
+
+    def get_span_context(self) -> SpanContext:
+        return (self._made or self.make()).get_span_context()
+
     def is_recording(self) -> bool:
-        self.get_span_context()
-        return not self._record.complete and self._result is not None and self._result.decision is not Decision.DROP
+        return (self._made or self.make()).is_recording()
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        self.attributes[key] = value
+        (self._made or self.make()).set_attribute(key, value)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        self.attributes.update(attributes)
+        (self._made or self.make()).set_attributes(attributes)
 
     def update_name(self, name: str) -> None:
-        self.name = name
+        (self._made or self.make()).update_name(name)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        """Events are not kept: nobody listens."""
+        (self._made or self.make()).add_event(name, attributes, timestamp)
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        """Links are not kept: nobody listens."""
+        (self._made or self.make()).add_link(context, attributes)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """The status is not kept: nobody listens."""
+        (self._made or self.make()).set_status(status, description)
 
     def record_exception(
         self,
@@ -206,38 +165,77 @@ class DeferredSpan(trace.Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Exceptions are not kept here: the record has its own."""
+        (self._made or self.make()).record_exception(exception, attributes, timestamp, escaped)
 
     def end(self, end_time: int | None = None) -> None:
-        """The record ends the request."""
+        (self._made or self.make()).end(end_time)
+
+    def __getattr__(self, name: str) -> Any:
+        """What spans of the SDK have beyond the API (`name`, `attributes`, `parent`), for code that expects one."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._made or self.make(), name)
 
 
-_making = threading.Lock()
+_making = threading.RLock()  # a sampler or an id generator may look at the current span
 
 
-def _is_sampled(result: SamplingResult) -> bool:
-    return result.decision is Decision.RECORD_AND_SAMPLE
+class Mode(enum.Enum):
+    """What becomes of spans."""
+
+    SILENT = "nobody listens: no span is made that nobody looks at"
+    DEFERRED = "only processors of ours listen: spans are made of records, behind the requests"
+    EAGER = "somebody is there to see spans start: they are made at once"
 
 
 class Tracing:
     """Makes the spans of requests and queries on one tracer provider; one that is not the SDK's makes none."""
 
-    def __init__(self, provider: trace.TracerProvider) -> None:
+    def __init__(self, provider: trace.TracerProvider, operation: Callable[[str], dict[str, str]]) -> None:
+        """Make spans by `provider`; `operation` returns the attributes of a statement."""
         self.provider = provider
+        self.operation = operation
         self.tracer = provider.get_tracer(instruments.SCOPE, schema_url=instruments.SCHEMA_URL)
-        self._sdk = provider if isinstance(provider, TracerProvider) else None
+        self._sdk = provider if isinstance(provider, TracerProvider) and isinstance(self.tracer, Tracer) else None
+        self._seen: object = None
+        self._mode = Mode.SILENT
+        self._processors: tuple[DeferredSpanProcessor, ...] = ()
+        self._decide = decider(self._sdk.sampler) if self._sdk is not None else None
+        self._source: Source | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """What becomes of spans now; follows processors that are added later."""
+        if self._sdk is None:
+            return Mode.SILENT
+        try:
+            processors = self._sdk._active_span_processor._span_processors
+        except AttributeError:  # a version of the SDK that keeps them elsewhere
+            return Mode.EAGER
+        if processors is not self._seen:
+            self._look_at(processors)
+            self._seen = processors
+        return self._mode
+
+    def _look_at(self, processors: Sequence[SpanProcessor]) -> None:
+        ours = tuple(processor for processor in processors if isinstance(processor, DeferredSpanProcessor))
+        self._processors = ours
+        if self._decide is None or len(ours) < len(processors):
+            self._mode = Mode.EAGER
+        else:
+            self._mode = Mode.DEFERRED if ours else Mode.SILENT
 
     @property
     def listened_to(self) -> bool:
-        """Whether spans have to be made at once, because a span processor is there to see them start."""
-        return self._sdk is not None and has_processors(self._sdk)
+        """Whether spans that are made end anywhere."""
+        return self.mode is not Mode.SILENT
 
     def deferred_span(self, parent: Context, record: RequestRecord, environ: Environ) -> DeferredSpan | None:
-        """Return a span that makes itself when it is looked at; `None` where spans are switched off."""
-        return None if self._sdk is None else DeferredSpan(self._sdk, parent, record, environ)
+        """Return a span that is made when it is looked at; `None` where spans are switched off."""
+        return None if self._sdk is None else DeferredSpan(self, parent, record, environ)
 
     def start_server_span(self, record: RequestRecord, environ: Environ, parent: Context) -> Span:
-        """Start the SDK's own span for a request that has been routed."""
+        """Start the SDK's own span for a request; one whose route is excluded has none."""
         rule = record.rule.rule if record.rule is not None else None
         attributes = request_attributes(environ, record.method, rule)
         span = self.tracer.start_span(
@@ -245,16 +243,54 @@ class Tracing:
         )
         return _with_attributes(span, attributes)
 
-    def start_query_span(self, operation: Mapping[str, str], sql: str) -> Span:
+    def start_query_span(self, sql: str, start_unix_ns: int | None = None) -> Span:
         """Start the span of one query, in the current context."""
-        name = " ".join(
-            operation[part]
-            for part in (instruments.DB_OPERATION_NAME, instruments.DB_COLLECTION_NAME)
-            if part in operation
-        )
-        attributes = {**operation, instruments.DB_QUERY_TEXT: sql}
-        span = self.tracer.start_span(name or "sqlite", kind=SpanKind.CLIENT, attributes=attributes)
+        operation = self.operation(sql)
+        attributes = query_attributes(operation, sql)
+        name = query_span_name(operation)
+        span = self.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_unix_ns)
         return _with_attributes(span, attributes)
+
+    def ids(self, parent: SpanContext | None) -> tuple[SpanContext, bool]:
+        """Return the ids that the SDK would give a span with this parent, and whether it is sampled."""
+        assert self._sdk is not None
+        assert self._decide is not None
+        generator = self._sdk.id_generator
+        trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
+        is_random = generator.is_trace_id_random() if parent is None else parent.trace_flags.random_trace_id
+        sampled = self._decide(parent, trace_id)
+        flags = _FLAGS[sampled, is_random]
+        trace_state = None if parent is None else parent.trace_state
+        return SpanContext(trace_id, generator.generate_span_id(), False, flags, trace_state), sampled
+
+    def emit(
+        self, record: RequestRecord, ids: SpanContext, server: ServerFacts | None, queries: Sequence[Query]
+    ) -> None:
+        """Give what is left of a sampled request to the processors that make spans of it."""
+        if server is None and not queries:
+            return
+        ended = EndedRequest(self._current_source(), ids, record.start_ns, record.start_unix_ns, server, queries)
+        for processor in self._processors:
+            processor.emit(ended)
+
+    def _current_source(self) -> Source:
+        assert self._sdk is not None
+        source, resource = self._source, self._sdk.resource
+        if source is None or source.resource is not resource:  # a fork changes the resource
+            limits = getattr(self.tracer, "_span_limits", None) or SpanLimits()
+            source = self._source = Source(resource, _SCOPE, limits, self._sdk.id_generator, self.operation)
+        return source
+
+
+_SCOPE = InstrumentationScope(instruments.SCOPE, "", instruments.SCHEMA_URL)
+_FLAGS = {
+    (sampled, is_random): TraceFlags(
+        (TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        | (TraceFlags.RANDOM_TRACE_ID if is_random else TraceFlags.DEFAULT)
+    )
+    for sampled in (False, True)
+    for is_random in (False, True)
+}
 
 
 def _with_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> Span:

@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
 
-from telemetry.instrumentation.spans import end_span, error_type_of
+from telemetry.instrumentation.spans import SPAN_KEY, end_span, error_type_of
 from telemetry.requests import MAX_PENDING_QUERIES, current_request, serving
 
 if TYPE_CHECKING:
     from telemetry.instrumentation.capture import Capture
+    from telemetry.requests import RequestRecord
 
 _log = logging.getLogger(__name__)
+_context = get_current
+_plain_cursor: Callable[..., sqlite3.Cursor] = sqlite3.Connection.cursor
 _open: Final[Callable[..., sqlite3.Connection]] = sqlite3.connect
 _captures: list[Capture] = []
 _lock = threading.Lock()
@@ -39,21 +42,31 @@ def _traced(call: Callable[..., Any]) -> Callable[..., Any]:
 
     def traced(cursor: sqlite3.Cursor, sql: str, *parameters: Any) -> Any:
         record = serving.get()
-        if record is None or record.complete or record.eager:
+        if record is None or not record.appendable or (record.exported and _context().get(SPAN_KEY) is not record.span):
             return _timed_elsewhere(call, cursor, sql, parameters)
-        queries = record.queries
         start_ns = perf_counter_ns()
         try:
             result = call(cursor, sql, *parameters)
         except BaseException as error:
-            record.add_query((sql, start_ns, perf_counter_ns() - start_ns, error_type_of(error)))
+            _add_failed(record, sql, start_ns, perf_counter_ns() - start_ns, error)
             raise
-        queries.append((sql, start_ns, perf_counter_ns() - start_ns, None))
+        queries = record.queries
+        queries.append((sql, start_ns, perf_counter_ns() - start_ns, None, False))
         if len(queries) >= MAX_PENDING_QUERIES:
             record.spill()
         return result
 
     return functools.wraps(call)(traced)
+
+
+def _add_failed(record: RequestRecord, sql: str, start_ns: int, duration_ns: int, error: BaseException) -> None:
+    """Add a query that has raised; an exception is an event of its span, for the SDK to write."""
+    error_type = error_type_of(error)
+    if record.exported:
+        started_ns = record.start_unix_ns + start_ns - record.start_ns
+        span = record.capture.tracing.start_query_span(str(sql), started_ns)
+        end_span(span, error, error_type, duration_ns, started_ns)
+    record.add_query((sql, start_ns, duration_ns, error_type, record.exported))
 
 
 class TracedCursor(sqlite3.Cursor):
@@ -71,16 +84,13 @@ class TracedConnection(sqlite3.Connection):
         return super().cursor(_traced_cursor(factory))
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        return TracedConnection._cursor(self).execute(sql, *parameters)
+        return _plain_cursor(self, TracedCursor).execute(sql, *parameters)
 
     def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        return TracedConnection._cursor(self).executemany(sql, *parameters)
+        return _plain_cursor(self, TracedCursor).executemany(sql, *parameters)
 
     def executescript(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        return TracedConnection._cursor(self).executescript(sql, *parameters)
-
-    def _cursor(self) -> sqlite3.Cursor:
-        return sqlite3.Connection.cursor(self, TracedCursor)
+        return _plain_cursor(self, TracedCursor).executescript(sql, *parameters)
 
 
 @functools.lru_cache(maxsize=256)
@@ -173,7 +183,7 @@ def _timed_elsewhere(call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str,
         return call(cursor, sql, *parameters)
     span = None
     if capture.tracing.listened_to and (record is None or record.span is not None):
-        span = capture.tracing.start_query_span(capture.operation(str(sql)), str(sql))
+        span = capture.tracing.start_query_span(str(sql))
     token = attach(trace.set_span_in_context(span)) if span is not None else None
     started_ns, start_ns = time_ns(), perf_counter_ns()
     error: BaseException | None = None
@@ -185,7 +195,7 @@ def _timed_elsewhere(call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str,
     finally:
         error_type = None if error is None else error_type_of(error)
         duration_ns = perf_counter_ns() - start_ns
-        query = (sql, start_ns, duration_ns, error_type)
+        query = (sql, start_ns, duration_ns, error_type, True)
         if token is not None:
             detach(token)
         if record is not None:

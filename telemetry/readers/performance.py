@@ -25,13 +25,14 @@ class PerformanceMetricReader(MetricReader):
         self._data: MetricsData | None = None
         self._registered = True
 
-    def point_values(self, instrument: str, attribute: str | None = None) -> dict[Any, float]:
-        """Return the collected values of a counter or gauge, keyed by the value of `attribute`.
+    def point_values(self, instrument: str, attribute: str | None = None, *, collect: bool = True) -> dict[Any, float]:
+        """Return the values of a counter or gauge, keyed by the value of `attribute`.
 
-        Several scopes or points with the same value of the attribute are summed.
+        Several scopes or points with the same value of the attribute are summed. With `collect=False` they are those of the
+        last collection.
         """
         with self._lock:
-            if self._registered:
+            if collect and self._registered:
                 self.collect()
             data = self._data
         found: dict[Any, float] = {}

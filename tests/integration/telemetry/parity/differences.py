@@ -123,7 +123,7 @@ def query_name(own: Outcome, stock: Outcome) -> None:
         if operation not in KNOWN_OPERATIONS:
             theirs["name"] = "sqlite"
             continue
-        if ours["event"] == "sample":  # comes first, with all attributes whatever the sampler makes of them
+        if ours["event"] == "sample" or "began" in ours:  # has all attributes, whatever the sampler makes of them
             collection = ours["attributes"].get("db.collection.name")
         theirs["name"] = operation if collection is None else f"{operation} {collection}"
 

@@ -19,6 +19,7 @@ from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, UpDownC
 from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
@@ -32,6 +33,7 @@ from opentelemetry.trace import SpanKind
 from opentelemetry.trace.span import TraceState
 
 from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+from telemetry.exporters.processor import DeferredSpanProcessor
 from tests.integration.telemetry.parity.app import Play, World, add_views, identity, send
 from tests.integration.telemetry.parity.traffic import Request
 
@@ -41,12 +43,16 @@ COLLECT_EVERY = 5  # requests: a fifth of the time of all this, if it were done 
 RESOURCE = Resource({"service.name": "parity"})
 
 
+Listener = Literal["recorder", "exporter", "nobody"]
+"""Who gets the spans: a processor of the app's own, an exporter behind our processor (with stock, what ends), or nobody."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What both sides of one batch have in common."""
 
     sampler: str = "always_on"
-    listened_to: bool = True
+    listener: Listener = "recorder"
     propagate_exceptions: bool = False
     instrumented_last: bool = False  # after the app's own functions have been registered
 
@@ -140,6 +146,23 @@ class RecordingSampler(Sampler):
         return self._inner.get_description()
 
 
+class Exporter(SpanExporter):
+    """Notes each span that is exported."""
+
+    def __init__(self, log: list[dict[str, Any]]) -> None:
+        self._log = log
+        self._recorder = Recorder(log)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for span in spans:
+            self._recorder.on_end(span)
+            self._log[-1]["began"] = span.start_time
+        return SpanExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
 class Recorder(SpanProcessor):
     """Notes each span at its start and at its end."""
 
@@ -210,14 +233,18 @@ def outcomes(side: Side, requests: Sequence[Request], setup: Setup, seed: int = 
     """Send `requests` one after the other, each in a context of its own, and return what each has come to."""
     log: list[dict[str, Any]] = []
     ids = Ids()
+    sampler = SAMPLERS[setup.sampler]
     tracers = TracerProvider(
-        sampler=RecordingSampler(SAMPLERS[setup.sampler], log),
+        sampler=RecordingSampler(sampler, log) if setup.listener == "recorder" else sampler,
         resource=RESOURCE,
         id_generator=ids,
         shutdown_on_exit=False,
     )
-    if setup.listened_to:
+    if setup.listener == "recorder":
         tracers.add_span_processor(Recorder(log))
+    elif setup.listener == "exporter":
+        exporter = Exporter(log)
+        tracers.add_span_processor(DeferredSpanProcessor(exporter) if side == "own" else SimpleSpanProcessor(exporter))
     delta = AggregationTemporality.DELTA
     reader = InMemoryMetricReader(preferred_temporality={Histogram: delta, Counter: delta, UpDownCounter: delta})
     meters = MeterProvider([reader], resource=RESOURCE, shutdown_on_exit=False)
@@ -235,16 +262,19 @@ def outcomes(side: Side, requests: Sequence[Request], setup: Setup, seed: int = 
         connection.cursor().execute(SCHEMA)
         connection.cursor().execute("INSERT INTO videos (title) VALUES ('first')")
         read(reader)
+        tracers.force_flush()
         for number, sent in enumerate(requests):
             log.clear()
             ids.restart(seed + number)
             outcome = Outcome()
             contextvars.copy_context().run(_send, sent, world, outcome)
+            tracers.force_flush()
             outcome.log = list(log)
             if (number + 1) % COLLECT_EVERY == 0 or number == len(requests) - 1:
                 outcome.metrics = read(reader)
             found.append(outcome)
         connection.close()
+    tracers.shutdown()
     return found
 
 

@@ -124,13 +124,4 @@ CASES = (
         ),
         environment=((HEADERS, "x-kind"),),
     ),
-    Case(
-        "queries' spans while no processor listens",
-        Request(steps={"view": (SELECT,)}),
-        lambda own, stock: (
-            "query" not in [entry["role"] for entry in own.log]
-            and [entry["role"] for entry in stock.log] == ["server", "query"]
-        ),
-        Setup(listened_to=False),
-    ),
 )

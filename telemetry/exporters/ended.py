@@ -1,0 +1,231 @@
+"""What is kept of a request for its spans, and the spans made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+
+from telemetry import instruments
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.util.types import AttributeValue
+
+    from telemetry.requests import Query
+
+ENVIRON_KEYS = (
+    "wsgi.url_scheme",
+    "SERVER_NAME",
+    "SERVER_PORT",
+    "SERVER_PROTOCOL",
+    "HTTP_HOST",
+    "REQUEST_METHOD",
+    "SCRIPT_NAME",
+    "PATH_INFO",
+    "REMOTE_ADDR",
+    "HTTP_USER_AGENT",
+)
+"""What of the WSGI environment becomes attributes of the server span."""
+
+
+class Source(NamedTuple):
+    """What all spans of one tracer have in common."""
+
+    resource: Resource
+    scope: InstrumentationScope
+    limits: SpanLimits
+    id_generator: IdGenerator
+    operation: Callable[[str], Mapping[str, str]]
+    """The attributes of a statement."""
+
+
+class ServerFacts(NamedTuple):
+    """What the server span is made of."""
+
+    parent: SpanContext | None
+    method: str
+    rule: str | None
+    status: int
+    error_type: str | None
+    duration_ns: int
+    environ: tuple[str | None, ...]
+    """The values of `ENVIRON_KEYS`."""
+
+    @property
+    def kind(self) -> SpanKind:
+        """A request that is served inside a span of this process is internal to it."""
+        return SpanKind.SERVER if self.parent is None or self.parent.is_remote else SpanKind.INTERNAL
+
+
+class EndedRequest:
+    """A request that has ended, or a part of its queries: what becomes spans later. Not to be changed."""
+
+    __slots__ = ("ids", "queries", "server", "source", "start_ns", "start_unix_ns")
+
+    def __init__(
+        self,
+        source: Source,
+        ids: SpanContext,
+        start_ns: int,
+        start_unix_ns: int,
+        server: ServerFacts | None,
+        queries: Sequence[Query],
+    ) -> None:
+        self.source = source
+        self.ids = ids
+        self.start_ns = start_ns
+        self.start_unix_ns = start_unix_ns
+        self.server = server  # None where the SDK has made that span
+        self.queries = queries
+
+    @property
+    def span_count(self) -> int:
+        """How many spans this becomes, at most."""
+        return len(self.queries) + (self.server is not None)
+
+    def spans(self) -> list[ReadableSpan]:
+        """Return the spans, as the SDK would have made them."""
+        made = [] if self.server is None else [self._server_span(self.server)]
+        made += [self._query_span(query) for query in self.queries if not query[4]]
+        return made
+
+    def _server_span(self, server: ServerFacts) -> ReadableSpan:
+        start = self.start_unix_ns
+        return self._span(
+            span_name(server.method, server.rule),
+            self.ids,
+            server.parent,
+            server.kind,
+            server_attributes(server),
+            server.error_type,
+            (start, start + server.duration_ns),
+        )
+
+    def _query_span(self, query: Query) -> ReadableSpan:
+        sql, start_ns, duration_ns, error_type, _ = query
+        ids = SpanContext(
+            self.ids.trace_id,
+            self.source.id_generator.generate_span_id(),
+            False,
+            self.ids.trace_flags,
+            self.ids.trace_state,
+        )
+        start = self.start_unix_ns + start_ns - self.start_ns
+        operation = self.source.operation(sql)
+        attributes = query_attributes(operation, sql)
+        interval = (start, start + duration_ns)
+        name = query_span_name(operation)
+        return self._span(name, ids, self.ids, SpanKind.CLIENT, attributes, error_type, interval)
+
+    def _span(
+        self,
+        name: str,
+        ids: SpanContext,
+        parent: SpanContext | None,
+        kind: SpanKind,
+        attributes: Mapping[str, AttributeValue],
+        error_type: str | None,
+        interval: tuple[int, int],
+    ) -> ReadableSpan:
+        limits = self.source.limits
+        return ReadableSpan(
+            name=name,
+            context=ids,
+            parent=parent,
+            resource=self.source.resource,
+            attributes=BoundedAttributes(
+                limits.max_span_attributes, attributes, False, limits.max_span_attribute_length
+            ),
+            kind=kind,
+            status=Status(StatusCode.UNSET if error_type is None else StatusCode.ERROR),
+            start_time=interval[0],
+            end_time=interval[1],
+            instrumentation_scope=self.source.scope,
+        )
+
+
+def environ_facts(environ: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """Return the values of `ENVIRON_KEYS`."""
+    get = environ.get
+    return (
+        get("wsgi.url_scheme"),
+        get("SERVER_NAME"),
+        get("SERVER_PORT"),
+        get("SERVER_PROTOCOL"),
+        get("HTTP_HOST"),
+        get("REQUEST_METHOD"),
+        get("SCRIPT_NAME"),
+        get("PATH_INFO"),
+        get("REMOTE_ADDR"),
+        get("HTTP_USER_AGENT"),
+    )
+
+
+def server_attributes(server: ServerFacts) -> dict[str, AttributeValue]:
+    """Return all attributes of a server span."""
+    attributes = request_attributes(dict(zip(ENVIRON_KEYS, server.environ, strict=True)), server.method, server.rule)
+    if server.status:
+        attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = server.status
+    if server.error_type is not None:
+        attributes[instruments.ERROR_TYPE] = server.error_type
+    return attributes
+
+
+def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None) -> dict[str, AttributeValue]:
+    """Return the attributes a server span starts with, by the stable HTTP conventions; the query string is not kept."""
+    attributes: dict[str, AttributeValue] = {
+        instruments.HTTP_REQUEST_METHOD: method,
+        "url.scheme": str(environ.get("wsgi.url_scheme") or "http"),
+        "url.path": f"{environ.get('SCRIPT_NAME') or ''}{environ.get('PATH_INFO') or ''}",
+    }
+    if rule is not None:
+        attributes[instruments.HTTP_ROUTE] = rule
+    original = str(environ.get("REQUEST_METHOD") or "")
+    if original != method:
+        attributes["http.request.method_original"] = original
+    for name, key in (("client.address", "REMOTE_ADDR"), ("user_agent.original", "HTTP_USER_AGENT")):
+        if environ.get(key):
+            attributes[name] = str(environ[key])
+    address, port = _server(environ)
+    if address:
+        attributes["server.address"] = address
+    if port.isdecimal():
+        attributes["server.port"] = int(port)
+    protocol = str(environ.get("SERVER_PROTOCOL") or "").partition("/")[2]
+    if protocol:
+        attributes["network.protocol.version"] = protocol
+    return attributes
+
+
+def _server(environ: Mapping[str, Any]) -> tuple[str, str]:
+    """Return address and port that the client has asked for, which is what the `Host` header says; else the server's own."""
+    host = str(environ.get("HTTP_HOST") or "")
+    if not host:
+        return str(environ.get("SERVER_NAME") or ""), str(environ.get("SERVER_PORT") or "")
+    address, colon, port = host.rpartition(":")
+    if not (colon and port.isdecimal()):
+        address, port = host, str(environ.get("SERVER_PORT") or "")
+    return address.strip("[]"), port
+
+
+def span_name(method: str, rule: str | None) -> str:
+    """Return `METHOD rule`, or the method alone where no rule matched (HTTP conventions, "Name")."""
+    shown = "HTTP" if method == "_OTHER" else method
+    return shown if rule is None else f"{shown} {rule}"
+
+
+def query_attributes(operation: Mapping[str, str], sql: str) -> dict[str, AttributeValue]:
+    """Return the attributes a query span starts with, by the stable database conventions; no parameter is kept."""
+    return {**operation, instruments.DB_QUERY_TEXT: sql}
+
+
+def query_span_name(operation: Mapping[str, str]) -> str:
+    """Return `OPERATION collection`, as far as they are known (database conventions, "Name")."""
+    parts = (instruments.DB_OPERATION_NAME, instruments.DB_COLLECTION_NAME)
+    return " ".join(operation[part] for part in parts if part in operation) or "sqlite"

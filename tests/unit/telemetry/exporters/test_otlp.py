@@ -1,0 +1,117 @@
+"""OTLP over HTTP: bytes through the standard exporter, or its public API where there is no way in."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from telemetry.exporters.ended import EndedRequest, Source
+from telemetry.exporters.otlp import RecordSender
+
+CHECKED_WITH = "1.45."
+IDS = SpanContext(1, 2, False, TraceFlags(1))
+
+
+def ended(limits: SpanLimits | None = None) -> EndedRequest:
+    source = Source(
+        Resource({}), InstrumentationScope("t"), limits or SpanLimits(), RandomIdGenerator(), lambda _: {"a": "b"}
+    )
+    return EndedRequest(source, IDS, 0, 0, None, [("SELECT 12345", 0, 1, None, False)])
+
+
+def readable() -> ReadableSpan:
+    return ReadableSpan("of the SDK", IDS, resource=Resource({}), start_time=1, end_time=2, attributes={})
+
+
+@pytest.fixture
+def bodies(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the bodies that are sent; none leaves."""
+    sent: list[bytes] = []
+
+    def keep(_: Any, body: bytes) -> SimpleNamespace:
+        sent.append(body)
+        return SimpleNamespace(success=True)
+
+    monkeypatch.setattr("opentelemetry.exporter.otlp.common.http._OTLPHTTPClient.export", keep)
+    return sent
+
+
+def names(body: bytes) -> list[str]:
+    message = ExportTraceServiceRequest.FromString(body)
+    return [span.name for resource in message.resource_spans for scope in resource.scope_spans for span in scope.spans]
+
+
+def texts(body: bytes) -> list[str]:
+    message = ExportTraceServiceRequest.FromString(body)
+    return [
+        attribute.value.string_value
+        for resource in message.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        for attribute in span.attributes
+        if attribute.key == "db.query.text"
+    ]
+
+
+def test_the_seam_is_there_in_the_version_that_it_was_checked_with(bodies: list[bytes]) -> None:
+    version = importlib.metadata.version("opentelemetry-exporter-otlp-proto-http")
+    assert version.startswith(CHECKED_WITH), "check the seam with this version, then name it here"
+    assert RecordSender(OTLPSpanExporter())([ended()])
+    assert [names(body) for body in bodies] == [["sqlite"]]
+
+
+def test_requests_and_spans_of_the_sdk_leave_in_one_message(bodies: list[bytes]) -> None:
+    assert RecordSender(OTLPSpanExporter())([readable(), ended(), readable()])
+    assert [sorted(names(body)) for body in bodies] == [["of the SDK", "of the SDK", "sqlite"]]
+
+
+def test_limits_of_the_provider_hold(bodies: list[bytes]) -> None:
+    RecordSender(OTLPSpanExporter())([ended(SpanLimits(max_span_attribute_length=6)), ended()])
+    assert sorted(texts(bodies[0])) == ["SELECT", "SELECT 12345"]
+
+
+def test_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "opentelemetry.exporter.otlp.common.http._OTLPHTTPClient.export", lambda *_: SimpleNamespace(success=False)
+    )
+    assert not RecordSender(OTLPSpanExporter())([ended()])
+
+
+class Another(OTLPSpanExporter):
+    """Somebody's own exporter, whose `export` must be asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported: list[str] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.exported += [span.name for span in spans]
+        return SpanExportResult.SUCCESS
+
+
+def test_a_subclass_is_asked_through_the_public_api() -> None:
+    exporter = Another()
+    assert RecordSender(exporter)([ended(), readable()])
+    assert exporter.exported == ["sqlite", "of the SDK"]
+
+
+def test_without_the_seam_the_public_api_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = OTLPSpanExporter()
+    exporter._client.shutdown()
+    del exporter._client
+    exported: list[ReadableSpan] = []
+    monkeypatch.setattr(exporter, "export", lambda spans: exported.extend(spans) or SpanExportResult.FAILURE)
+    assert not RecordSender(exporter)([ended()])
+    assert [span.name for span in exported] == ["sqlite"]

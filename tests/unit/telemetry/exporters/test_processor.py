@@ -1,0 +1,233 @@
+"""The queue between requests and an exporter: bounded, counted, never in the way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, get_value
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from telemetry.exporters import processor
+from telemetry.exporters.ended import EndedRequest, Source
+from telemetry.exporters.processor import DeferredSpanProcessor
+
+SOURCE = Source(Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdGenerator(), lambda sql: {"sql": sql})
+
+
+def ended(queries: int) -> EndedRequest:
+    return EndedRequest(
+        SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [("SELECT 1", 0, 1, None, False)] * queries
+    )
+
+
+class Exporter(SpanExporter):
+    """Keeps what it gets; `before` runs first and may block or raise."""
+
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+        self.batches: list[list[ReadableSpan]] = []
+        self.suppressed: list[object] = []
+        self.is_shut_down = False
+        self.result = SpanExportResult.SUCCESS
+        self._before = before
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._before()
+        self.suppressed.append(get_value(_SUPPRESS_INSTRUMENTATION_KEY))
+        self.batches.append(list(spans))
+        return self.result
+
+    def shutdown(self) -> None:
+        self.is_shut_down = True
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+Make = Callable[..., DeferredSpanProcessor]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Return a function that makes a processor; what is said to it as OTEL_BSP_* are set first."""
+    made = []
+
+    def build(exporter: SpanExporter, **variables: object) -> DeferredSpanProcessor:
+        for name, value in variables.items():
+            monkeypatch.setenv(f"OTEL_BSP_{name.upper()}", str(value))
+        made.append(DeferredSpanProcessor(exporter))
+        return made[-1]
+
+    yield build
+    for each in made:
+        each.shutdown()
+
+
+def test_what_is_queued_leaves_in_batches_of_whole_requests(make: Make) -> None:
+    exporter = Exporter()
+    queue = make(exporter, max_export_batch_size=10)
+    for _ in range(5):
+        queue.emit(ended(4))
+    assert queue.force_flush()
+    assert sum(map(len, exporter.batches)) == 20
+    assert max(map(len, exporter.batches)) <= 10
+    assert {len(batch) % 4 for batch in exporter.batches} == {0}
+    assert (queue.status.sent, queue.status.queued, queue.status.dropped) == (20, 0, 0)
+    assert queue.status.last_success_unix_ns is not None
+
+
+def test_a_request_over_the_size_of_a_batch_is_a_batch_of_its_own(make: Make) -> None:
+    exporter = Exporter()
+    queue = make(exporter, max_export_batch_size=10)
+    queue.emit(ended(25))
+    assert queue.force_flush()
+    assert [len(batch) for batch in exporter.batches] == [25]
+
+
+def test_a_full_batch_wakes_the_thread(make: Make) -> None:
+    sent = threading.Event()
+    queue = make(Exporter(sent.set), max_export_batch_size=10, schedule_delay=3_600_000)
+    queue.emit(ended(10))
+    assert sent.wait(10)
+
+
+def test_a_batch_that_is_not_full_leaves_after_the_delay(make: Make) -> None:
+    sent = threading.Event()
+    queue = make(Exporter(sent.set), schedule_delay=1)
+    queue.emit(ended(1))
+    assert sent.wait(10)
+
+
+def test_what_does_not_fit_in_is_dropped_and_counted(make: Make) -> None:
+    exporter = Exporter()
+    queue = make(exporter, max_queue_size=10, max_export_batch_size=100)
+    for _ in range(5):
+        queue.emit(ended(4))
+    assert (queue.status.queued, queue.status.dropped) == (8, 12)
+    assert queue.force_flush()
+    assert sum(map(len, exporter.batches)) == 8
+
+
+def test_one_request_larger_than_the_queue_still_gets_through_an_empty_one(make: Make) -> None:
+    queue = make(Exporter(), max_queue_size=10)
+    queue.emit(ended(50))
+    assert (queue.status.queued, queue.status.dropped) == (50, 0)
+
+
+def test_spans_of_the_sdk_take_the_same_way_if_they_are_sampled(make: Make) -> None:
+    exporter = Exporter()
+    queue = make(exporter)
+    for sampler in (None, ALWAYS_OFF):
+        provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        provider.add_span_processor(queue)
+        provider.get_tracer("t").start_span("work").end()
+    queue.on_end(ReadableSpan("never sampled", trace.INVALID_SPAN_CONTEXT))
+    assert queue.force_flush()
+    assert [span.name for batch in exporter.batches for span in batch] == ["work"]
+
+
+def test_nothing_is_traced_while_exporting(make: Make) -> None:
+    exporter = Exporter()
+    queue = make(exporter)
+    queue.emit(ended(1))
+    queue.force_flush()
+    assert exporter.suppressed == [True]
+    assert get_value(_SUPPRESS_INSTRUMENTATION_KEY) is None
+
+
+def test_an_exporter_that_raises_or_refuses_costs_its_batch_alone(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    exporter = Exporter(lambda: failures.pop()())
+    failures: list[Callable[[], None]] = [lambda: None, lambda: None, lambda: 1 / 0 and None]
+    queue = make(exporter)
+    queue.emit(ended(2))
+    assert queue.force_flush()
+    assert (queue.status.failed, queue.status.last_error) == (2, "ZeroDivisionError: division by zero")
+    assert "spans could not be exported" in caplog.text
+    exporter.result = SpanExportResult.FAILURE
+    queue.emit(ended(3))
+    assert queue.force_flush()
+    assert (queue.status.failed, queue.status.last_error) == (5, "the exporter could not deliver them")
+    exporter.result = SpanExportResult.SUCCESS
+    queue.emit(ended(4))
+    assert queue.force_flush()
+    assert (queue.status.failed, queue.status.sent) == (5, 4)
+
+
+def test_a_flush_that_takes_too_long_says_so(make: Make) -> None:
+    queue = make(Exporter())
+    queue.emit(ended(2))
+    assert not queue.force_flush(timeout_millis=0)
+    assert queue.status.failed == 2
+
+
+def test_after_shutdown_all_is_dropped_and_nothing_raises(make: Make) -> None:
+    exporter = Exporter()
+    queue = make(exporter)
+    queue.emit(ended(3))
+    queue.shutdown()
+    queue.shutdown()
+    queue.emit(ended(2))
+    assert exporter.is_shut_down
+    assert (queue.status.sent, queue.status.dropped) == (3, 2)
+
+
+def test_shutdown_does_not_wait_for_an_exporter_that_hangs(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "SHUTDOWN_TIMEOUT_S", 0.05)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait()
+
+    queue = make(Exporter(hang), max_export_batch_size=1)
+    queue.emit(ended(1))
+    assert hangs.wait(10)
+    queue.emit(ended(7))
+    began = time.monotonic()
+    queue.shutdown()
+    assert time.monotonic() - began < 5
+    assert (queue.status.queued, queue.status.dropped) == (0, 7)
+    goes_on.set()
+
+
+def test_an_idle_queue_has_no_thread(make: Make) -> None:
+    before = threading.active_count()
+    queue = make(Exporter())
+    assert queue.force_flush()
+    assert threading.active_count() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_sends_its_own_spans_and_not_its_parents(make: Make, tmp_path: Path) -> None:
+    exporter = Exporter()
+    queue = make(exporter, schedule_delay=3_600_000)
+    queue.emit(ended(3))
+    child = os.fork()
+    if not child:
+        queue.emit(ended(2))
+        queue.force_flush()
+        (tmp_path / "child").write_text(f"{queue.status.sent}")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (tmp_path / "child").read_text() == "2"
+    assert queue.status.queued == 3
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "many", "1.5", "٣"])
+def test_a_wrong_variable_is_told_and_ignored(make: Make, wrong: str, caplog: pytest.LogCaptureFixture) -> None:
+    queue = make(Exporter(), max_queue_size=wrong)
+    assert f"OTEL_BSP_MAX_QUEUE_SIZE must be a whole number over 0, got {wrong!r}: 65536 applies" in caplog.text
+    queue.emit(ended(100))
+    assert queue.status.queued == 100

@@ -1,0 +1,348 @@
+"""Spans made behind the requests: while only an exporter of ours listens."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask, Response, abort
+from opentelemetry import trace
+from opentelemetry.context import attach, detach, get_current
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
+
+from telemetry import PerformanceMetrics
+from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.requests import MAX_PENDING_QUERIES
+
+Instrumented = Callable[..., Flask]
+TRACE, PARENT = 0xAF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
+
+
+class Backend:
+    """A provider whose spans end in memory, by way of our processor."""
+
+    def __init__(self, sampler: Sampler | None = None) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.processor = DeferredSpanProcessor(self.exporter)
+        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.provider.add_span_processor(self.processor)
+
+    def spans(self) -> list[ReadableSpan]:
+        assert self.processor.force_flush()
+        return list(self.exporter.get_finished_spans())
+
+    def named(self, name: str) -> ReadableSpan:
+        (found,) = [span for span in self.spans() if span.name == name]
+        return found
+
+    def named_count(self) -> Counter[str]:
+        return Counter(span.name for span in self.spans())
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    made = Backend()
+    yield made
+    made.provider.shutdown()
+
+
+@pytest.fixture
+def database() -> Iterator[Callable[[], sqlite3.Connection]]:
+    """Return a function that opens a connection: after `instrument`, so that its queries are seen."""
+    opened: list[sqlite3.Connection] = []
+
+    def connect() -> sqlite3.Connection:
+        opened.append(sqlite3.connect(":memory:", check_same_thread=False))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+Database = Callable[[], sqlite3.Connection]
+
+
+def app_of(view: Callable[..., Any], rule: str = "/") -> Flask:
+    app = Flask("shop")
+    app.add_url_rule(rule, "view", view)
+    return app
+
+
+def test_a_request_nobody_looks_at_is_exported_whole(
+    instrumented: Instrumented, backend: Backend, database: Database
+) -> None:
+    def view(name: str) -> str:
+        connection = database()
+        connection.execute("CREATE TABLE t (a)")
+        connection.cursor().executemany("INSERT INTO t VALUES (?)", [(1,), (2,)])
+        return name
+
+    client = instrumented(app_of(view, "/<name>"), tracer_provider=backend.provider).test_client()
+    assert client.get("/a?q=secret", headers={"traceparent": f"00-{TRACE:032x}-{PARENT:016x}-01"}).status_code == 200
+    server, create, insert = (backend.named(name) for name in ("GET /<name>", "CREATE", "INSERT t"))
+    assert server.kind is SpanKind.SERVER
+    assert create.kind is SpanKind.CLIENT
+    assert server.parent is not None
+    assert (server.parent.span_id, server.parent.is_remote) == (PARENT, True)
+    assert {span.context.trace_id for span in backend.spans() if span.context} == {TRACE}
+    assert create.parent == insert.parent == server.context
+    assert server.attributes is not None
+    assert (server.attributes["http.route"], server.attributes["url.path"]) == ("/<name>", "/a")
+    assert "secret" not in str(dict(server.attributes))
+    assert insert.attributes is not None
+    assert insert.attributes["db.query.text"] == "INSERT INTO t VALUES (?)"
+    times = [server.start_time, create.start_time, create.end_time, insert.start_time, insert.end_time, server.end_time]
+    assert times == sorted(times, key=int)
+
+
+def test_an_answer_over_500_is_an_error_and_an_exception_is_an_event(
+    instrumented: Instrumented, backend: Backend
+) -> None:
+    app = app_of(lambda: abort(503))
+    app.add_url_rule("/raises", "raises", lambda: {}["missing"])
+    client = instrumented(app, tracer_provider=backend.provider).test_client()
+    assert (client.get("/").status_code, client.get("/raises").status_code) == (503, 500)
+    answered, raised = backend.named("GET /"), backend.named("GET /raises")
+    assert answered.status.status_code is raised.status.status_code is StatusCode.ERROR
+    assert answered.events == ()
+    assert [event.attributes["exception.type"] for event in raised.events if event.attributes] == ["KeyError"]
+
+
+def test_a_failing_query_has_its_exception_and_its_parent(
+    instrumented: Instrumented, backend: Backend, database: Database
+) -> None:
+    def view() -> str:
+        with pytest.raises(sqlite3.OperationalError):
+            database().execute("SELECT * FROM missing")
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    query = backend.named("SELECT missing")
+    assert [event.name for event in query.events] == ["exception"]
+    assert query.parent == backend.named("GET /").context
+    assert backend.named_count() == {"GET /": 1, "SELECT missing": 1}
+
+
+def test_queries_belong_to_the_span_that_they_are_made_in(
+    instrumented: Instrumented, backend: Backend, database: Database
+) -> None:
+    elsewhere = NonRecordingSpan(SpanContext(TRACE, PARENT, True, TraceFlags(1)))
+
+    def view() -> str:
+        connection = database()
+        connection.execute("SELECT 1")
+        with backend.provider.get_tracer("app").start_as_current_span("work"):
+            connection.execute("SELECT 2")
+        token = attach(trace.set_span_in_context(elsewhere))
+        connection.execute("SELECT 3")
+        detach(token)
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    parents = {
+        span.attributes["db.query.text"]: span.parent.span_id
+        for span in backend.spans()
+        if span.name == "SELECT" and span.attributes and span.parent
+    }
+    server, work = backend.named("GET /").context, backend.named("work").context
+    assert server is not None
+    assert work is not None
+    assert parents == {"SELECT 1": server.span_id, "SELECT 2": work.span_id, "SELECT 3": PARENT}
+
+
+def test_a_request_of_many_queries_is_exported_to_the_last_one(
+    instrumented: Instrumented, backend: Backend, database: Database, metrics: PerformanceMetrics
+) -> None:
+    number = 2 * MAX_PENDING_QUERIES + 17
+
+    def view() -> str:
+        cursor = database().cursor()
+        for _ in range(number):
+            cursor.execute("SELECT 1")
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    assert backend.named_count() == {"GET /": 1, "SELECT": number}
+    server = backend.named("GET /").context
+    assert all(span.parent == server for span in backend.spans() if span.name == "SELECT")
+    assert metrics.db_queries_per_request[:] == [number]
+
+
+def test_sampling_thins_out_spans_and_never_figures(
+    instrumented: Instrumented, database: Database, metrics: PerformanceMetrics
+) -> None:
+    backend = Backend(ParentBasedTraceIdRatio(0.1))
+
+    def view() -> str:
+        connection = database()
+        for _ in range(3):
+            connection.execute("SELECT 1")
+        return "ok"
+
+    client = instrumented(app_of(view), tracer_provider=backend.provider).test_client()
+    for _ in range(100):
+        client.get("/")
+    counts = backend.named_count()
+    assert 0 < counts["GET /"] < 50
+    assert counts["SELECT"] == 3 * counts["GET /"]
+    assert metrics.db_queries_per_request[:] == [3] * 100
+    backend.provider.shutdown()
+
+
+def test_what_is_left_out_of_the_figures_makes_no_span_even_if_it_is_looked_at(
+    instrumented: Instrumented, backend: Backend
+) -> None:
+    seen = []
+    app = app_of(lambda: seen.append(trace.get_current_span().get_span_context()) or "pong", "/ping")
+    client = instrumented(app, tracer_provider=backend.provider).test_client()
+    client.get("/ping")
+    client.get("/static/none.css")
+    assert backend.spans() == []
+    assert [span_context.is_valid for span_context in seen] == [False]
+
+
+def test_a_span_looked_at_before_the_routing_gets_its_route(instrumented: Instrumented, backend: Backend) -> None:
+    app = app_of(lambda: "ok", "/<name>")
+    inner = app.wsgi_app
+
+    def looks(environ: Any, start_response: Any) -> Any:
+        trace.get_current_span().set_attribute("looked", True)
+        return inner(environ, start_response)
+
+    app.wsgi_app = looks  # type: ignore[method-assign]
+    instrumented(app, tracer_provider=backend.provider).test_client().get("/a")
+    attributes = backend.named("GET /<name>").attributes
+    assert attributes is not None
+    assert (attributes["http.route"], attributes["looked"]) == ("/<name>", True)
+
+
+def test_a_look_after_the_end_sees_the_ids_that_were_exported(instrumented: Instrumented, backend: Backend) -> None:
+    kept: list[Any] = []
+
+    def view() -> str:
+        kept.append(get_current())
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    span = trace.get_current_span(kept[0])
+    exported = backend.named("GET /").context
+    assert exported is not None
+    assert (span.get_span_context().span_id, span.is_recording()) == (exported.span_id, False)
+
+
+def test_a_look_after_the_end_where_nobody_listens_sees_valid_ids_that_stay(instrumented: Instrumented) -> None:
+    kept: list[Any] = []
+    app = app_of(lambda: kept.append(trace.get_current_span()) or "ok")
+    instrumented(app).test_client().get("/")
+    (span,) = kept
+    assert span.get_span_context().is_valid
+    assert span.get_span_context() == span.get_span_context()
+    span.set_attribute("too", "late")
+    assert not span.is_recording()
+
+
+class Recorder(SpanProcessor):
+    """Somebody's own processor."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.started.append(span.name)
+
+
+def test_a_processor_that_is_added_later_sees_spans_start_from_then_on(
+    instrumented: Instrumented, backend: Backend, database: Database
+) -> None:
+    recorder = Recorder()
+
+    def view() -> str:
+        database().execute("SELECT 1")
+        started.append(list(recorder.started))
+        return "ok"
+
+    started: list[list[str]] = []
+    client = instrumented(app_of(view), tracer_provider=backend.provider).test_client()
+    client.get("/")
+    backend.provider.add_span_processor(recorder)
+    client.get("/")
+    assert started == [[], ["GET /", "SELECT"]]
+    assert backend.named_count() == {"GET /": 2, "SELECT": 2}
+
+
+def test_queries_of_a_streamed_body_and_of_a_thread_are_exported_with_their_request(
+    instrumented: Instrumented, backend: Backend, database: Database
+) -> None:
+    def view() -> Response:
+        connection, context = database(), get_current()
+
+        def in_thread() -> None:
+            attach(context)
+            connection.execute("SELECT 'thread'")
+
+        def body() -> Iterator[str]:
+            connection.execute("SELECT 'body'")
+            yield "ok"
+
+        thread = threading.Thread(target=in_thread)
+        thread.start()
+        thread.join()
+        return Response(body())
+
+    assert instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/").text == "ok"
+    server = backend.named("GET /").context
+    queries = [span for span in backend.spans() if span.name == "SELECT"]
+    assert {span.attributes["db.query.text"] for span in queries if span.attributes} == {
+        "SELECT 'thread'",
+        "SELECT 'body'",
+    }
+    assert all(span.parent == server for span in queries)
+
+
+def test_exemplars_lead_to_spans_that_were_exported(instrumented: Instrumented, backend: Backend) -> None:
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    client = instrumented(app_of(lambda: "ok"), tracer_provider=backend.provider, meter_provider=meters).test_client()
+    for _ in range(3):
+        client.get("/")
+    data = reader.get_metrics_data()
+    assert data is not None
+    exemplars = {
+        (exemplar.trace_id, exemplar.span_id)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "http.server.request.duration"
+        for point in metric.data.data_points
+        if isinstance(point, HistogramDataPoint)
+        for exemplar in point.exemplars
+    }
+    exported = {(span.context.trace_id, span.context.span_id) for span in backend.spans() if span.context}
+    assert exemplars
+    assert exemplars <= exported
+
+
+def test_a_processor_that_raises_costs_its_own_span_alone(
+    instrumented: Instrumented, metrics: PerformanceMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("broken")
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Broken())
+    client = instrumented(app_of(lambda: "ok"), tracer_provider=provider).test_client()
+    for _ in range(3):
+        assert client.get("/").status_code == 200
+    assert metrics.db_queries_per_request[:] == [0, 0, 0]
+    assert caplog.text.count("later failures are counted only") == 1
