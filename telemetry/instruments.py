@@ -23,6 +23,8 @@ DB_OPERATION_NAME: Final = "db.operation.name"
 DB_COLLECTION_NAME: Final = "db.collection.name"
 DB_QUERY_TEXT: Final = "db.query.text"
 CACHE_OUTCOME: Final = "telemetry.cache.outcome"
+EXPORT_REASON: Final = "telemetry.export.reason"
+EXPORT_SHARE: Final = "telemetry.export.share"
 
 REQUEST_DURATION: Final = "http.server.request.duration"
 OPERATION_DURATION: Final = "db.client.operation.duration"

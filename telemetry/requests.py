@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from werkzeug.routing import Rule
 
+    from telemetry.exporters.processor import DeferredSpanProcessor, Item
+    from telemetry.exporters.tail import Decision
     from telemetry.instrumentation.capture import Capture
 
 RECORD_KEY = create_key("telemetry.request")
@@ -24,6 +26,10 @@ MAX_PENDING_QUERIES = 1000
 Query = tuple[str, int, int, str | None, bool]
 """One DB-API call that reached SQLite: SQL, start (perf_counter_ns), duration in nanoseconds, error type, and whether the SDK has
 made its span already. A plain tuple: a named one costs five times as much to make."""
+
+
+Held = tuple["DeferredSpanProcessor | None", "Item"]
+"""Something to export, and to which processor: to all, if none is named."""
 
 
 class RequestRecord:
@@ -39,10 +45,14 @@ class RequestRecord:
         "capture",
         "complete",
         "context",
+        "decision",
         "eager",
         "error",
         "exported",
+        "held",
+        "is_rejected",
         "method",
+        "outer",
         "queries",
         "request",
         "rule",
@@ -62,6 +72,10 @@ class RequestRecord:
         self.span: Span | None = None
         self.eager = False  # spans are made at once, because somebody is there to see them start
         self.exported = False  # spans are made from this record later
+        self.held: list[Held] | None = None  # what is exported if the request turns out to be kept
+        self.outer: RequestRecord | None = None  # the request that this one was made inside, which holds for both
+        self.decision: Decision | None = None  # why it is exported, where not every request is
+        self.is_rejected = False  # and that it is not
         self.appendable = True  # queries need nothing but to be appended: not eager, not complete
         self.request: Request | None = None
         self.rule: Rule | None = None
@@ -83,7 +97,7 @@ class RequestRecord:
         self.complete = True
         self._spilled += len(self.queries)
         self.queries = []
-        self.request = self.context = self.span = self.error = None
+        self.request = self.context = self.span = self.error = self.held = self.outer = None
 
     @property
     def query_count(self) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 
 from telemetry.errors import SettingsError
+from telemetry.exporters import tail
 
 ENV_PREFIX = "LVS_TELEMETRY_"
 
@@ -52,6 +53,19 @@ class TelemetrySettings(BaseSettings):
         description="What captures requests and queries: `own`, or `stock`: OpenTelemetry's instrumentations (extra `stock`).",
     )
 
+    export: str = Field(
+        default="all",
+        description="Which requests an exporter gets: `all`, a share such as `1/10`, `notable` (slow, failing, many queries), "
+        "or `notable+1/10` with a share of the rest.",
+    )
+
+    @field_validator("export")
+    @classmethod
+    def _export_can_be_read(cls, text: str) -> str:
+        if text != "all":
+            tail.parse(text)
+        return text
+
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> Self:
         if self.poor_above_ms < self.good_below_ms:
@@ -85,5 +99,7 @@ def _one_line(error: ValidationError, passed: set[str]) -> str:
             problems.append(str(problem["msg"]).removeprefix("Value error, "))
             continue
         shown = name if name in passed else ENV_PREFIX + name.upper()
-        problems.append(f"{shown}: {problem['msg'].lower()}, got {problem['input']!r}")
+        said = str(problem["msg"])
+        said = said.removeprefix("Value error, ") if problem["type"] == "value_error" else said.lower()
+        problems.append(f"{shown}: {said}, got {problem['input']!r}")
     return "; ".join(problems)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.util.types import AttributeValue
 
+    from telemetry.exporters.tail import Decision
     from telemetry.requests import Query
 
 ENVIRON_KEYS = (
@@ -56,6 +57,8 @@ class ServerFacts(NamedTuple):
     duration_ns: int
     environ: tuple[str | None, ...]
     """The values of `ENVIRON_KEYS`."""
+    decision: Decision | None = None
+    """Why the request is exported, where not every request is."""
 
     @property
     def kind(self) -> SpanKind:
@@ -174,7 +177,14 @@ def server_attributes(server: ServerFacts) -> dict[str, AttributeValue]:
         attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = server.status
     if server.error_type is not None:
         attributes[instruments.ERROR_TYPE] = server.error_type
-    return attributes
+    return attributes | decision_attributes(server.decision)
+
+
+def decision_attributes(decision: Decision | None) -> dict[str, AttributeValue]:
+    """Return the attributes that let a backend weigh the requests that it gets."""
+    if decision is None:
+        return {}
+    return {instruments.EXPORT_REASON: decision.reason, instruments.EXPORT_SHARE: decision.share}
 
 
 def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None) -> dict[str, AttributeValue]:

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from telemetry.exporters.ended import EndedRequest
+from telemetry.requests import serving
 
 _log = logging.getLogger(__name__)
 
@@ -88,13 +89,19 @@ class DeferredSpanProcessor(SpanProcessor):
         """Do nothing: nothing of a span is needed before it ends."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue a span of the SDK."""
-        if span.context is not None and span.context.trace_flags.sampled:
-            self._put(span, 1)
+        """Queue a span of the SDK; inside a request that may turn out not to be kept, leave it to the request."""
+        if span.context is None or not span.context.trace_flags.sampled:
+            return
+        record = serving.get()
+        held = None if record is None else record.held
+        if held is not None:
+            held.append((self, span))
+        elif record is None or not record.is_rejected:
+            self.emit(span)
 
-    def emit(self, ended: EndedRequest) -> None:
-        """Queue a request, which must be sampled."""
-        self._put(ended, ended.span_count)
+    def emit(self, item: Item) -> None:
+        """Queue a span or a request, which must be sampled."""
+        self._put(item, item.span_count if isinstance(item, EndedRequest) else 1)
 
     def _put(self, item: Item, spans: int) -> None:
         with self._lock:

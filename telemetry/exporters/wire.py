@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import SpanLimits
 
+    from telemetry.exporters.tail import Decision
+
 _BREATH_SPANS = 256
 """So many spans are encoded before other threads may run: a request should not wait for the whole batch."""
 
@@ -172,7 +174,9 @@ def _server_span(
             fixed,
             trace_state,
             _SERVER if parent is None or parent.is_remote else _INTERNAL,
-            _server_constant(server.method, server.rule, server.status, server.error_type, environ[:_FEW]),
+            _server_constant(
+                server.method, server.rule, server.status, server.error_type, environ[:_FEW], server.decision
+            ),
             _own_attribute("url.path", f"{script_name or ''}{path or ''}"),
             _client(address, agent),
             b"\x85\x01\x00\x03\x00\x00" if parent is not None and parent.is_remote else _LOCAL,
@@ -186,10 +190,15 @@ _LOCAL = b"\x85\x01\x00\x01\x00\x00"  # flags (16): whether the parent is remote
 
 @functools.lru_cache(maxsize=2048)
 def _server_constant(
-    method: str, rule: str | None, status: int, error_type: str | None, environ: tuple[str | None, ...]
+    method: str,
+    rule: str | None,
+    status: int,
+    error_type: str | None,
+    environ: tuple[str | None, ...],
+    decision: Decision | None,
 ) -> bytes:
     """Return name, kind, status and the attributes that are few in number."""
-    facts = ServerFacts(None, method, rule, status, error_type, 0, (*environ, None, None, None, None))
+    facts = ServerFacts(None, method, rule, status, error_type, 0, (*environ, None, None, None, None), decision)
     values = server_attributes(facts)
     del values["url.path"]
     name = field(5, text(span_name(method, rule)))

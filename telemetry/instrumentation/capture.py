@@ -5,19 +5,22 @@ from __future__ import annotations
 import fnmatch
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context
 
 from telemetry import instruments
 from telemetry.bound import BoundHistogram
-from telemetry.exporters.ended import ServerFacts, span_name
+from telemetry.exporters.ended import ServerFacts, decision_attributes, span_name
+from telemetry.exporters.tail import TailPolicy
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of
 from telemetry.instruments import Instruments
+from telemetry.requests import serving
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
+    from opentelemetry.util.types import AttributeValue
     from werkzeug.routing import Rule
 
     from telemetry.requests import Query, RequestRecord
@@ -48,7 +51,7 @@ class Capture:
 
     def __init__(self, made: Instruments, tracer_provider: TracerProvider, settings: TelemetrySettings) -> None:
         self.instruments = made
-        self.tracing = Tracing(tracer_provider, self.operation)
+        self.tracing = Tracing(tracer_provider, self.operation, TailPolicy.of(settings))
         self._excluded_rules = settings.excluded_routes
         self._requests: dict[tuple[str | None, str, int, str | None], tuple[BoundHistogram, BoundHistogram]] = {}
         self._excluded: dict[str, bool] = {}
@@ -93,6 +96,9 @@ class Capture:
         trace_id, sampled = None, False
         try:
             trace_id, sampled = self._end_span(record, error_type, duration_ns, is_excluded)
+            if record.held is not None:
+                self.tracing.release(record)
+                sampled = sampled and not record.is_rejected
         except Exception:
             self.fail("a request's span could not be ended")
         record.complete = True
@@ -125,7 +131,12 @@ class Capture:
             span = made
         if record.status:
             span.set_attribute(instruments.HTTP_RESPONSE_STATUS_CODE, record.status)
-        end_span(span, record.error, error_type, duration_ns, record.start_unix_ns)
+        span.set_attributes(self._decide(record, span.get_span_context().trace_id, error_type, duration_ns))
+        token = serving.set(record)  # our processor leaves the span to the request, if that may not be kept
+        try:
+            end_span(span, record.error, error_type, duration_ns, record.start_unix_ns)
+        finally:
+            serving.reset(token)
         ids = span.get_span_context()
         if record.exported and ids.trace_flags.sampled:
             self.tracing.emit(record, ids, None, record.queries)
@@ -141,12 +152,28 @@ class Capture:
         if not span.settle(ids):
             return None
         if sampled:
-            rule = None if record.rule is None else record.rule.rule
+            self._decide(record, ids.trace_id, error_type, duration_ns)
             facts = ServerFacts(
-                span.parent_context, record.method, rule, record.status, error_type, duration_ns, span.facts
+                span.parent_context,
+                record.method,
+                None if record.rule is None else record.rule.rule,
+                record.status,
+                error_type,
+                duration_ns,
+                span.facts,
+                record.decision,
             )
             self.tracing.emit(record, ids, facts, record.queries)
         return ids.trace_id, sampled
+
+    def _decide(
+        self, record: RequestRecord, trace_id: int, error_type: str | None, duration_ns: int
+    ) -> Mapping[str, AttributeValue]:
+        """Find out why the request is exported, if not every request is, and return the attributes that say so."""
+        tail = self.tracing.tail
+        if tail is not None and record.held is not None and record.decision is None:
+            record.decision = tail.decide(trace_id, error_type, duration_ns, record.query_count)
+        return decision_attributes(record.decision)
 
     def _request_series(self, record: RequestRecord, error_type: str | None) -> tuple[BoundHistogram, BoundHistogram]:
         rule = None if record.rule is None else record.rule.rule
@@ -193,7 +220,10 @@ class Capture:
             sampled = False
             if record.exported and record.span is not None:
                 ids = record.span.get_span_context()
-                sampled = ids.trace_flags.sampled
+                if record.held is not None:  # so much is not kept back
+                    self._decide(record, ids.trace_id, None, 0)
+                    self.tracing.release(record)
+                sampled = ids.trace_flags.sampled and not record.is_rejected
                 if sampled:
                     self.tracing.emit(record, ids, None, queries)
             self.record_queries(queries, context, time_unix_nano, sampled)

@@ -112,6 +112,8 @@ class RequestMiddleware:
                     self._app.preprocess_request = self._preprocess_request  # type: ignore[method-assign]
             else:
                 record.exported = mode is Mode.DEFERRED
+                if record.exported and tracing.tail is not None:
+                    tracing.hold(record, serving.get())
                 span = record.span = tracing.deferred_span(parent, record, environ)
         except Exception:
             self.capture.fail("a request's context could not be made")

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from werkzeug.routing import Rule
 
     from telemetry.exporters.ended import ServerFacts
-    from telemetry.requests import Query, RequestRecord
+    from telemetry.exporters.tail import TailPolicy
+    from telemetry.requests import Held, Query, RequestRecord
 
 Environ = Mapping[str, Any]
 
@@ -191,10 +192,16 @@ class Mode(enum.Enum):
 class Tracing:
     """Makes the spans of requests and queries on one tracer provider; one that is not the SDK's makes none."""
 
-    def __init__(self, provider: trace.TracerProvider, operation: Callable[[str], dict[str, str]]) -> None:
-        """Make spans by `provider`; `operation` returns the attributes of a statement."""
+    def __init__(
+        self,
+        provider: trace.TracerProvider,
+        operation: Callable[[str], dict[str, str]],
+        tail: TailPolicy | None = None,
+    ) -> None:
+        """Make spans by `provider`; `operation` returns the attributes of a statement, and `tail` thins out requests."""
         self.provider = provider
         self.operation = operation
+        self.tail = tail
         self.tracer = provider.get_tracer(instruments.SCOPE, schema_url=instruments.SCHEMA_URL)
         self._sdk = provider if isinstance(provider, TracerProvider) and isinstance(self.tracer, Tracer) else None
         self._seen: object = None
@@ -270,8 +277,35 @@ class Tracing:
         if server is None and not queries:
             return
         ended = EndedRequest(self._current_source(), ids, record.start_ns, record.start_unix_ns, server, queries)
-        for processor in self._processors:
-            processor.emit(ended)
+        if record.held is not None:
+            record.held.append((None, ended))
+        elif not record.is_rejected:
+            self._give(((None, ended),))
+
+    def hold(self, record: RequestRecord, outer: RequestRecord | None) -> None:
+        """Keep back what `record` would export until it is known whether it is kept."""
+        record.held = []
+        if outer is not None and outer.held is not None and outer.capture.tracing is self:
+            record.outer = outer
+
+    def release(self, record: RequestRecord) -> None:
+        """Export what was kept back, drop it, or leave it to the request around, by `record.decision`."""
+        held, record.held = record.held, None
+        if held is None:
+            return
+        outer = record.outer
+        if outer is not None and outer.held is not None:
+            outer.held += held
+            outer.decision = outer.decision or record.decision
+        elif record.decision is not None:
+            self._give(held)
+        else:
+            record.is_rejected = True
+
+    def _give(self, items: Sequence[Held]) -> None:
+        for only, item in items:
+            for processor in self._processors if only is None else (only,):
+                processor.emit(item)
 
     def _current_source(self) -> Source:
         assert self._sdk is not None

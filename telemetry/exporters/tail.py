@@ -1,0 +1,77 @@
+"""Which requests are exported, decided when they have ended and everything about them is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from telemetry.settings import TelemetrySettings
+
+MUST_BE: Final = "all, a share of the requests such as 1/10 or 0.1, notable, or notable+ and such a share of the rest"
+_RANDOM_BITS: Final = 2**64
+
+
+class Decision(NamedTuple):
+    """Why a request is exported, and the share of its like that is: what a backend multiplies counts by is `1 / share`."""
+
+    reason: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class TailPolicy:
+    """Keeps what is notable, if `keeps_notable`, and of the rest the share `share`, by trace id: traces stay whole.
+
+    Notable is a request that failed, that took `slow_ns` or longer, or that made `fan_out` queries or more.
+    """
+
+    keeps_notable: bool
+    share: float
+    slow_ns: int
+    fan_out: int
+
+    @classmethod
+    def of(cls, settings: TelemetrySettings) -> Self | None:
+        """Return the policy of the setting `export`; `None` for `all`."""
+        if settings.export == "all":
+            return None
+        keeps_notable, share = parse(settings.export)
+        return cls(keeps_notable, share, int(settings.poor_above_ms * 1e6), settings.fan_out_warning)
+
+    def decide(self, trace_id: int, error_type: str | None, duration_ns: int, queries: int) -> Decision | None:
+        """Return why the request is exported; `None` if it is not."""
+        if self.keeps_notable:
+            if error_type is not None:
+                return Decision("error", 1.0)
+            if queries >= self.fan_out:
+                return Decision("fan_out", 1.0)
+            if duration_ns >= self.slow_ns:
+                return Decision("slow", 1.0)
+        if trace_id % _RANDOM_BITS < self.share * _RANDOM_BITS:
+            return Decision("share", self.share)
+        return None
+
+
+def parse(text: str) -> tuple[bool, float]:
+    """Return whether the setting `export`, which is not `all`, keeps what is notable, and the share of the rest.
+
+    Raises:
+        ValueError: saying what it must be.
+    """
+    notable, plus, rest = text.partition("+")
+    if notable == "notable":
+        share = _share(rest) if plus else 0.0
+        return True, share
+    return False, _share(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        share = -1.0
+    if not 0 < share <= 1:
+        raise ValueError(f"must be {MUST_BE}")
+    return share

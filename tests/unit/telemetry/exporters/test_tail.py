@@ -1,0 +1,220 @@
+"""Which requests are exported, where not all are."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask, abort
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings
+from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.exporters.tail import Decision, TailPolicy
+from telemetry.requests import MAX_PENDING_QUERIES
+
+KEPT, LEFT_OUT = 1, 2**64 - 1  # trace ids at both ends of every share
+
+
+class Ids(RandomIdGenerator):
+    """Trace ids that a test has chosen."""
+
+    def __init__(self) -> None:
+        self.trace_id = LEFT_OUT
+
+    def generate_trace_id(self) -> int:
+        return self.trace_id
+
+
+class Backend:
+    """A provider behind our processor, with chosen trace ids."""
+
+    def __init__(self) -> None:
+        self.ids = Ids()
+        self.exporter = InMemorySpanExporter()
+        self.processor = DeferredSpanProcessor(self.exporter)
+        self.provider = TracerProvider(id_generator=self.ids, shutdown_on_exit=False)
+        self.provider.add_span_processor(self.processor)
+
+    def spans(self) -> list[ReadableSpan]:
+        assert self.processor.force_flush()
+        found = list(self.exporter.get_finished_spans())
+        self.exporter.clear()
+        return found
+
+    def names(self) -> list[str]:
+        return sorted(span.name for span in self.spans())
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    made = Backend()
+    yield made
+    made.provider.shutdown()
+
+
+Client = Callable[..., Any]
+
+
+@pytest.fixture
+def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
+    """Return a function that makes a test client of an app with the setting `export`."""
+
+    def make(export: str, **settings: Any) -> Any:
+        app = Flask("shop")
+        tracer = backend.provider.get_tracer("app")
+
+        def queries(number: int) -> str:
+            connection = sqlite3.connect(":memory:")
+            for _ in range(number):
+                connection.execute("SELECT 1")
+            connection.close()
+            return "ok"
+
+        def child() -> str:
+            with tracer.start_as_current_span("work"):
+                pass
+            return "ok"
+
+        def nested(path: str) -> str:
+            return app.test_client().get("/" + path).text
+
+        app.add_url_rule("/", "home", lambda: "ok")
+        app.add_url_rule("/fails", "fails", lambda: abort(500))
+        app.add_url_rule("/raises", "raises", lambda: {}["missing"])
+        app.add_url_rule("/queries/<int:number>", "queries", queries)
+        app.add_url_rule("/child", "child", child)
+        app.add_url_rule("/nested/<path:path>", "nested", nested)
+        chosen = TelemetrySettings.load(export=export, **settings)
+        return instrumented(app, settings=chosen, tracer_provider=backend.provider).test_client()
+
+    return make
+
+
+def of(export: str) -> TailPolicy:
+    policy = TailPolicy.of(TelemetrySettings.load(export=export, poor_above_ms=200.0, fan_out_warning=20))
+    assert policy is not None
+    return policy
+
+
+def test_all_needs_no_policy() -> None:
+    assert TailPolicy.of(TelemetrySettings.load(export="all")) is None
+
+
+@pytest.mark.parametrize(
+    ("error_type", "duration_ms", "queries", "reason"),
+    [
+        ("500", 1, 0, "error"),
+        ("500", 900, 90, "error"),
+        (None, 1, 20, "fan_out"),
+        (None, 200, 0, "slow"),
+        (None, 199, 19, None),
+    ],
+)
+def test_notable_is_what_fails_takes_long_or_fans_out(
+    error_type: str | None, duration_ms: int, queries: int, reason: str | None
+) -> None:
+    decision = of("notable").decide(LEFT_OUT, error_type, duration_ms * 1_000_000, queries)
+    assert decision == (None if reason is None else Decision(reason, 1.0))
+
+
+@given(st.integers(0, 2**128 - 1), st.fractions(min_value="1/1000", max_value=1))
+def test_a_share_is_of_the_traces_and_the_same_for_each_request_of_one(trace_id: int, share: Any) -> None:
+    decisions = {of(f"{prefix}{share}").decide(trace_id, None, 0, 0) for prefix in ("", "notable+")}
+    assert len(decisions) == 1
+    expected = (trace_id % 2**64) / 2**64 < float(share)
+    assert decisions == {Decision("share", float(share)) if expected else None}
+
+
+@pytest.mark.parametrize("share", ["1/10", "0.1", "1e-1"])
+def test_a_share_can_be_written_in_several_ways(share: str) -> None:
+    assert of(share).share == of(f"notable+{share}").share == 0.1
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "none", "0", "-0.1", "1.5", "1/0", "nan", "inf", "10 %", "notable+", "notable+2"]
+)
+def test_a_wrong_setting_is_told(wrong: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"export: must be all, a share of the requests such as 1/10 or 0\.1, notable"
+    ) as told:
+        TelemetrySettings.load(export=wrong)
+    assert repr(wrong) in str(told.value)
+
+
+def test_a_request_that_is_kept_says_why_and_for_how_many_it_stands(client: Client, backend: Backend) -> None:
+    http = client("notable+1/4", fan_out_warning=3)
+    said = {}
+    for path in ("/fails", "/raises", "/queries/3", "/"):
+        backend.ids.trace_id = KEPT
+        http.get(path)
+        (server,) = [span for span in backend.spans() if span.name.startswith("GET")]
+        assert server.attributes is not None
+        said[path] = (server.attributes["telemetry.export.reason"], server.attributes["telemetry.export.share"])
+    assert said == {
+        "/fails": ("error", 1.0),
+        "/raises": ("error", 1.0),
+        "/queries/3": ("fan_out", 1.0),
+        "/": ("share", 0.25),
+    }
+
+
+def test_what_is_not_kept_leaves_no_span_and_every_figure(
+    client: Client, backend: Backend, metrics: PerformanceMetrics
+) -> None:
+    http = client("notable")
+    for path in ("/", "/queries/3", "/child", "/nested/child"):
+        assert http.get(path).status_code == 200
+    assert backend.names() == []
+    assert metrics.db_queries_per_request[:] == [0, 3, 0, 0, 0]
+
+
+def test_what_is_kept_is_kept_whole(client: Client, backend: Backend) -> None:
+    http = client("1/2")
+    backend.ids.trace_id = KEPT
+    http.get("/child")
+    assert backend.names() == ["GET /child", "work"]
+    http.get("/queries/2")
+    assert backend.names() == ["GET /queries/<int:number>", "SELECT", "SELECT"]
+
+
+def test_a_notable_request_inside_another_keeps_both(client: Client, backend: Backend) -> None:
+    client("notable").get("/nested/fails")
+    assert backend.names() == ["GET /fails", "GET /nested/<path:path>"]
+
+
+def test_a_request_of_very_many_queries_is_not_held_back(client: Client, backend: Backend) -> None:
+    number = MAX_PENDING_QUERIES + 5
+    http = client("notable")
+    http.get(f"/queries/{number}")
+    assert len(backend.names()) == number + 1
+    share = client("1/2")
+    share.get(f"/queries/{number}")
+    assert backend.names() == []
+    backend.ids.trace_id = KEPT
+    share.get(f"/queries/{number}")
+    assert len(backend.names()) == number + 1
+
+
+def test_spans_outside_of_requests_are_exported_whatever_the_setting(client: Client, backend: Backend) -> None:
+    client("notable")
+    backend.provider.get_tracer("app").start_span("alone").end()
+    assert backend.names() == ["alone"]
+
+
+def test_what_the_sampler_leaves_out_is_not_brought_back(instrumented: Callable[..., Flask], backend: Backend) -> None:
+    app = Flask("shop")
+    app.add_url_rule("/", "home", lambda: abort(500))
+    provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    provider.add_span_processor(backend.processor)
+    instrumented(app, settings=TelemetrySettings.load(export="notable"), tracer_provider=provider).test_client().get(
+        "/"
+    )
+    assert backend.names() == []
