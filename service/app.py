@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -73,4 +74,4 @@ def _installed_version() -> str | None:
 def _without_admin(settings: TelemetrySettings | None) -> TelemetrySettings:
     """Keep the server's own admin pages out of the figures, as the telemetry does with its own."""
     settings = settings or TelemetrySettings.load()
-    return settings.model_copy(update={"excluded_routes": (*settings.excluded_routes, *ADMIN_ROUTES)})
+    return dataclasses.replace(settings, excluded_routes=(*settings.excluded_routes, *ADMIN_ROUTES))

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from telemetry import bound, instruments, system
 from telemetry.instruments import Instruments
 from telemetry.readers.performance import PerformanceMetricReader
-from telemetry.readers.window import Row, Sample, WindowKey, WindowStore, route_name, values
+from telemetry.readers.window import Row, Sample, WindowStore, copied, route_name, values
 from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
@@ -155,17 +155,16 @@ class _EndpointLatencies(Mapping[str, SampleList]):
         self._metrics = metrics
 
     def __getitem__(self, route: str) -> SampleList:
-        key = WindowKey(instruments.REQUEST_DURATION, route)
         store = self._metrics.store
         return SampleList(
-            lambda: values(store.samples(key)), lambda value: self._metrics.record_endpoint_latency(route, value)
+            lambda: values(store.samples(route)), lambda value: self._metrics.record_endpoint_latency(route, value)
         )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(key.route for key in self._metrics.store.keys(instruments.REQUEST_DURATION)))
+        return iter(sorted(self._metrics.store.routes()))
 
     def __len__(self) -> int:
-        return len(self._metrics.store.keys(instruments.REQUEST_DURATION))
+        return len(self._metrics.store.routes())
 
 
 class PerformanceMetrics:
@@ -348,8 +347,8 @@ class PerformanceMetrics:
             RouteWindow(
                 route,
                 endpoints.get(route, ""),
-                self.store.samples(WindowKey(instruments.REQUEST_DURATION, route)),
-                tuple(int(row[2]) for row in self.store.rows(WindowKey(instruments.REQUEST_OPERATIONS, route))),
+                self.store.samples(route),
+                tuple(map(int, self.store.queries(route))),
             )
             for route in self.endpoint_latencies
         ]
@@ -362,7 +361,7 @@ class PerformanceMetrics:
         endpoints = self._endpoints()
         known, fresh = self._stats, {}
         for route in self.endpoint_latencies:
-            rows = self.store.rows(WindowKey(instruments.REQUEST_DURATION, route))
+            rows = self.store.rows(route)
             if rows:
                 state = (endpoints.get(route, ""), rows[0][0], rows[-1][0])  # sequence numbers are never given twice
                 before = known.get(route)
@@ -398,7 +397,7 @@ class PerformanceMetrics:
         }
 
     def _query_counts(self) -> list[int]:
-        return [int(sample.value) for sample in self.store.merged(instruments.REQUEST_OPERATIONS)]
+        return list(map(int, copied(self.store.newest_queries)))
 
     def _cache_totals(self) -> tuple[int, int]:
         """Hits and misses, out of one collection of each reader."""

@@ -2,104 +2,141 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
 import os
-from typing import Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from pydantic_settings import SettingsError as UnreadableError
+import msgspec
+from msgspec import Meta
 
 from telemetry.errors import SettingsError
 from telemetry.exporters import tail
 
 ENV_PREFIX = "LVS_TELEMETRY_"
+_DAY_MS = 86_400_000
 
 
-class TelemetrySettings(BaseSettings):
-    """Settings of one instrumented app; each is read from `LVS_TELEMETRY_<NAME>` unless it is passed.
+@dataclass(frozen=True, kw_only=True)
+class TelemetrySettings:
+    """Settings of one instrumented app, checked when it is made; `load()` reads `LVS_TELEMETRY_<NAME>` as well.
 
-    Use `load()` to turn a wrong value into a `SettingsError` of one line.
+    Raises:
+        SettingsError: in one line that names the setting, what it must be and what it was.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", validate_default=True)
+    window: Annotated[
+        int,
+        Meta(ge=1, le=10_000, description="Samples a rolling window keeps for each series, the newest first to stay."),
+    ] = 100
+    max_routes: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Routes that may have a window; requests of later ones are counted only."),
+    ] = 1000
+    good_below_ms: Annotated[float, Meta(gt=0, le=_DAY_MS, description="A p95 under this reads good.")] = 50.0
+    poor_above_ms: Annotated[
+        float, Meta(gt=0, le=_DAY_MS, description="A p95 over this reads poor, between the two warning.")
+    ] = 200.0
+    fan_out_warning: Annotated[int, Meta(ge=1, description="Queries in one request that are worth a look.")] = 20
+    cache_good_percent: Annotated[
+        float, Meta(ge=0, le=100, description="A cache hit rate from here on reads good.")
+    ] = 90.0
+    excluded_routes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files and admin pages."
+        ),
+    ] = ("/ping",)
+    admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True
+    instrumentation: Annotated[
+        Literal["own", "stock"],
+        Meta(
+            description="What captures requests and queries: `own`, or `stock`: OpenTelemetry's instrumentations "
+            "(extra `stock`)."
+        ),
+    ] = "own"
+    export: Annotated[
+        str,
+        Meta(
+            description="Which requests an exporter gets: `all`, a share such as `1/10`, `notable` (slow, failing, many "
+            "queries), or `notable+1/10` with a share of the rest."
+        ),
+    ] = "all"
 
-    window: int = Field(
-        default=100,
-        ge=1,
-        le=10_000,
-        description="Samples a rolling window keeps for each series, the newest first to stay.",
-    )
-    max_routes: int = Field(
-        default=1000,
-        ge=1,
-        le=100_000,
-        description="Routes that may have a window; requests of later ones are counted only.",
-    )
-    good_below_ms: float = Field(default=50.0, gt=0, allow_inf_nan=False, description="A p95 under this reads good.")
-    poor_above_ms: float = Field(
-        default=200.0, gt=0, allow_inf_nan=False, description="A p95 over this reads poor, between the two warning."
-    )
-    fan_out_warning: int = Field(default=20, ge=1, description="Queries in one request that are worth a look.")
-    cache_good_percent: float = Field(
-        default=90.0, ge=0, le=100, description="A cache hit rate from here on reads good."
-    )
-    excluded_routes: tuple[str, ...] = Field(
-        default=("/ping",),
-        description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files and admin pages.",
-    )
-    admin: bool = Field(default=True, description="Whether the app gets the admin pages and their JSON.")
-    instrumentation: Literal["own", "stock"] = Field(
-        default="own",
-        description="What captures requests and queries: `own`, or `stock`: OpenTelemetry's instrumentations (extra `stock`).",
-    )
-
-    export: str = Field(
-        default="all",
-        description="Which requests an exporter gets: `all`, a share such as `1/10`, `notable` (slow, failing, many queries), "
-        "or `notable+1/10` with a share of the rest.",
-    )
-
-    @field_validator("export")
-    @classmethod
-    def _export_can_be_read(cls, text: str) -> str:
-        if text != "all":
-            tail.parse(text)
-        return text
-
-    @model_validator(mode="after")
-    def _thresholds_in_order(self) -> Self:
+    def __post_init__(self) -> None:
+        for name in _hints():
+            object.__setattr__(self, name, self._checked(name, getattr(self, name), name))
         if self.poor_above_ms < self.good_below_ms:
-            raise ValueError(
+            raise SettingsError(
                 f"poor_above_ms must be at least good_below_ms ({self.good_below_ms:g}), got {self.poor_above_ms:g}"
             )
-        return self
+        if self.export != "all":
+            try:
+                tail.parse(self.export)
+            except ValueError as error:
+                raise SettingsError(f"export {error}, got {self.export!r}") from error
 
     @classmethod
     def load(cls, **values: object) -> Self:
-        """Return the settings from `values` and the environment.
+        """Return the settings from `values`, and from the environment what is not among them.
 
         Raises:
-            SettingsError: naming the setting, what it must be and what it was.
+            SettingsError: naming the setting or its variable, what it must be and what it was.
         """
-        try:
-            return cls(**values)  # type: ignore[arg-type]  # pydantic validates what is passed
-        except ValidationError as error:
-            raise SettingsError(_one_line(error, set(values))) from error
-        except UnreadableError as error:  # what should be JSON is not
-            name = next((name for name in cls.model_fields if f'"{name}"' in str(error)), "")
+        hints = _hints()
+        for name in values.keys() - hints.keys():
+            raise SettingsError(f"{name} must be one of {', '.join(hints)}, got a setting of another name")
+        read = {}
+        for name in hints:
             variable = ENV_PREFIX + name.upper()
-            raise SettingsError(f"{variable} must be JSON, got {os.environ.get(variable, '')!r}") from error
+            if name not in values and variable in os.environ:
+                read[name] = cls._checked(name, os.environ[variable], variable, is_text=True)
+        try:
+            return cls(**{**read, **values})
+        except SettingsError as error:
+            name, _, rest = str(error).partition(" ")
+            raise SettingsError(f"{ENV_PREFIX}{name.upper()} {rest}" if name in read else str(error)) from error
+
+    @staticmethod
+    def _checked(name: str, value: Any, shown: str, *, is_text: bool = False) -> Any:
+        """Return `value` as the type of the setting `name`; as text it comes from the environment."""
+        hint = _hints()[name]
+        try:
+            if is_text and get_origin(get_args(hint)[0]) is tuple:
+                found = msgspec.json.decode(value, type=hint)
+            else:
+                found = msgspec.convert(value, hint, strict=not is_text)
+            if isinstance(found, float) and not math.isfinite(found):
+                raise msgspec.ValidationError
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise SettingsError(f"{shown} must be {_must_be(hint)}, got {value!r}") from error
+        return found
 
 
-def _one_line(error: ValidationError, passed: set[str]) -> str:
-    problems = []
-    for problem in error.errors(include_url=False):
-        name = str(problem["loc"][0]) if problem["loc"] else ""
-        if not name:
-            problems.append(str(problem["msg"]).removeprefix("Value error, "))
-            continue
-        shown = name if name in passed else ENV_PREFIX + name.upper()
-        said = str(problem["msg"])
-        said = said.removeprefix("Value error, ") if problem["type"] == "value_error" else said.lower()
-        problems.append(f"{shown}: {said}, got {problem['input']!r}")
-    return "; ".join(problems)
+@functools.cache
+def _hints() -> Mapping[str, Any]:
+    hints = get_type_hints(TelemetrySettings, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(TelemetrySettings)}
+
+
+def _must_be(hint: Any) -> str:
+    """Return what a setting of this type must be, in words."""
+    kind, meta = get_args(hint)
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return 'a JSON list of texts such as ["/health"]'
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
+    limits = (("over", meta.gt), ("from", meta.ge), ("to", meta.le))
+    return " ".join([words, *(f"{word} {limit}" for word, limit in limits if limit is not None)])
+
+
+def described() -> list[tuple[str, object, str]]:
+    """Return name, default and meaning of each setting, as the docs show them."""
+    return [
+        (field.name, field.default, get_args(_hints()[field.name])[1].description)
+        for field in dataclasses.fields(TelemetrySettings)
+    ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from config.table import markdown_table
 from telemetry.instruments import TABLE
-from telemetry.settings import ENV_PREFIX, TelemetrySettings
+from telemetry.settings import ENV_PREFIX, described
 
 ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -32,8 +32,8 @@ def telemetry_settings() -> str:
     return markdown(
         ("setting", "environment", "default", "meaning"),
         (
-            (f"`{name}`", f"`{ENV_PREFIX}{name.upper()}`", f"`{field.default}`", field.description or "")
-            for name, field in TelemetrySettings.model_fields.items()
+            (f"`{name}`", f"`{ENV_PREFIX}{name.upper()}`", f"`{default}`", meaning)
+            for name, default, meaning in described()
         ),
     )
 

@@ -10,9 +10,10 @@ import functools
 import itertools
 import logging
 import re
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.sdk.metrics._internal.aggregation import _Aggregation
@@ -38,13 +39,6 @@ class Sample(NamedTuple):
     is_error: bool
 
 
-class WindowKey(NamedTuple):
-    """What a window is kept for: an instrument and a route; `""` is what was recorded for no route."""
-
-    instrument: str
-    route: str
-
-
 @functools.lru_cache(maxsize=4096)
 def route_name(method: str, rule: str) -> str:
     """Return `METHOD rule` with the converters of the rule left out, as the spec's section 5.1 writes a route."""
@@ -56,65 +50,71 @@ Row = tuple[int, int, float, int | None, bool]
 """A sample as windows hold it: a plain tuple is made in a fifth of the time, and the garbage collector lets go of it."""
 
 
+_Kept = TypeVar("_Kept")
+
+
 class WindowStore:
-    """The last `size` samples of each series, shared by all readers of one `PerformanceMetrics`.
+    """The last `size` samples of each route, shared by all readers of one `PerformanceMetrics`.
 
     Status codes and error types of one route share one window, so that it holds exactly the last samples by time of
-    completion. Appending is one atomic `deque.append`; reading copies.
+    completion. Of the number of queries nothing but the number is kept. Appending is one atomic `deque.append`; reading copies.
     """
 
     def __init__(self, size: int = 100, max_routes: int = 1000) -> None:
         self.size = size
         self.max_routes = max_routes
-        self._windows: dict[WindowKey, deque[Row]] = {}
-        self._newest: dict[str, deque[Row]] = {}
+        self.newest_queries: deque[float] = deque(maxlen=size)
+        """The number of queries of the newest requests over all routes, to append to."""
+        self._durations: dict[str, deque[Row]] = {}
+        self._queries: dict[str, deque[float]] = {}
         self._sequence = itertools.count()
         self._full_logged = False
 
-    def window(self, key: WindowKey) -> deque[Row] | None:
-        """Return the window to append to, or `None` when `max_routes` windows of that instrument exist already."""
-        window = self._windows.get(key)
-        if window is not None:
-            return window
-        if sum(known.instrument == key.instrument for known in self._windows) >= self.max_routes:
+    def durations_of(self, route: str) -> deque[Row] | None:
+        """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
+        return self._window(self._durations, route)
+
+    def queries_of(self, route: str) -> deque[float] | None:
+        """Return the window of numbers of queries to append to, or `None` when `max_routes` routes have one already."""
+        return self._window(self._queries, route)
+
+    def _window(self, windows: dict[str, deque[_Kept]], route: str) -> deque[_Kept] | None:
+        window = windows.get(route)
+        if window is None and len(windows) >= self.max_routes:
             if not self._full_logged:
                 self._full_logged = True
-                _log.warning("more than %d routes: %s and later ones get no window", self.max_routes, key.route)
+                _log.warning("more than %d routes: %s and later ones get no window", self.max_routes, route)
             return None
-        return self._windows.setdefault(key, deque(maxlen=self.size))
-
-    def newest(self, instrument: str) -> deque[Row]:
-        """Return the window over all routes of `instrument` to append to."""
-        return self._newest.setdefault(instrument, deque(maxlen=self.size))
+        return windows.setdefault(route, deque(maxlen=self.size)) if window is None else window
 
     def next_sequence(self) -> int:
         """Return the next number in the order of completion."""
         return next(self._sequence)
 
-    def rows(self, key: WindowKey) -> tuple[Row, ...]:
-        """Return the samples of one window as they are held, oldest first; none if there is no such window."""
-        return _copied(self._windows.get(key))
+    def routes(self) -> list[str]:
+        """Return the routes that have a window of durations."""
+        return list(self._durations)
 
-    def samples(self, key: WindowKey) -> tuple[Sample, ...]:
-        """Return the samples of one window, oldest first; none if there is no such window."""
-        return tuple(map(Sample._make, self.rows(key)))
+    def rows(self, route: str) -> tuple[Row, ...]:
+        """Return the durations of a route as they are held, oldest first; none if there is no such window."""
+        return copied(self._durations.get(route, ()))
 
-    def merged(self, instrument: str) -> tuple[Sample, ...]:
-        """Return the last `size` samples of `instrument` over all routes, in the order of completion."""
-        return tuple(map(Sample._make, _copied(self._newest.get(instrument))))
+    def samples(self, route: str) -> tuple[Sample, ...]:
+        """Return the durations of a route, oldest first; none if there is no such window."""
+        return tuple(map(Sample._make, self.rows(route)))
 
-    def keys(self, instrument: str) -> list[WindowKey]:
-        """Return the windows that `instrument` has."""
-        return [key for key in list(self._windows) if key.instrument == instrument]
+    def queries(self, route: str) -> tuple[float, ...]:
+        """Return the numbers of queries of a route's requests, oldest first; none if there is no such window."""
+        return copied(self._queries.get(route, ()))
 
 
-def _copied(window: deque[Row] | None) -> tuple[Row, ...]:
-    while window is not None:
+def copied(window: Iterable[_Kept]) -> tuple[_Kept, ...]:
+    """Return what is in a window now, however often it is being appended to."""
+    while True:
         try:
             return tuple(window)
         except RuntimeError:  # appended to meanwhile
             continue
-    return ()
 
 
 class Measured(Protocol):
@@ -142,23 +142,20 @@ class WindowAggregation(ExplicitBucketHistogramAggregation):
         reservoir_factory: Any,
         start_time_unix_nano: int,
     ) -> _Aggregation[Any]:
-        if instrument.name not in WINDOWED:
-            return DropAggregation()._create_aggregation(
-                instrument, attributes, reservoir_factory, start_time_unix_nano
-            )
-        key = None if attributes is None else window_key(instrument.name, attributes)
-        return RouteAggregation(attributes, self._store, key)
+        route = None if attributes is None else route_of(attributes)
+        if instrument.name == instruments.REQUEST_DURATION:
+            return DurationAggregation(attributes, self._store, route)
+        if instrument.name == instruments.REQUEST_OPERATIONS:
+            return QueriesAggregation(attributes, self._store, route)
+        return DropAggregation()._create_aggregation(instrument, attributes, reservoir_factory, start_time_unix_nano)
 
 
-WINDOWED = frozenset({instruments.REQUEST_DURATION, instruments.REQUEST_OPERATIONS})
-
-
-def window_key(instrument: str, attributes: Mapping[str, Any]) -> WindowKey | None:
-    """Return the window that a series belongs to; `None` for requests that matched no route."""
-    route = attributes.get(instruments.HTTP_ROUTE)
-    if route is not None:
-        return WindowKey(instrument, route_name(str(attributes.get(instruments.HTTP_REQUEST_METHOD, "")), str(route)))
-    return None if attributes else WindowKey(instrument, "")
+def route_of(attributes: Mapping[str, Any]) -> str | None:
+    """Return the route of a series, `""` for what was recorded for none, and `None` for requests that no rule has matched."""
+    rule = attributes.get(instruments.HTTP_ROUTE)
+    if rule is not None:
+        return route_name(str(attributes.get(instruments.HTTP_REQUEST_METHOD, "")), str(rule))
+    return None if attributes else ""
 
 
 def _no_reservoir(*_: Any, **__: Any) -> Any:
@@ -171,25 +168,46 @@ class RouteAggregation(_Aggregation[Any]):
     A series without a window, such as requests that no rule has matched, is left to the other readers.
     """
 
-    def __init__(self, attributes: Mapping[str, Any] | None, store: WindowStore, key: WindowKey | None) -> None:
+    def __init__(self, attributes: Mapping[str, Any] | None) -> None:
         super().__init__(attributes, _no_reservoir)
-        self._next_sequence = store.next_sequence
-        self._is_error = instruments.ERROR_TYPE in (attributes or {})
-        self._window = None if key is None else store.window(key)
-        self._newest = None if key is None else store.newest(key.instrument)
 
     def aggregate(self, measurement: Measured, should_sample_exemplar: bool = True) -> None:  # noqa: ARG002
         self.add(measurement.value, measurement.time_unix_nano, _trace_id(measurement.context))
 
+    @abstractmethod
     def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:
         """Add one sample; the window's order is the order of these calls."""
-        if self._window is not None and self._newest is not None:
-            row = (self._next_sequence(), time_unix_nano, value, trace_id, self._is_error)
-            self._window.append(row)
-            self._newest.append(row)
 
     def collect(self, *_: Any, **__: Any) -> None:
         """Return nothing: windows are read from the store, and points of other aggregations by other readers."""
+
+
+class DurationAggregation(RouteAggregation):
+    """Durations of requests, in seconds."""
+
+    def __init__(self, attributes: Mapping[str, Any] | None, store: WindowStore, route: str | None) -> None:
+        super().__init__(attributes)
+        self._next_sequence = store.next_sequence
+        self._is_error = instruments.ERROR_TYPE in (attributes or {})
+        self._window = None if route is None else store.durations_of(route)
+
+    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:
+        if self._window is not None:
+            self._window.append((self._next_sequence(), time_unix_nano, value, trace_id, self._is_error))
+
+
+class QueriesAggregation(RouteAggregation):
+    """Numbers of queries of requests."""
+
+    def __init__(self, attributes: Mapping[str, Any] | None, store: WindowStore, route: str | None) -> None:
+        super().__init__(attributes)
+        self._window = None if route is None else store.queries_of(route)
+        self._newest = store.newest_queries
+
+    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:  # noqa: ARG002
+        if self._window is not None:
+            self._window.append(value)
+            self._newest.append(value)
 
 
 def _trace_id(context: Context) -> int | None:

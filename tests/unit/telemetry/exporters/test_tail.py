@@ -143,7 +143,7 @@ def test_a_share_can_be_written_in_several_ways(share: str) -> None:
 )
 def test_a_wrong_setting_is_told(wrong: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"export: must be all, a share of the requests such as 1/10 or 0\.1, notable"
+        SettingsError, match=r"^export must be all, a share of the requests such as 1/10 or 0\.1, notable"
     ) as told:
         TelemetrySettings.load(export=wrong)
     assert repr(wrong) in str(told.value)
