@@ -1,119 +1,53 @@
 """One variant of the measured app, in a process of its own: `python -m benchmarks.worker VARIANT`.
 
-It reads lines `QUERIES REQUESTS` and answers each with the CPU time it took, in nanoseconds a request.
+It reads lines `QUERIES REQUESTS` and answers each with a line of JSON: the CPU time it took, in nanoseconds a request.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
-import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Any
 
-from flask import Flask, g
-from werkzeug.test import EnvironBuilder
+from benchmarks.apps import LostSpansError, Measured, UnavailableError
+from benchmarks.variants import VARIANTS
 
 
-def make_app() -> Flask:
-    """Return an app with one route that makes as many queries as its path says, through one cursor each."""
-    app = Flask("benchmark")
-    connections: list[sqlite3.Connection] = []
-
-    @app.get("/queries/<int:number>")
-    def queries(number: int) -> str:
-        if not connections:
-            connections.append(sqlite3.connect(":memory:"))
-            connections[0].execute("CREATE TABLE videos (id INTEGER PRIMARY KEY, title TEXT)")
-        g.connection = connections[0]
-        for key in range(number):
-            g.connection.cursor().execute("SELECT title FROM videos WHERE id = ?", (key,)).fetchone()
-        return "ok"
-
-    return app
-
-
-def bare() -> Flask:
-    """The app as it is."""
-    return make_app()
+def environ_of(path: str) -> dict[str, Any]:
+    """Return a WSGI environment as a server on this machine makes it."""
+    return {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "localhost",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
 
 
-def instrumented() -> Flask:
-    """`instrument(app)`, nothing else."""
-    from telemetry import instrument
+def serve(measured: Measured, path: str, requests: int) -> None:
+    """Have `path` answered so many times, as a WSGI server would."""
+    environ = environ_of(path) | measured.of_requests
+    app = measured.wsgi
+    status = ""
 
-    return instrument(make_app())
+    def start_response(got: str, *_: Any) -> Any:
+        nonlocal status
+        status = got
 
-
-def instrumented_two_readers() -> Flask:
-    """`instrument(app)` with a second metric reader beside ours."""
-    from opentelemetry import metrics
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
-    metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
-    return instrumented()
-
-
-def _tracing() -> None:
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-
-    class Sink(SpanExporter):
-        """Stands for the network: spans end here."""
-
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
-            return SpanExportResult.SUCCESS
-
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(Sink()))
-    trace.set_tracer_provider(provider)
-
-
-def instrumented_exporting() -> Flask:
-    """`instrument(app)` with a second metric reader and every span given to an exporter."""
-    _tracing()
-    return instrumented_two_readers()
-
-
-def stock() -> Flask:
-    """OpenTelemetry's own Flask and sqlite3 instrumentation, with a batch processor and a metric reader."""
-    os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "http,database"
-    from opentelemetry import metrics
-    from opentelemetry.instrumentation.flask import FlaskInstrumentor
-    from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
-    _tracing()
-    metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
-    SQLite3Instrumentor().instrument()
-    app = make_app()
-    FlaskInstrumentor().instrument_app(app)
-    return app
-
-
-VARIANTS: dict[str, Callable[[], Flask]] = {
-    "bare Flask": bare,
-    "instrument(app)": instrumented,
-    "instrument(app), two readers": instrumented_two_readers,
-    "instrument(app), two readers, spans exported": instrumented_exporting,
-    "stock OpenTelemetry": stock,
-}
-
-
-def measure(app: Flask, queries: int, requests: int) -> float:
-    """Return the CPU time of one request in nanoseconds, over all threads of the process."""
-    environ = EnvironBuilder(path=f"/queries/{queries}").get_environ()
-
-    def start_response(*_: Any) -> Any:
-        return None
-
-    gc.collect()
-    started = time.process_time_ns()
     for _ in range(requests):
         body = app(dict(environ), start_response)
         for _ in body:
@@ -121,15 +55,52 @@ def measure(app: Flask, queries: int, requests: int) -> float:
         close = getattr(body, "close", None)
         if close is not None:
             close()
-    return (time.process_time_ns() - started) / requests
+    if requests and not status.startswith("200"):
+        raise RuntimeError(f"{path} answered {status}")
+
+
+def measure(measured: Measured, queries: int, requests: int) -> float:
+    """Return the CPU time of one request in nanoseconds, over all threads of the process, with what it leaves for later.
+
+    Raises:
+        LostSpansError: fewer spans have come out than requests and queries have made.
+    """
+    gc.collect()
+    started = time.process_time_ns()
+    serve(measured, f"/queries/{queries}", requests)
+    measured.flush()
+    took = time.process_time_ns() - started
+    if measured.received is not None:
+        wanted, received = requests * (1 + queries), measured.received()
+        if received != wanted:
+            raise LostSpansError(f"{wanted} spans were to come out, {received} did")
+    return took / requests
 
 
 def main(variant: str) -> None:
     """Answer requests for measurements until the input ends."""
-    app = VARIANTS[variant]()
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a peer prints is no answer
+    try:
+        measured = VARIANTS[variant].make()
+        measure(measured, 1, 1)  # which also makes the table, in a query of its own
+    except LostSpansError:
+        pass
+    except (UnavailableError, ImportError) as error:
+        print(json.dumps({"unavailable": str(error)}), file=answers)
+        return
+    except Exception as error:
+        print(json.dumps({"unavailable": f"{type(error).__name__}: {error}"}), file=answers)
+        return
+    print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
         queries, requests = map(int, line.split())
-        print(measure(app, queries, requests), flush=True)
+        try:
+            answer = {"ns": measure(measured, queries, requests)}
+        except LostSpansError as error:
+            print(json.dumps({"lost": str(error)}), file=answers)
+            return
+        print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":
