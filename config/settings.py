@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from limits import parse as parse_limit
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "LVS_"
+_HOST_NAME = re.compile(
+    r"\.?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII | re.IGNORECASE
+)
 CONFIG_VARIABLE = "LVS_CONFIG"
 _TELEMETRY_PREFIX = "LVS_TELEMETRY_"
 
@@ -53,10 +57,8 @@ class Settings(BaseSettings):
     )
     host: str = Field(
         default="127.0.0.1",
-        description="The address to listen on; loopback only.",
-        json_schema_extra=_must_be(
-            "a loopback address (127.0.0.1, ::1 or localhost; others stay closed until the admin pages are guarded)"
-        ),
+        description="The address to listen on; off loopback, the admin pages need the admin token.",
+        json_schema_extra=_must_be("an IP address of this machine such as 127.0.0.1 or 0.0.0.0, or localhost"),
     )
     port: int = Field(
         default=5000,
@@ -64,6 +66,19 @@ class Settings(BaseSettings):
         le=65535,
         description="The port to listen on; 0 takes a free one.",
         json_schema_extra=_must_be("a whole number from 0 to 65535"),
+    )
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names, with commas between them, that the server is known by beside IP addresses and the machine's own "
+        "names; `.example.org` stands for all under it.",
+        json_schema_extra=_must_be("host names without ports, with commas between them"),
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses or networks of reverse proxies, with commas between them, whose X-Forwarded-* headers count.",
+        json_schema_extra=_must_be(
+            "IP addresses or networks such as 127.0.0.1 or 10.0.0.0/8, with commas between them"
+        ),
     )
     workers: int = Field(
         default=1,
@@ -150,12 +165,30 @@ class Settings(BaseSettings):
 
     @field_validator("host")
     @classmethod
-    def _loopback(cls, value: str) -> str:
-        if value.lower() == "localhost":
-            return "127.0.0.1"
-        if not ipaddress.ip_address(value).is_loopback:
-            raise ValueError("not a loopback address")
-        return value
+    def _address(cls, value: str) -> str:
+        return "127.0.0.1" if value.lower() == "localhost" else str(ipaddress.ip_address(value))
+
+    @field_validator("trusted_hosts", "trusted_proxies", mode="before")
+    @classmethod
+    def _with_commas(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_HOST_NAME.fullmatch(name) for name in value):
+            raise ValueError("no host name")
+        return tuple(name.lower() for name in value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(ipaddress.ip_network(network, strict=False)) for network in value)
+
+    @property
+    def is_on_loopback(self) -> bool:
+        """Whether nobody but this machine can reach the server directly."""
+        return ipaddress.ip_address(self.host).is_loopback
 
     @field_validator("write_limit")
     @classmethod

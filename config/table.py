@@ -23,7 +23,7 @@ def settings_table() -> list[Row]:
     """Return one row a setting, in the order of the model, and last the row of the TOML file itself."""
     rows = []
     for field, info in Settings.model_fields.items():
-        default = info.default.as_posix() if isinstance(info.default, Path) else str(info.default)
+        default = info.default.as_posix() if isinstance(info.default, Path) else str(info.default or "none")
         rows.append(Row(field, option_name(field), env_name(field), default, str(info.description)))
     return [
         *rows,

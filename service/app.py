@@ -10,7 +10,7 @@ from flask import Flask
 from opentelemetry.trace import TracerProvider
 
 from config import Settings, load_settings
-from service import errors, security
+from service import admin, errors, security
 from service.db import release_request_connection
 from service.filters import install as install_filters
 from service.routes import BLUEPRINTS
@@ -27,21 +27,25 @@ def create_app(
     metrics: PerformanceMetrics | None = None,
     telemetry_settings: TelemetrySettings | None = None,
     tracer_provider: TracerProvider | None = None,
-    authorize: Callable[[], bool] | None = None,
+    authorize: Callable[[], object] | None = None,
     background: bool = True,
 ) -> Flask:
     """Return the video server for `settings` (by default from environment and file), instrumented.
 
     `background=False` starts no thread: the index then changes only through `server.indexer.scan()`. Close what this
-    made with `app.extensions["local_video_server"].close()`. Raises `DatabaseTooNewError`
-    and `SettingsError`.
+    made with `app.extensions["local_video_server"].close()`. `authorize` says who may see the admin pages in place of
+    the admin token. Raises `DatabaseTooNewError`, `TokenError` and `SettingsError`.
     """
     settings = settings or load_settings().settings
     app = Flask("service")
     server = Server.build(settings, metrics or get_metrics())
     app.extensions[EXTENSION] = server
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
-    security.install(app)
+    security.install(app, settings)
+    guard = authorize or admin.AdminGuard(
+        admin.load_token(settings.data.resolve()), trusts_this_machine=settings.is_on_loopback
+    )
+    admin.install(app, guard)
     errors.install(app)
     install_filters(app)
     app.teardown_appcontext(release_request_connection)
@@ -52,12 +56,14 @@ def create_app(
         settings=_without_admin(telemetry_settings),
         metrics=metrics,
         tracer_provider=tracer_provider,
-        authorize=authorize,
+        authorize=guard,
         admin_links=ADMIN_LINKS,
         service_name="local-video-server",
         service_version=_installed_version(),
         title="Local Video Server",
     )
+    if settings.trusted_proxies:
+        app.wsgi_app = security.TrustedProxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     server.on_close.append(lambda: uninstrument(app))
     if background:
         server.watcher.start()

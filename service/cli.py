@@ -70,22 +70,25 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
         from service.server import address, pick_port, run
 
         settings = settings.model_copy(update={"port": pick_port(settings.host, settings.port)})
-        _check_start(settings)
+        token = _check_start(settings)
     except telemetry.SettingsError as error:
         _fail(str(error), _WRONG_SETTING)
     except (ServerError, OSError) as error:
         _fail(str(error), _CANNOT_START)
-    _greet(console, settings, address(settings.host, settings.port))
+    _greet(console, settings, address(settings.host, settings.port), token)
     run(settings)
     console.print("Stopped.")
 
 
-def _check_start(settings: Settings) -> None:
-    """Read the telemetry's settings and bring the schema up to date here, where a complaint is one line for the user."""
+def _check_start(settings: Settings) -> str:
+    """Read the telemetry's settings, bring the schema up to date and return the admin token, here, where a complaint is one
+    line for the user."""
+    from service.admin import load_token
     from service.db import Database
 
     telemetry.TelemetrySettings.load()
     Database(settings.data.resolve() / "library.sqlite3").close()
+    return load_token(settings.data.resolve())
 
 
 def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
@@ -119,11 +122,13 @@ def _make_samples(folder: Path, console: Console) -> None:
         _fail(f"can't make the sample clips in '{folder}': {error}", _CANNOT_START)
 
 
-def _greet(console: Console, settings: Settings, url: str) -> None:
+def _greet(console: Console, settings: Settings, url: str, token: str) -> None:
+    from service.admin import url_with_token
+
     workers = "1 worker" if settings.workers == 1 else f"{settings.workers} workers"
     lines = (
         ("Library", f"{url}/"),
-        ("Performance", f"{url}/admin/performance"),
+        ("Performance", f"{url}/admin/performance" if settings.is_on_loopback else url_with_token(url, token)),
         ("Folder", str(settings.videos.resolve())),
         ("Serving", f"{workers}, {settings.threads} threads each; Ctrl-C stops"),
     )

@@ -6,10 +6,13 @@ from flask import Flask, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from telemetry.admin.answers import wants_json
+
 _JSON_PREFIXES = ("/api/", "/admin/cache/")
 _JSON_PATHS = {"/rate", "/ping"}
 _TITLES = {
     400: "That request doesn't add up",
+    401: "Who is there?",
     403: "Not from there",
     404: "Nothing here",
     405: "Not that way",
@@ -112,8 +115,12 @@ def _plain(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | float) else shown(value).strip("'")
 
 
+def _is_for_a_program() -> bool:
+    return request.path.startswith("/admin/") and wants_json(request)
+
+
 def _answer(status: int, message: str, details: dict[str, object]) -> Response:
-    if request.path in _JSON_PATHS or request.path.startswith(_JSON_PREFIXES):
+    if request.path in _JSON_PATHS or request.path.startswith(_JSON_PREFIXES) or _is_for_a_program():
         response = jsonify({"error": message, **details})
     else:
         page = render_template(

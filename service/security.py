@@ -5,19 +5,27 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.security import safe_join
 
+from config import Settings
 from service.errors import BadParameterError, RefusedError, TooManyWritesError
 from service.text import is_clean
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_BODY_BYTES = 64 * 1024
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -34,34 +42,69 @@ HEADERS = {
 }
 
 
-def install(app: Flask) -> None:
+def install(app: Flask, settings: Settings) -> None:
     """Guard every request of `app`: the Host first, then writes from other sites; and set the headers of every
     answer.
     """
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.before_request(check_host)
+    names = (*own_names(), *settings.trusted_hosts)
+    app.before_request(lambda: check_host(names))
     app.before_request(check_site)
     app.after_request(_set_headers)
 
 
-def check_host() -> None:
-    """Refuse a Host that isn't loopback: a page elsewhere could point its own name at this machine (DNS rebinding)."""
-    if not is_loopback_host(request.headers.get("Host", "")):
+def own_names() -> tuple[str, ...]:
+    """Return the names that this machine goes by on its own network."""
+    name = socket.gethostname().lower()
+    return (name, f"{name.partition('.')[0]}.local") if name else ()
+
+
+def check_host(names: Collection[str]) -> None:
+    """Refuse a Host that is neither an address nor one of `names`: a page elsewhere could point its own name at this machine
+    (DNS rebinding). An address can't be pointed anywhere.
+    """
+    if not is_known_host(request.headers.get("Host", ""), names):
         raise BadParameterError(
-            "Host", "localhost, 127.0.0.1 or [::1], with or without a port", request.headers.get("Host")
+            "Host",
+            "localhost, an IP address, this machine's name, or one of LVS_TRUSTED_HOSTS, with or without a port",
+            request.headers.get("Host"),
         )
 
 
-def is_loopback_host(host: str) -> bool:
-    """Say whether a Host header names this machine by a loopback name."""
+def is_known_host(host: str, names: Collection[str] = ()) -> bool:
+    """Say whether a Host header names this machine by an address, a loopback name, or one of `names`."""
     try:
         parts = urlsplit(f"//{host}")
         name, _ = parts.hostname, parts.port
         if name is None or "@" in host or parts.path or parts.query or parts.fragment:
             return False
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+        ipaddress.ip_address(name)
     except ValueError:
-        return False
+        return host_is_trusted(host.lower(), ("localhost", *names))
+    return True
+
+
+class TrustedProxies:
+    """Believes the X-Forwarded-* headers of requests that come from the proxies that the settings name, of one hop, and of no
+    others.
+    """
+
+    def __init__(self, app: WSGIApplication, networks: Collection[str]) -> None:
+        self._app = app
+        self._fixed = ProxyFix(app, x_for=1, x_proto=1, x_host=1, x_port=1, x_prefix=1)
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        app = self._fixed if self._is_trusted(environ.get("REMOTE_ADDR", "")) else self._app
+        return app(environ, start_response)
+
+    def _is_trusted(self, peer: str) -> bool:
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._networks)
 
 
 def check_site() -> None:

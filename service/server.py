@@ -74,8 +74,21 @@ def pick_port(host: str, port: int) -> int:
 
 
 def address(host: str, port: int) -> str:
-    """Return the URL of the server, without a slash at the end."""
+    """Return the URL of the server, without a slash at the end; one that listens everywhere has an address of this machine."""
+    if ipaddress.ip_address(host).is_unspecified:
+        host = _outward_address(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _outward_address(host: str) -> str:
+    """Return the address that others reach this machine by; loopback if it is on no network. Nothing is sent."""
+    is_v6 = ipaddress.ip_address(host).version == 6
+    with socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("2001:db8::1" if is_v6 else "192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "::1" if is_v6 else "127.0.0.1"
 
 
 def run(settings: Settings) -> None:

@@ -6,17 +6,20 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
 
 from telemetry.admin import answers
 
 _log = logging.getLogger(__name__)
 
 Authorize = Callable[[], object]
-"""Called in the context of the request; a truthy answer lets it through."""
+"""Called in the context of the request; a truthy answer lets it through. It may answer itself: by a response, or by an exception
+of Werkzeug such as `abort(401)`."""
 
 EXTENSION: Final = "telemetry"
 
@@ -57,7 +60,10 @@ def require_admin() -> ResponseReturnValue | None:
 def check(authorize: Authorize | None) -> ResponseReturnValue | None:
     """Return `None` if `authorize`, or where it is `None` the rule for this machine, lets the current request in."""
     if authorize is not None:
-        if _is_authorized(authorize):
+        answer = _ask(authorize)
+        if isinstance(answer, AnyResponse):
+            return cast(Response, answer)
+        if answer:
             return None
         return refusal("the app's authorize= said no", "Sign in as somebody whom the app lets see this page.")
     reason = why_not_local(request.environ)
@@ -97,9 +103,11 @@ def refusal(reason: str, remedy: str) -> Response:
     return answers.page("refused.html", 403, message=message, reason=reason, remedy=remedy)
 
 
-def _is_authorized(authorize: Authorize) -> bool:
+def _ask(authorize: Authorize) -> object:
     try:
-        return bool(authorize())
+        return authorize()
+    except HTTPException:
+        raise
     except Exception:
         _log.exception("authorize= raised: the admin pages stay closed for this request")
         return False

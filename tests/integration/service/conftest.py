@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -62,8 +63,8 @@ class Running:
 
     @property
     def port(self) -> int:
-        self.wait_for_output("/admin/performance\n")
-        return int(self.output.split("http://127.0.0.1:")[1].split("/")[0])
+        self.wait_for_output("Serving ")
+        return int(re.search(r"Library +http://[^/]+:(\d+)/", self.output)[1])
 
     def request(self, path: str, method: str = "GET", body: object = None, headers: dict[str, str] | None = None):
         """Return status, headers and body; waits for the server to come up."""

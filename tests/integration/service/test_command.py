@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_paused_players_do_not_keep_the_pages_from_being_answered(start, folder)
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (("--host", "0.0.0.0"), 2, "local-video-server: --host must be a loopback address"),
+        (("--host", "everywhere"), 2, "local-video-server: --host must be an IP address of this machine"),
         (("--videos", "none"), 2, "local-video-server: --videos must be a folder that exists, got 'none'"),
         (("--threads", "many"), 2, "local-video-server: --threads must be a whole number from 1 to 256, got 'many'"),
     ],
@@ -102,3 +103,20 @@ def test_a_taken_port_is_one_line_and_1(start):
     server.stop()
     assert server.output.startswith(f"local-video-server: can't listen on 127.0.0.1 port {port}: ")
     assert server.output.count("\n") == 1
+
+
+def test_a_server_for_the_network_prints_the_address_with_the_token_once_and_asks_for_it(start):
+    server = start("serve", "--port", "0", "--host", "0.0.0.0")
+    server.wait_for_output("?token=")
+    address = next(line for line in server.output.splitlines() if "?token=" in line).split()[-1]
+    parts = urlsplit(address)
+    assert parts.port == server.port
+    token = parse_qs(parts.query)["token"][0]
+    assert server.output.count(token) == 1
+    assert server.request("/admin/performance/json")[0] == 401
+    assert server.request("/ping")[0] == 200
+    assert server.request("/admin/performance/json", headers={"Authorization": f"Bearer {token}"})[0] == 200
+    server.stop()
+    assert server.output.count(token) == 1
+    again = start("serve", "--port", "0", "--host", "0.0.0.0")
+    again.wait_for_output(token)

@@ -98,19 +98,54 @@ def test_a_missing_file_is_an_error_in_the_name_of_the_variable_that_gave_it(tmp
         load_settings()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1"])
-def test_loopback_addresses_may_be_listened_on(host):
-    assert load_settings({"host": host}).settings.host == host
+@pytest.mark.parametrize(
+    ("host", "is_on_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.4", False),
+    ],
+)
+def test_any_address_may_be_listened_on(host, is_on_loopback):
+    settings = load_settings({"host": host}).settings
+    assert (settings.host, settings.is_on_loopback) == (host, is_on_loopback)
 
 
 def test_localhost_means_the_address(monkeypatch):
     assert load_settings({"host": "LocalHost"}).settings.host == "127.0.0.1"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com", "127.0.0.1:80"])
-def test_any_other_address_is_refused(host):
-    with pytest.raises(SettingsError, match="--host must be a loopback address"):
+@pytest.mark.parametrize("host", ["example.com", "127.0.0.1:80", "1.2.3", "[::1]"])
+def test_what_is_no_address_is_refused(host):
+    with pytest.raises(SettingsError, match="--host must be an IP address of this machine"):
         load_settings({"host": host})
+
+
+def test_lists_have_commas_in_the_environment_and_brackets_in_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("LVS_TRUSTED_HOSTS", "Videos.lan, .example.org")
+    file = toml(tmp_path, 'trusted_proxies = ["10.1.2.3", "10.0.0.7/8", "::1"]\n')
+    settings = load_settings(config_file=file).settings
+    assert settings.trusted_hosts == ("videos.lan", ".example.org")
+    assert settings.trusted_proxies == ("10.1.2.3/32", "10.0.0.0/8", "::1/128")
+
+
+@pytest.mark.parametrize(
+    "names", ["a b", "host:80", "http://host", "*.example.org", "a,,b", "-a", "..", "é.org", "a/b"]
+)
+def test_a_trusted_host_is_a_name_without_port_or_wildcard(names):
+    with pytest.raises(
+        SettingsError, match="--trusted-hosts must be host names without ports, with commas between them"
+    ):
+        load_settings({"trusted_hosts": names})
+
+
+@pytest.mark.parametrize("networks", ["proxy", "10.0.0.0/33", "10.0.0.1,", "1.2.3"])
+def test_a_trusted_proxy_is_an_address_or_a_network(networks):
+    with pytest.raises(SettingsError, match="--trusted-proxies must be IP addresses or networks"):
+        load_settings({"trusted_proxies": networks})
 
 
 def test_an_unknown_variable_is_a_warning_that_names_the_nearest(monkeypatch):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from flask import request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import TooManyWritesError
-from service.security import HEADERS, MAX_BODY_BYTES, WriteLimiter, confined, is_loopback_host, is_servable
+from service.security import HEADERS, MAX_BODY_BYTES, WriteLimiter, confined, is_known_host, is_servable, own_names
 
 OUTSIDE = [
     "", ".", "..", "../secret.mp4", "a/../../secret.mp4", "/etc/passwd", "//etc/passwd", "a//b.mp4", "..\\secret.mp4",
@@ -52,18 +53,35 @@ def test_no_mix_of_dots_and_slashes_leads_out(tmp_path_factory, path):
     assert found is None or found.is_relative_to(folder.resolve())
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:5000", "127.3.2.1", "[::1]", "[::1]:5000"])
-def test_loopback_hosts_are_known(host):
-    assert is_loopback_host(host)
+KNOWN = ("nas.lan", ".example.org")
 
 
 @pytest.mark.parametrize(
     "host",
-    ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "192.168.0.2:5000", "localhost:x", "localhost:99999",
-     "a@localhost", "localhost/x", "::1", "[::1", "0.0.0.0"],
+    ["localhost", "LOCALHOST:80", "127.0.0.1:5000", "[::1]", "[::1]:5000", "192.168.0.2:5000", "0.0.0.0", "[fe80::1]",
+     "nas.lan", "NAS.lan:5000", "a.example.org", "example.org"],
+)  # fmt: skip
+def test_addresses_loopback_names_and_trusted_names_are_known(host):
+    assert is_known_host(host, KNOWN)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "localhost:x", "localhost:99999", "a@localhost",
+     "localhost/x", "::1", "[::1", "nas.lan.evil.example", "evilexample.org", "nas.lan:80:80", "nas lan", "nas.lan#"],
 )  # fmt: skip
 def test_other_hosts_are_not(host):
-    assert not is_loopback_host(host)
+    assert not is_known_host(host, KNOWN)
+
+
+def test_this_machine_is_known_by_its_own_name(client):
+    for name in own_names():
+        assert client.get("/ping", headers={"Host": f"{name}:5000"}).status_code == 200
+
+
+def test_a_name_can_be_made_known(make_app):
+    client = make_app(trusted_hosts="videos.lan").test_client()
+    assert client.get("/ping", headers={"Host": "videos.lan"}).status_code == 200
 
 
 def test_a_request_under_another_name_is_refused(client):
@@ -126,3 +144,40 @@ def test_the_limit_counts_each_client_for_itself_and_says_when_to_come_back():
     with pytest.raises(TooManyWritesError) as caught:
         limiter.check("a")
     assert 1 <= caught.value.retry_after_s <= 60
+
+
+FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Host": "videos.lan", "X-Forwarded-Proto": "https"}
+
+
+def seen_by(app, **overrides):
+    """Return what a view sees of a request that claims to come from elsewhere."""
+    app.add_url_rule("/seen", view_func=lambda: {"client": request.remote_addr, "url": request.host_url})
+    return app.test_client().get("/seen", headers=FORWARDED, environ_overrides=overrides).json
+
+
+def test_forwarded_headers_of_a_named_proxy_count(make_app):
+    app = make_app(trusted_hosts="videos.lan", trusted_proxies="10.0.0.0/8")
+    assert seen_by(app, REMOTE_ADDR="10.9.9.9") == {"client": "203.0.113.7", "url": "https://videos.lan/"}
+
+
+@pytest.mark.parametrize("peer", ["192.168.0.9", "::1", "", "no address"])
+def test_forwarded_headers_of_anybody_else_do_not(make_app, peer):
+    app = make_app(trusted_hosts="videos.lan", trusted_proxies="10.0.0.0/8")
+    assert seen_by(app, REMOTE_ADDR=peer) == {"client": peer, "url": "http://localhost/"}
+
+
+def test_the_write_limit_is_of_the_client_behind_the_proxy_and_cannot_be_dodged_with_a_header(make_app):
+    client = make_app(write_limit="1/minute", trusted_proxies="10.0.0.1").test_client()
+
+    def write(peer, forwarded_for):
+        answer = client.post(
+            "/rate",
+            json={"filename": "none.mp4", "rating": 3},
+            headers={"X-Forwarded-For": forwarded_for},
+            environ_overrides={"REMOTE_ADDR": peer},
+        )
+        return answer.status_code
+
+    assert [write("10.0.0.1", "203.0.113.1"), write("10.0.0.1", "203.0.113.2")] == [404, 404]
+    assert write("10.0.0.1", "203.0.113.2") == 429
+    assert [write("192.168.0.9", "203.0.113.3"), write("192.168.0.9", "203.0.113.4")] == [404, 429]

@@ -47,8 +47,8 @@ def test_an_empty_library_page_says_so(client):
     ("method", "path"), [("GET", "/admin/cache/status"), ("POST", "/admin/cache/refresh"), ("GET", "/admin/library")]
 )
 def test_admin_pages_are_closed_to_other_machines_and_behind_a_proxy(client, method, path):
-    assert client.open(path, method=method, environ_overrides=ELSEWHERE).status_code == 403
-    assert client.open(path, method=method, headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 403
+    assert client.open(path, method=method, environ_overrides=ELSEWHERE).status_code == 401
+    assert client.open(path, method=method, headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
 
 
 def test_the_figures_see_the_cache_and_leave_the_admin_pages_out(make_app, add_video):

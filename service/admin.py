@@ -1,0 +1,159 @@
+"""Who may see the admin pages: this machine, or whoever has the admin token.
+
+The token is made at the first start and kept in the data folder. A server that listens beyond loopback asks everybody for it; one
+on loopback asks those who don't come straight from this machine, such as through a reverse proxy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlencode
+
+from flask import Flask, Response, current_app, request
+from flask.typing import ResponseReturnValue
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import TooManyRequests, Unauthorized
+
+from service.errors import ServerError
+from telemetry.admin import answers
+from telemetry.admin.guard import Authorize, check, why_not_local
+
+FILE: Final = "admin-token"
+COOKIE: Final = "lvs_admin"
+PARAMETER: Final = "token"
+EXTENSION: Final = "local_video_server_admin"
+WRONG_TOKENS: Final = "10/minute"  # a client; 43 characters of 64 can't be guessed at any speed, but why let it try
+_PREFIXES: Final = ("/admin", "/api/admin")
+_LEAST_CHARACTERS: Final = 32
+_COOKIE_AGE_S: Final = 30 * 24 * 3600
+
+
+class TokenError(ServerError):
+    """The token's file can't be used; the text is for the user."""
+
+
+def load_token(data: Path) -> str:
+    """Return the admin token of a data folder, made at the first call. Safe with several processes. Raises `TokenError`."""
+    path = data / FILE
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        token = secrets.token_urlsafe(32)
+        # Written whole under another name and then linked: who finds the file finds all of it.
+        draft = data / f".{FILE}-{secrets.token_hex(4)}"
+        if not path.exists():
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(token + "\n")
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass  # another process was first
+            finally:
+                draft.unlink()
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        token = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenError(f"the admin token in {path} can't be read or made: {error}") from error
+    if len(token) < _LEAST_CHARACTERS:
+        raise TokenError(
+            f"the admin token in {path} must have at least {_LEAST_CHARACTERS} characters, got {len(token)}; "
+            "without the file, a new one is made"
+        )
+    return token
+
+
+def url_with_token(url: str, token: str) -> str:
+    """Return the address that opens the dashboard for the first time."""
+    return f"{url}/admin/performance?{urlencode({PARAMETER: token})}"
+
+
+class AdminGuard:
+    """The `authorize` of the video server. Thread-safe; each worker counts wrong tokens by itself."""
+
+    def __init__(self, token: str, *, trusts_this_machine: bool) -> None:
+        self._token = token.encode()
+        self._cookie = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest().encode()
+        self._trusts_this_machine = trusts_this_machine
+        self._wrong = MovingWindowRateLimiter(MemoryStorage())
+        self._limit = parse(WRONG_TOKENS)
+
+    def __call__(self) -> bool | Response:
+        """Let the current request in, or answer it: 303 to the same page with the cookie, 401, or 429.
+
+        A token in the address is taken out of it at once, so that it stays in no history and no referrer.
+        """
+        if self._trusts_this_machine and why_not_local(request.environ) is None:
+            return True
+        if self._is(self._cookie, request.cookies.get(COOKIE, "")):
+            return True
+        offered = self._offered()
+        if offered is None:
+            raise self._unauthorized("These pages need the admin token.")
+        client = request.remote_addr or "unknown"
+        if not self._wrong.test(self._limit, client):
+            raise TooManyRequests("Too many wrong tokens. Try again in a minute.", retry_after=60)
+        if not self._is(self._token, offered):
+            self._wrong.hit(self._limit, client)
+            raise self._unauthorized("That is not the admin token.")
+        if PARAMETER in request.args and "text/html" in request.headers.get("Accept", ""):  # a browser, no program
+            return self._welcome()
+        return True
+
+    @staticmethod
+    def _is(expected: bytes, offered: str) -> bool:
+        return hmac.compare_digest(expected, offered.encode("utf-8", "surrogatepass"))
+
+    @staticmethod
+    def _offered() -> str | None:
+        if PARAMETER in request.args:
+            return request.args[PARAMETER]
+        authorization = request.authorization
+        if authorization is None:
+            return None
+        return authorization.token if authorization.type == "bearer" else ""
+
+    @staticmethod
+    def _unauthorized(why: str) -> Unauthorized:
+        description = (
+            f"{why} The line that the server printed at its start has it; so has the file {FILE} in its data folder. "
+            f"Open the page with ?{PARAMETER}=… once, or send it as a bearer token."
+        )
+        return Unauthorized(description, www_authenticate=WWWAuthenticate("bearer", {"realm": "admin"}))
+
+    def _welcome(self) -> Response:
+        rest = [(name, value) for name, value in request.args.items(multi=True) if name != PARAMETER]
+        target = f"{request.script_root}{request.path}" + (f"?{urlencode(rest)}" if rest else "")
+        response = Response(status=303, headers={"Location": target})
+        response.set_cookie(
+            COOKIE,
+            self._cookie.decode(),
+            max_age=_COOKIE_AGE_S,
+            httponly=True,
+            samesite="Strict",
+            secure=request.is_secure,
+            path="/",
+        )
+        answers.harden(response)
+        return response
+
+
+def install(app: Flask, guard: Authorize) -> None:
+    """Ask `guard` before anything under the admin paths, whether there is a page or not: a new one can't be forgotten."""
+    app.extensions[EXTENSION] = guard
+    app.before_request(_check_path)
+
+
+def _check_path() -> ResponseReturnValue | None:
+    path = "/" + "/".join(part for part in request.path.casefold().split("/") if part)
+    if not any(path == prefix or path.startswith(prefix + "/") for prefix in _PREFIXES):
+        return None
+    return check(current_app.extensions[EXTENSION])
