@@ -22,6 +22,7 @@ DB_SYSTEM_NAME: Final = "db.system.name"
 DB_OPERATION_NAME: Final = "db.operation.name"
 DB_COLLECTION_NAME: Final = "db.collection.name"
 DB_QUERY_TEXT: Final = "db.query.text"
+CODE_FUNCTION_NAME: Final = "code.function.name"
 CACHE_OUTCOME: Final = "telemetry.cache.outcome"
 EXPORT_REASON: Final = "telemetry.export.reason"
 EXPORT_SHARE: Final = "telemetry.export.share"
@@ -30,6 +31,7 @@ REQUEST_DURATION: Final = "http.server.request.duration"
 OPERATION_DURATION: Final = "db.client.operation.duration"
 REQUEST_OPERATIONS: Final = "telemetry.request.db_operations"
 CACHE_LOOKUPS: Final = "telemetry.cache.lookups"
+FUNCTION_DURATION: Final = "telemetry.function.duration"
 PROCESS_UPTIME: Final = "process.uptime"
 PROCESS_CPU_UTILIZATION: Final = "process.cpu.utilization"
 PROCESS_MEMORY_USAGE: Final = "process.memory.usage"
@@ -81,6 +83,14 @@ TABLE: Final[tuple[InstrumentSpec, ...]] = (
         _OPERATIONS_BOUNDARIES,
     ),
     InstrumentSpec(CACHE_LOOKUPS, "counter", "{lookup}", "Lookups in the app's caches, by outcome.", (CACHE_OUTCOME,)),
+    InstrumentSpec(
+        FUNCTION_DURATION,
+        "histogram",
+        "s",
+        "Duration of functions that `@performance_monitor` is on.",
+        (CODE_FUNCTION_NAME, ERROR_TYPE),
+        _OPERATION_BOUNDARIES_S,
+    ),
     InstrumentSpec(PROCESS_UPTIME, "gauge", "s", "Time the process has been running."),
     InstrumentSpec(
         PROCESS_CPU_UTILIZATION, "gauge", "1", "CPU time of the process over elapsed time and logical CPUs, 0 to 1."
@@ -115,5 +125,6 @@ class Instruments:
         self.request_duration = histogram(REQUEST_DURATION)
         self.operation_duration = histogram(OPERATION_DURATION)
         self.request_operations = histogram(REQUEST_OPERATIONS)
+        self.function_duration = histogram(FUNCTION_DURATION)
         lookups = describe(CACHE_LOOKUPS)
         self.cache_lookups: Counter = meter.create_counter(CACHE_LOOKUPS, lookups.unit, lookups.description)

@@ -186,6 +186,7 @@ class PerformanceMetrics:
         self.usage = system.ProcessUsage()
         self._attached: list[_Attached] = []
         self._detached_lookups: dict[Any, int] = {}
+        self._lookups_at_reset = (0, 0)
         self._stats: dict[str, tuple[tuple[str, int, int], RouteStats]] = {}
         self._url_maps: weakref.WeakSet[Map] = weakref.WeakSet()
         self.endpoint_latencies: Mapping[str, SampleList] = _EndpointLatencies(self)
@@ -278,11 +279,21 @@ class PerformanceMetrics:
     def _instruments(self) -> Instruments:
         return self.attach(self.meter_provider)
 
+    def reset(self) -> None:
+        """Empty the windows of all routes and of the query counts, and let the cache figures count from here.
+
+        The uptime and the process's figures go on, and so does what other readers have seen: an OpenTelemetry counter
+        never goes back. Later samples fill the windows as before.
+        """
+        with self.lock:
+            self.store.clear()
+            self._lookups_at_reset = self._all_lookups()
+
     # -- the spec's fields -------------------------------------------------------------------------------------------
 
     @property
     def cache_hits(self) -> int:
-        """Lookups answered by a cache since the process started; setting it higher records the difference."""
+        """Lookups answered by a cache since the start, or since `reset`; setting it higher records the difference."""
         return self._cache_totals()[0]
 
     @cache_hits.setter
@@ -291,7 +302,7 @@ class PerformanceMetrics:
 
     @property
     def cache_misses(self) -> int:
-        """Lookups that no cache answered since the process started; setting it higher records the difference."""
+        """Lookups that no cache answered since the start, or since `reset`; setting it higher records the difference."""
         return self._cache_totals()[1]
 
     @cache_misses.setter
@@ -320,7 +331,7 @@ class PerformanceMetrics:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def get_cache_hit_rate(self) -> float:
-        """Return hits over lookups since the process started, 0 to 100; 0.0 before the first lookup."""
+        """Return hits over lookups since the start, or since `reset`, 0 to 100; 0.0 before the first lookup."""
         hits, misses = self._cache_totals()
         return 100 * hits / (hits + misses) if hits + misses else 0.0
 
@@ -400,7 +411,12 @@ class PerformanceMetrics:
         return list(map(int, copied(self.store.newest_queries)))
 
     def _cache_totals(self) -> tuple[int, int]:
-        """Hits and misses, out of one collection of each reader."""
+        """Hits and misses since the last reset, out of one collection of each reader."""
+        hits, misses = self._all_lookups()
+        hits_before, misses_before = self._lookups_at_reset
+        return max(0, hits - hits_before), max(0, misses - misses_before)  # a reset may come in between
+
+    def _all_lookups(self) -> tuple[int, int]:
         with self.lock:
             readers = [attached.reader for attached in self._attached]
             totals = dict(self._detached_lookups)

@@ -51,6 +51,10 @@ class TelemetrySettings:
         ),
     ] = ("/ping",)
     admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True
+    monitor: Annotated[
+        bool,
+        Meta(description="Whether the diagnostic layer (`telemetry.monitor`) records; off, it costs next to nothing."),
+    ] = True
     instrumentation: Annotated[
         Literal["own", "stock"],
         Meta(

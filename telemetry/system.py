@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, cast
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
@@ -25,10 +25,24 @@ _Figure = TypeVar("_Figure")
 
 _log = logging.getLogger(__name__)
 _MIN_CPU_INTERVAL_S = 0.5
+BYTES_PER_MB: Final = 1024 * 1024
+"""The spec's `memory_mb` counts as operating systems show it."""
+
+
+class SystemStats(TypedDict, total=False):
+    """What this process uses at present; a figure that the system does not tell is left out."""
+
+    cpu_percent: float
+    memory_mb: float
+    memory_percent: float
+    disk_io_read_mb: float
+    disk_io_write_mb: float
+    open_files: int
+    threads: int
 
 
 class ProcessUsage:
-    """CPU, memory and threads of this process. Thread-safe; a figure that can't be read is `None`.
+    """CPU, memory, disk and threads of this process. Thread-safe; a figure that can't be read is `None`.
 
     CPU utilisation is measured between two reads that are at least half a second apart, so that several readers don't
     shorten each other's interval to noise; the first one covers the life of the process.
@@ -62,6 +76,34 @@ class ProcessUsage:
         with self._lock:
             return self._read(lambda process: process.num_threads())
 
+    def open_files(self) -> int | None:
+        """Return how many regular files the process has open."""
+        with self._lock:
+            return self._read(lambda process: len(process.open_files()))
+
+    def disk_read_bytes(self) -> int | None:
+        """Return the bytes that the process has read from disks since it started; not every system tells."""
+        with self._lock:
+            return self._read(lambda process: int(process.io_counters().read_bytes))
+
+    def disk_written_bytes(self) -> int | None:
+        """Return the bytes that the process has written to disks since it started; not every system tells."""
+        with self._lock:
+            return self._read(lambda process: int(process.io_counters().write_bytes))
+
+    def stats(self) -> SystemStats:
+        """Return all of it as the spec's section 4 names it: percent, and megabytes of 1024 × 1024 bytes."""
+        found = {
+            "cpu_percent": _scaled(self.cpu_utilization(), 100),
+            "memory_mb": _scaled(self.memory_bytes(), 1 / BYTES_PER_MB),
+            "memory_percent": _scaled(self.memory_utilization(), 100),
+            "disk_io_read_mb": _scaled(self.disk_read_bytes(), 1 / BYTES_PER_MB),
+            "disk_io_write_mb": _scaled(self.disk_written_bytes(), 1 / BYTES_PER_MB),
+            "open_files": self.open_files(),
+            "threads": self.threads(),
+        }
+        return cast(SystemStats, {name: value for name, value in found.items() if value is not None})
+
     def uptime_s(self) -> float | None:
         """Return seconds since the process was created."""
         with self._lock:
@@ -76,7 +118,7 @@ class ProcessUsage:
                 self._cpu_at = self._cpu_utilization = None
             assert self._process is not None
             return read(self._process)
-        except (psutil.Error, OSError) as error:
+        except Exception as error:  # what a system lacks or denies comes as AttributeError, OSError and more
             _log.debug("process figures can't be read: %s", error)
             return None
 
@@ -93,6 +135,10 @@ class ProcessUsage:
         self._cpu_at = (now, used_s)
         self._cpu_utilization = min(1.0, max(0.0, used_since_s / elapsed_s / (psutil.cpu_count() or 1)))
         return self._cpu_utilization
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else round(value * factor, 3)
 
 
 def register(meter: Meter, usage: ProcessUsage) -> None:

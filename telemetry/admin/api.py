@@ -14,6 +14,7 @@ from telemetry.admin import answers, timeline
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics, RouteStats
+    from telemetry.settings import TelemetrySettings
 
 SORT_KEYS: Final = ("p95_ms", "p99_ms", "avg_ms", "request_count")
 ORDERS: Final = ("desc", "asc")
@@ -40,8 +41,8 @@ class ParameterError(Exception):
         return answers.json(body, 400)
 
 
-def add_routes(blueprint: Blueprint, metrics: PerformanceMetrics) -> None:
-    """Give `blueprint` the JSON endpoints, reading from `metrics`."""
+def add_routes(blueprint: Blueprint, metrics: PerformanceMetrics, settings: TelemetrySettings) -> None:
+    """Give `blueprint` the JSON endpoints, reading from `metrics`; `settings` has the thresholds that a report names."""
 
     def snapshot() -> Response:
         return answers.json(metrics.snapshot())
@@ -57,10 +58,16 @@ def add_routes(blueprint: Blueprint, metrics: PerformanceMetrics) -> None:
         route = _single("route", "the name of one route")
         return answers.json(timeline.read(metrics, span, route, time.time_ns()).body())
 
+    def report_facts() -> Response:
+        from telemetry import report  # for the few who ask
+
+        return answers.json(report.facts(metrics, settings))
+
     _add(blueprint, "/admin/performance/json", "performance_json", snapshot)
     _add(blueprint, "/admin/performance.json", "performance_json_alias", snapshot)
     _add(blueprint, "/api/admin/performance/routes", "performance_routes", routes)
     _add(blueprint, "/api/admin/performance/timeline", "performance_timeline", points)
+    _add(blueprint, "/api/admin/performance/report", "performance_report", report_facts)
     blueprint.register_error_handler(ParameterError, ParameterError.answer)
 
 

@@ -67,7 +67,7 @@ def create_blueprint(
     blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.record(have_the_last_word)
-    api.add_routes(blueprint, metrics)
+    api.add_routes(blueprint, metrics, settings)
     pages.add_routes(blueprint, metrics, settings, title=title, links=links or {})
     return blueprint
 

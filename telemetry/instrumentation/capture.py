@@ -66,10 +66,7 @@ class Capture:
         """Tell whether the windows leave out the requests of `rule`: admin pages, static files, `excluded_routes`."""
         known = self._excluded.get(rule.endpoint)
         if known is None:
-            static = rule.endpoint == "static" or rule.endpoint.endswith(".static")
-            admin = rule.endpoint.startswith(ADMIN_BLUEPRINT + ".")
-            listed = any(fnmatch.fnmatchcase(rule.rule, pattern) for pattern in self._excluded_rules)
-            known = self._excluded[rule.endpoint] = static or admin or listed
+            known = self._excluded[rule.endpoint] = excludes(rule, self._excluded_rules)
         return known
 
     def complete(self, record: RequestRecord, end_ns: int) -> None:
@@ -268,6 +265,17 @@ class Capture:
 
 
 ADMIN_BLUEPRINT: Final = "telemetry_admin"
+
+
+def excludes(rule: Rule, patterns: Sequence[str]) -> bool:
+    """Tell whether `rule` is one of static files or admin pages, or matches one of `patterns`."""
+    if (
+        rule.endpoint == "static"
+        or rule.endpoint.endswith(".static")
+        or rule.endpoint.startswith(ADMIN_BLUEPRINT + ".")
+    ):
+        return True
+    return any(fnmatch.fnmatchcase(rule.rule, pattern) for pattern in patterns)
 
 
 def method_of(environ_method: str) -> str:

@@ -92,8 +92,15 @@ class WindowStore:
         return next(self._sequence)
 
     def routes(self) -> list[str]:
-        """Return the routes that have a window of durations."""
-        return list(self._durations)
+        """Return the routes that have a sample of a duration."""
+        return [route for route, window in self._durations.copy().items() if window]
+
+    def clear(self) -> None:
+        """Empty every window; it stays the one that its series append to."""
+        for windows in (self._durations, self._queries):
+            for window in windows.copy().values():
+                window.clear()
+        self.newest_queries.clear()
 
     def rows(self, route: str) -> tuple[Row, ...]:
         """Return the durations of a route as they are held, oldest first; none if there is no such window."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -52,6 +54,24 @@ def shape(value: object) -> object:
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in value.items()}
     return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_the_example_of_a_fallback_works_with_and_without_the_package(
+    is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "PERFORMANCE_MONITORING.md").read_text("utf-8")
+    block = re.search(r"<!-- example: fallback -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "telemetry.monitor", None)
+    names: dict[str, Any] = {}
+    exec(block[1], names)
+    decorate = names["performance_monitor"]
+    for decorated in (decorate(len), decorate()(len), decorate("name")(len)):
+        assert decorated("four") == 4
+    app = Flask(__name__)
+    assert names["flask_route_monitor"](app) is app
 
 
 @pytest.fixture

@@ -37,6 +37,22 @@ def test_cpu_is_measured_over_at_least_half_a_second() -> None:
     assert 0 <= second <= 1
 
 
+def test_stats_leave_out_what_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = ProcessUsage().stats()
+    assert {"cpu_percent", "memory_mb", "memory_percent", "open_files", "threads"} <= set(full)
+    for name, broken in (
+        ("io_counters", AttributeError("no such thing here")),
+        ("open_files", psutil.AccessDenied(1)),
+        ("num_threads", NotImplementedError()),
+    ):
+
+        def refuse(_: psutil.Process, broken: Exception = broken) -> None:
+            raise broken
+
+        monkeypatch.setattr(psutil.Process, name, refuse, raising=False)
+    assert set(ProcessUsage().stats()) == {"cpu_percent", "memory_mb", "memory_percent"}
+
+
 def test_a_fork_starts_anew() -> None:
     usage = ProcessUsage()
     usage.cpu_utilization()
