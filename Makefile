@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 WORKERS ?= 2
 
-.PHONY: run test install install-server lint fix bench docs-check test-browser screenshots vendor lock coverage clean
+.PHONY: run test install install-server lint fix bench profile docs-check test-browser screenshots vendor lock coverage clean
 
 run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
@@ -53,6 +53,9 @@ docs-check: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+profile: install
+	$(BIN)/python -m benchmarks profile $(ARGS)
 
 test-browser: install
 	$(BIN)/python -m pytest tests/e2e $(ARGS)

@@ -1,0 +1,137 @@
+"""`GET /admin/performance/json` with 200 routes and full windows: what it costs, and whether requests wait for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from benchmarks.apps import Measured
+from benchmarks.plan import Plan
+from benchmarks.report import Grid, Report, Verdict, percentile, quartiles, spread
+from benchmarks.resident import ROUTES, WINDOW, app_of_routes
+from benchmarks.worker import serve
+
+ROUNDS = 30
+MAX_CPU_MS = 5.0
+PATH = "/admin/performance/json"
+FROM_HERE = {"REMOTE_ADDR": "127.0.0.1"}
+THREADS = 4
+PER_THREAD_S = 1.0
+PAUSE_S = 0.005
+
+
+def run(plan: Plan) -> Report:
+    """Measure in a process of its own."""
+    report = Report("Admin JSON")
+    rounds, seconds = plan.rounds_or(ROUNDS, quick=3), 0.1 if plan.quick else PER_THREAD_S
+    with plan.console.status("snapshot"):
+        command = [sys.executable, "-m", "benchmarks.snapshot", str(rounds), str(seconds)]
+        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    same, changed, waits = told["same_ms"], told["changed_ms"], told["request_us"]
+    rows = [("nothing has changed", spread(same, "ms", 2)), ("every window has changed", spread(changed, "ms", 2))]
+    report.grids.append(
+        Grid(f"CPU of GET {PATH}, 200 routes × 100 samples: median (quartiles)", ("since the last call", "CPU"), rows)
+    )
+    head = ("another thread", "times a second", "p50 of a request", "p99 of a request")
+    lines = [
+        (name, spread(each["rounds_per_s"], "/s"), spread(each["p50"], "µs"), spread(each["p99"], "µs"))
+        for name, each in waits.items()
+    ]
+    report.grids.append(Grid(f"Requests of {THREADS} threads: median of the rounds (quartiles)", head, lines))
+    for name, values in (("nothing has changed", same), ("every window has changed", changed)):
+        middle = quartiles(values)[1]
+        report.verdicts.append(Verdict(f"{name}: under {MAX_CPU_MS:g} ms CPU", f"{middle:.2f} ms", middle < MAX_CPU_MS))
+    polled, busy = quartiles(waits[POLLED]["p99"])[1], quartiles(waits[BUSY]["p99"])[1]
+    report.verdicts.append(
+        Verdict(
+            "no lock that requests wait for: p99 at most 1.25 times that beside any other busy thread",
+            f"{polled:.0f} µs of {busy:.0f} µs",
+            polled <= 1.25 * busy,
+        )
+    )
+    report.samples = told
+    return report
+
+
+IDLE, BUSY, POLLED = "sleeps", "encodes some other JSON without a pause", "asks for the admin JSON without a pause"
+
+
+def main(rounds: int, seconds: float) -> None:
+    """Print what was found as JSON."""
+    from telemetry import instrument
+
+    measured = Measured(instrument(app_of_routes()), of_requests=FROM_HERE)
+    paths = [f"/routes/{number}/7" for number in range(ROUTES)]
+    for path in paths:
+        serve(measured, path, WINDOW)
+
+    def poll() -> None:
+        serve(measured, PATH, 1)
+
+    def poll_ms() -> float:
+        started = time.thread_time_ns()
+        poll()
+        return (time.thread_time_ns() - started) / 1e6
+
+    poll()
+    same = [poll_ms() for _ in range(rounds)]
+    changed = []
+    for _ in range(rounds):
+        for path in paths:
+            serve(measured, path, 1)
+        changed.append(poll_ms())
+    works: dict[str, Callable[[], object]] = {IDLE: lambda: time.sleep(0.01), BUSY: _compute, POLLED: poll}
+    waits: dict[str, dict[str, list[float]]] = {name: {"p50": [], "p99": [], "rounds_per_s": []} for name in works}
+    for _ in range(max(2, rounds // 6)):
+        for name, work in works.items():
+            latencies_us, times = _latencies_us(measured, paths, work, seconds)
+            for percent in (50, 99):
+                waits[name][f"p{percent}"].append(percentile(latencies_us, percent))
+            waits[name]["rounds_per_s"].append(times / seconds)
+    print(json.dumps({"same_ms": same, "changed_ms": changed, "request_us": waits}))
+
+
+def _compute() -> None:
+    """Take the interpreter for about as long as a poll does."""
+    for number in range(300):
+        json.dumps({"number": number, "list": list(range(20))})
+
+
+def _latencies_us(
+    measured: Measured, paths: list[str], work: Callable[[], object], seconds: float
+) -> tuple[list[float], int]:
+    """Return how long requests in threads take while another thread does `work` over and over, and how often it did."""
+    latencies_us: list[float] = []
+    until = time.monotonic() + seconds
+    done = 0
+
+    def request(number: int) -> None:
+        at = number
+        while time.monotonic() < until:
+            started = time.perf_counter_ns()
+            serve(measured, paths[at % len(paths)], 1)
+            latencies_us.append((time.perf_counter_ns() - started) / 1000)
+            at += THREADS
+            time.sleep(PAUSE_S)
+
+    def keep_on() -> None:
+        nonlocal done
+        while time.monotonic() < until:
+            work()
+            done += 1
+
+    threads = [threading.Thread(target=request, args=(number,)) for number in range(THREADS)]
+    threads.append(threading.Thread(target=keep_on))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return latencies_us, done
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,57 @@
+"""The command of the benchmarks works; what it measures is not under test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LVS_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--no-peers", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_cpu_of_all_variants_is_measured_and_no_span_is_lost(tmp_path: Path) -> None:
+    done = bench("cpu", "--markdown", "--json", str(tmp_path / "samples.json"))
+
+    assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stdout
+    assert "| instrument(app), two readers, 50 queries: at most 1/15 of stock OpenTelemetry |" in done.stdout
+    samples = json.loads((tmp_path / "samples.json").read_text("utf-8"))["CPU of a request"]
+    assert {sample["variant"] for sample in samples} >= {"bare Flask", "stock OpenTelemetry, OTLP"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("memory", "no growth over 2,000 requests"),
+        ("startup", "importing telemetry and instrument(app): at most 150 ms"),
+        ("snapshot", "every window has changed: under 5 ms CPU"),
+    ],
+)
+def test_each_benchmark_tells_its_targets(name: str, target: str) -> None:
+    done = bench(name, "--rounds", "1", "--markdown")
+
+    assert done.returncode == 0, done.stderr
+    assert target in done.stdout
+
+
+def test_an_unknown_benchmark_is_named() -> None:
+    done = bench("speed")
+
+    assert done.returncode == 2
+    assert "'speed' is not one of" in done.stderr
