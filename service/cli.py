@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 import telemetry
-from config import Loaded, Settings, SettingsError, load_settings, settings_table
+from config import Loaded, Settings
+from service.commands import doctor, loadtest, report
+from service.commands.options import FAILED, WRONG_SETTING, fail, load, setting_options
 from service.errors import ServerError
 from service.probe import mime_type
 from service.samples import SAMPLES, make_samples
-
-_WRONG_SETTING, _CANNOT_START = 2, 1
-
-
-def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option a setting. Values are checked with all the others, not by click."""
-    for row in reversed(settings_table()):
-        if row.field:
-            text = f"{row.description} [default: {row.default}; {row.env}]"
-            command = click.option(row.option, row.field, metavar="VALUE", help=text)(command)
-        else:
-            kind = click.Path(path_type=Path)
-            command = click.option(
-                row.option, "config_file", type=kind, metavar="FILE", help=f"{row.description} [{row.env}]"
-            )(command)
-    return command
-
-
-def _load(config_file: Path | None, options: dict[str, Any]) -> Loaded:
-    try:
-        loaded = load_settings(options, config_file)
-    except SettingsError as error:
-        _fail(str(error), _WRONG_SETTING)
-    for warning in loaded.warnings:
-        click.echo(f"local-video-server: warning: {warning}", err=True)
-    return loaded
-
-
-def _fail(message: str, code: int) -> Any:
-    click.echo(f"local-video-server: {message}", err=True)
-    sys.exit(code)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,10 +28,10 @@ def main() -> None:
 
 @main.command()
 @click.option("--samples", is_flag=True, help="With no video in the folder, make a few short clips there first.")
-@_setting_options
+@setting_options
 def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
     """Serve a folder of videos."""
-    loaded = _load(config_file, options)
+    loaded = load(config_file, options)
     settings, console = loaded.settings, Console()
     _prepare_folder(loaded, samples, console)
     try:
@@ -72,9 +41,9 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
         settings = settings.model_copy(update={"port": pick_port(settings.host, settings.port)})
         token = _check_start(settings)
     except telemetry.SettingsError as error:
-        _fail(str(error), _WRONG_SETTING)
+        fail(str(error), WRONG_SETTING)
     except (ServerError, OSError) as error:
-        _fail(str(error), _CANNOT_START)
+        fail(str(error), FAILED)
     _greet(console, settings, address(settings.host, settings.port), token)
     run(settings)
     console.print("Stopped.")
@@ -97,9 +66,9 @@ def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
         _make_samples(folder, console)
     if not folder.is_dir():
         name = "--videos" if loaded.origins["videos"] in {"command line", "default"} else loaded.origins["videos"]
-        _fail(
+        fail(
             f"{name} must be a folder that exists, got '{folder}'; --samples makes one",
-            _WRONG_SETTING,
+            WRONG_SETTING,
         )
 
 
@@ -119,7 +88,7 @@ def _make_samples(folder: Path, console: Console) -> None:
             task = progress.add_task("samples", total=len(SAMPLES), completed=-1, path="")
             make_samples(folder, lambda path: progress.update(task, advance=1, path=path))
     except OSError as error:
-        _fail(f"can't make the sample clips in '{folder}': {error}", _CANNOT_START)
+        fail(f"can't make the sample clips in '{folder}': {error}", FAILED)
 
 
 def _greet(console: Console, settings: Settings, url: str, token: str) -> None:
@@ -149,11 +118,15 @@ def make_samples_command(folder: Path) -> None:
 
 
 @main.command()
-@_setting_options
+@setting_options
 def config(config_file: Path | None, **options: Any) -> None:
     """Show the settings in force and where each comes from."""
-    loaded = _load(config_file, options)
+    loaded = load(config_file, options)
     table = Table("setting", "value", "from", box=None, header_style="dim")
     for field in type(loaded.settings).model_fields:
         table.add_row(Text(field), Text(str(getattr(loaded.settings, field))), Text(loaded.origins[field]))
     Console(soft_wrap=True).print(table)
+
+
+for _command in (doctor, loadtest, report):
+    main.add_command(_command)

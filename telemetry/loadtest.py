@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-import math
 import socket
 import threading
 from collections import Counter
@@ -29,6 +28,10 @@ class LoadTestError(TelemetryError, ValueError):
     """The load test can't be made; the text says why in one line."""
 
 
+class UnreachableError(LoadTestError):
+    """Nothing answers at the URL."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to send: `requests` GET requests to `url`, `concurrency` at a time, each over within `timeout_s` seconds.
@@ -50,7 +53,7 @@ class Plan:
         ):
             if type(value) is not int or not 1 <= value <= most:
                 raise LoadTestError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
-        if not (math.isfinite(self.timeout_s) and 0 < self.timeout_s <= 3600):
+        if type(self.timeout_s) not in (int, float) or not 0 < self.timeout_s <= 3600:  # NaN is in no range
             raise LoadTestError(f"timeout must be a number of seconds over 0 to 3600, got {self.timeout_s!r}")
         self.target()
 
@@ -111,39 +114,32 @@ def run(plan: Plan, progress: Callable[[int], object] | None = None) -> LoadResu
     there is so far.
 
     Raises:
-        LoadTestError: the host is not this machine and may not be, or nothing answers there.
+        LoadTestError: the host is not this machine and may not be.
+        UnreachableError: nothing answers there.
     """
-    address = _address(plan)
-    _connect_once(plan, address)
-    test = _LoadTest(plan, address, progress)
-    return test.run()
+    return _LoadTest(plan, _address(plan), progress).run()
 
 
 def _address(plan: Plan) -> tuple[str, int]:
-    """Return the address to connect to: resolved once, so that what was checked is what is asked."""
+    """Return the address that answers: resolved once, so that what was checked is what is asked."""
     target = plan.target()
     host, port = str(target.hostname), target.port or (443 if target.scheme == "https" else 80)
     try:
         found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:
-        raise LoadTestError(f"url must name a host that can be found, got {host!r}: {error}") from error
+        raise UnreachableError(f"the host {host!r} can't be found: {_kind(error)}") from error
     if not plan.allow_remote and not all(ipaddress.ip_address(name.partition("%")[0]).is_loopback for name in found):
         raise LoadTestError(f"url must be of this machine unless remote hosts are allowed, got {host!r}")
+    failure: OSError | None = None
     for name in found:
         try:
-            socket.create_connection((name, port), plan.timeout_s).close()
-        except OSError:
-            continue
-        return name, port
-    return found[0], port
-
-
-def _connect_once(plan: Plan, address: tuple[str, int]) -> None:
-    try:
-        socket.create_connection(address, min(plan.timeout_s, 5.0)).close()
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise LoadTestError(f"no server answers at {plan.url}: {reason}") from error
+            socket.create_connection((name, port), min(plan.timeout_s, 5.0)).close()
+        except OSError as error:
+            failure = failure or error
+        else:
+            return name, port
+    assert failure is not None  # a host that is found has an address
+    raise UnreachableError(f"no server answers at {plan.url}: {_kind(failure)}") from failure
 
 
 class _LoadTest:
@@ -237,10 +233,10 @@ class _LoadTest:
                     self._stop.set()
 
 
-def _kind(error: OSError | HTTPException) -> str:
+def _kind(error: OSError | UnicodeError | HTTPException) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
     return " ".join(str(text).split())[:200]
 
 

@@ -68,7 +68,7 @@ class Report:
         yield from (("title", line) for line in _wrapped(self.headline, width))
         for section in self.sections:
             yield "text", ""
-            yield "heading", section.title
+            yield from (("heading", line) for line in _wrapped(section.title, width))
             for finding in section.findings:
                 mark = f"  {finding.status.shape} "
                 for line in _wrapped(f"{finding.subject}: {finding.text}", width, mark, " " * len(mark)):

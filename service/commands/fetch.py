@@ -1,0 +1,88 @@
+"""Reading the JSON of a running server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, Final, Self
+from urllib.parse import parse_qs, urlsplit
+
+from service.doctor.finding import why
+from service.errors import ServerError
+
+_TIMEOUT_S: Final = 10.0
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_PAGES: Final = ("/admin/performance/json", "/admin/performance.json", "/admin/performance")
+_MUST_BE: Final = "the address of a server, such as http://127.0.0.1:5000"
+
+
+class FetchError(ServerError):
+    """The server can't be asked, or answers something else; the text is for the user."""
+
+
+class WrongURLError(FetchError):
+    """What was given is no address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server, and the admin token to show it."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    token: str | None
+
+    @classmethod
+    def parse(cls, url: str, token: str | None = None) -> Self:
+        """Return the server of `url`: its root, or its performance page, with `?token=` as the start line prints it.
+
+        Raises:
+            WrongURLError: `url` is none.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise WrongURLError(f"--url must be {_MUST_BE}, got {url!r}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or not (url.isascii() and url.isprintable()):
+            raise WrongURLError(f"--url must be {_MUST_BE}, got {url!r}")
+        path = parts.path.rstrip("/")
+        for page in _PAGES:
+            path = path.removesuffix(page)
+        given = parse_qs(parts.query).get("token", [token])[0]
+        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), path, given)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Return the status and the JSON of `path`, `None` where the answer is none. Redirects are not followed.
+
+        Raises:
+            FetchError: nothing answers, or no HTTP.
+        """
+        kind = HTTPSConnection if self.scheme == "https" else HTTPConnection
+        connection = kind(self.host, self.port, timeout=_TIMEOUT_S)
+        headers: Mapping[str, str] = {"Accept": "application/json"}
+        if self.token:
+            headers = {**headers, "Authorization": f"Bearer {self.token}"}
+        try:
+            connection.request("GET", (self.path + path).replace(" ", "%20"), headers=dict(headers))
+            answer = connection.getresponse()
+            body = answer.read(_MOST_BYTES)
+        except (OSError, UnicodeError) as error:
+            reason = why(error)
+            raise FetchError(f"no server answers at {self}: {reason}; 'local-video-server serve' starts one") from error
+        except (HTTPException, ValueError) as error:
+            raise FetchError(f"what answers at {self} is no web server: {type(error).__name__}") from error
+        finally:
+            connection.close()
+        try:
+            return answer.status, json.loads(body)
+        except (ValueError, RecursionError):
+            return answer.status, None

@@ -1,0 +1,80 @@
+"""`local-video-server report`."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from config import Settings
+from service.commands.fetch import FetchError, Target, WrongURLError
+from service.commands.options import FAILED, WRONG_SETTING, fail, load
+from service.commands.output import say, width
+from telemetry import report as writer
+
+_NOT_FIGURES = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError)
+
+
+@click.command()
+@click.option("--url", help="The server to ask; with ?token=… if it needs its admin token. [default: by the settings]")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def report(url: str | None, as_json: bool) -> None:
+    """Say what a running server's figures show: what is slow, what fails, what fans out, how the caches do."""
+    try:
+        target = Target.parse(url) if url is not None else _of_settings(load(None, {}).settings)
+        known, caches = _read(target)
+    except WrongURLError as error:
+        fail(str(error), WRONG_SETTING)
+    except FetchError as error:
+        fail(str(error), FAILED)
+    try:
+        made = writer.write(known, source=str(target), caches=caches)
+        lines = list(made.lines(width()))
+    except _NOT_FIGURES:
+        fail(f"the answer of {target} is not the figures of a server that this program knows", FAILED)
+    if as_json:
+        click.echo(json.dumps({"url": str(target), **made.body()}, indent=2))
+        return
+    for kind, line in lines:
+        say(line, kind)
+
+
+def _of_settings(settings: Settings) -> Target:
+    """Return the server that `serve` would start here, with the token that it keeps in its data folder."""
+    host = ipaddress.ip_address(settings.host)
+    if host.is_unspecified:
+        host = ipaddress.ip_address("127.0.0.1" if host.version == 4 else "::1")
+    shown = f"[{host}]" if host.version == 6 else str(host)
+    return Target.parse(f"http://{shown}:{settings.port}", None if settings.is_on_loopback else _token(settings.data))
+
+
+def _token(data: Path) -> str | None:
+    from service.admin import FILE
+
+    try:
+        return (data / FILE).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _read(target: Target) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the figures, and how full the caches are where the server says."""
+    status, known = target.get("/api/admin/performance/report")
+    if status == 404:  # one that has the spec's endpoints alone
+        status, snapshot = target.get("/admin/performance/json")
+        known = {"snapshot": snapshot}
+    if status in (401, 403, 429):
+        raise FetchError(
+            f"{target} does not show its figures here (status {status}): ask on the machine that runs it, "
+            "or give --url the address with ?token=… that it printed at its start"
+        )
+    if status == 404:
+        raise FetchError(f"{target} has no performance figures (status 404): is it the server that was meant?")
+    if status != 200 or not isinstance(known, dict):
+        raise FetchError(f"{target} does not answer with its figures (status {status})")
+    status, found = target.get("/admin/cache/status")
+    caches = found.get("caches") if status == 200 and isinstance(found, dict) else None
+    return known, caches if isinstance(caches, dict) else None
