@@ -6,7 +6,9 @@ import ipaddress
 import math
 import re
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +23,15 @@ from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.security import safe_join
 
 from config import Settings
-from service.errors import BadParameterError, RefusedError, TooManyWritesError
+from service.errors import BadParameterError, BusyError, RefusedError, TooManyWritesError
 from service.text import is_clean
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_BODIES = 8
+MAX_BODIES_OF_A_CLIENT = 4
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
@@ -50,6 +54,7 @@ def install(app: Flask, settings: Settings) -> None:
     names = (*own_names(), *settings.trusted_hosts)
     app.before_request(lambda: check_host(names))
     app.before_request(check_site)
+    app.before_request(BodyReader().read)
     app.after_request(_set_headers)
 
 
@@ -147,6 +152,36 @@ def confined(folder: Path, path: str) -> Path | None:
     except (OSError, ValueError, RuntimeError):
         return None
     return real if real.is_relative_to(folder.resolve()) and real.is_file() else None
+
+
+class BodyReader:
+    """Reads the bodies of writes before anything else is done for them, `total` at once and `of_one_client` of one client.
+
+    A body that never comes holds the thread that waits for it. The server has `MAX_BODIES` threads more than it needs, so that
+    clients who send slowly, or say so and send nothing, keep nobody else from being answered. Thread-safe.
+    """
+
+    def __init__(self, total: int = MAX_BODIES, of_one_client: int = MAX_BODIES_OF_A_CLIENT) -> None:
+        self._total = total
+        self._of_one_client = of_one_client
+        self._lock = threading.Lock()
+        self._clients: Counter[str] = Counter()
+
+    def read(self) -> None:
+        """Read the body of the current request, where a write has one. Raises `BusyError`, or 413 for one that is too large."""
+        if request.method in _SAFE_METHODS or not (request.content_length or request.headers.get("Transfer-Encoding")):
+            return
+        client = request.remote_addr or "unknown"
+        with self._lock:
+            if self._clients.total() >= self._total or self._clients[client] >= self._of_one_client:
+                raise BusyError("too many requests are being received, try again in a moment")
+            self._clients[client] += 1
+        try:
+            request.get_data(cache=True)
+        finally:
+            with self._lock:
+                self._clients[client] -= 1
+                self._clients += Counter()  # forgets who has none
 
 
 class WriteLimiter:

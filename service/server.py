@@ -10,8 +10,11 @@ import atexit
 import ipaddress
 import logging
 import multiprocessing
+import os
+import signal
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,7 @@ from granian.log import LogLevels
 
 from config import Settings
 from service.errors import ServerError
+from service.security import MAX_BODIES
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -47,9 +51,23 @@ class WorkerLoader:
         from service.app import create_app
         from service.state import EXTENSION
 
+        _end_with_the_server()
         app = create_app(self.settings)
         atexit.register(app.extensions[EXTENSION].close)
         return app
+
+
+def _end_with_the_server() -> None:
+    """End this worker when the process that started it is gone, however it went: it would hold the port for ever."""
+    server = multiprocessing.parent_process()
+    if server is None:
+        return
+
+    def watch() -> None:
+        server.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="server-watch", daemon=True).start()
 
 
 def pick_port(host: str, port: int) -> int:
@@ -100,7 +118,7 @@ def run(settings: Settings) -> None:
         port=settings.port,
         interface=Interfaces.WSGI,
         workers=settings.workers,
-        blocking_threads=settings.threads + settings.streams,
+        blocking_threads=settings.threads + settings.streams + MAX_BODIES,
         workers_kill_timeout=_KILL_TIMEOUT_S,
         respawn_failed_workers=True,
         log_level=LogLevels.debug if settings.log_level == "debug" else LogLevels.error,

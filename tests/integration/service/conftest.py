@@ -14,6 +14,7 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
+import psutil
 import pytest
 
 from service.samples import Sample, make_clip
@@ -65,6 +66,11 @@ class Running:
     def port(self) -> int:
         self.wait_for_output("Serving ")
         return int(re.search(r"Library +http://[^/]+:(\d+)/", self.output)[1])
+
+    def worker(self) -> psutil.Process:
+        """Return the process that answers requests."""
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if "resource_tracker" not in " ".join(child.cmdline()))
 
     def request(self, path: str, method: str = "GET", body: object = None, headers: dict[str, str] | None = None):
         """Return status, headers and body; waits for the server to come up."""
