@@ -123,7 +123,6 @@ def test_the_doctor_sees_the_server_that_runs_and_what_is_wrong_beside_it(start,
         clip.unlink()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        taken.listen()
         port = taken.getsockname()[1]
         ill = look(folder, "doctor", "--port", port, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
     assert ill.returncode == 1

@@ -7,6 +7,8 @@ import contextlib
 import functools
 import gc
 import inspect
+import sys
+import time
 import timeit
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import Any
@@ -305,9 +307,24 @@ def test_switched_off_by_the_setting_it_adds_less_than_3_microseconds(
     monkeypatch.setenv("LVS_TELEMETRY_MONITOR", "0")
     before = set_monitor(PerformanceMonitor(PerformanceMetrics()))
     try:
-        plain, decorated = call(function), call(performance_monitor(function))
-        number = 5_000
-        times = [min(timeit.repeat(either, number=number, repeat=9)) for either in (plain, decorated)]
-        assert (times[1] - times[0]) / number < 3e-6
+        added_s = added(call(function), call(performance_monitor(function)))
     finally:
         set_monitor(before)
+    assert added_s < 3e-6
+
+
+def added(plain: Callable[[], Any], decorated: Callable[[], Any]) -> float:
+    """Return the CPU seconds that `decorated` takes longer a call, at best, without what a coverage tracer adds to each line.
+
+    CPU time of this thread, both in turn: other programs on the machine don't count.
+    """
+    number, tracer = 2_000, sys.gettrace()
+    sys.settrace(None)
+    try:
+        times = [
+            [timeit.timeit(either, timer=time.thread_time, number=number) for either in (plain, decorated)]
+            for _ in range(15)
+        ]
+    finally:
+        sys.settrace(tracer)
+    return (min(row[1] for row in times) - min(row[0] for row in times)) / number
