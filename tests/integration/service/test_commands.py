@@ -43,8 +43,6 @@ def test_a_load_test_shows_in_the_report_and_the_report_in_the_json(start, folde
     snapshot = json.loads(report.stdout)["facts"]["snapshot"]
     assert snapshot["endpoints"]["GET /search"]["request_count"] == 100
     assert snapshot["endpoints"] == json.loads(server.request("/admin/performance/json")[2])["endpoints"]
-    text = look(folder, "report", LVS_PORT=str(server.port))
-    assert text.stdout.startswith(f"Performance of {url}, ")
     failing = look(folder, "loadtest", f"{url}/watch/none.mp4", "--requests", "10")
     assert failing.returncode == 1
     assert "10 of 10 (100 %)" in failing.stdout
@@ -77,7 +75,7 @@ def test_a_terminal_gets_a_progress_bar(start, folder):
     server = start("serve", "--port", "0")
     server.wait_until("/", lambda page: b"2 videos" in page)
     ours, theirs = pty.openpty()
-    command = ["loadtest", f"http://127.0.0.1:{server.port}/", "--requests", "300", "--concurrency", "2"]
+    command = ["loadtest", f"http://127.0.0.1:{server.port}/", "--requests", "100", "--concurrency", "2"]
     test = subprocess.Popen(
         [sys.executable, "-c", "from local_video_server import main; main()", *command],
         cwd=folder,
@@ -104,9 +102,9 @@ def test_a_terminal_gets_a_progress_bar(start, folder):
     os.close(ours)
     assert test.wait(PATIENCE_S) == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert " of 300 requests" in plain
+    assert " of 100 requests" in plain
     assert "100 %" in plain or re.search(r"\d+ %", plain)
-    assert "answers  300 × 200" in plain
+    assert "answers  100 × 200" in plain
 
 
 def test_the_doctor_sees_the_server_that_runs_and_what_is_wrong_beside_it(start, folder):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -74,6 +74,7 @@ def endpoints(client: FlaskClient) -> dict[str, Any]:
 # -- the same figures as the admin pages --------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(traffic=st.lists(st.tuples(st.sampled_from(["GET", "POST"]), st.integers(0, 6), st.booleans()), max_size=40))
 def test_route_stats_are_those_of_the_admin_json_whatever_the_traffic(traffic: list[tuple[str, int, bool]]) -> None:
     metrics = PerformanceMetrics()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -116,10 +114,10 @@ def test_a_video_server_that_runs_is_no_problem():
 def test_an_address_of_another_machine_can_not_be_listened_on():
     found = only(check_port("192.0.2.1", 5000))
     assert found.level == "problem"
-    assert found.text.startswith("192.0.2.1 port 5000 can't be listened on: cannot assign requested address")
+    assert found.text.startswith("192.0.2.1 port 5000 can't be listened on: ")
+    assert "taken by another program" not in found.text
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs a user that may not")
 def test_a_port_that_only_root_may_take(monkeypatch):
     real = socket.socket.bind
 
