@@ -22,10 +22,10 @@ class Rating:
 
 
 def check_value(parameter: str, value: object) -> int:
-    """Return `value` as a rating. Raises `BadParameterError`: `true`, `4.0` and `"4"` are none."""
-    if type(value) is not int or not 1 <= value <= 5:
+    """Return `value` as a rating; 4.0 is the same number as 4 in JSON. Raises `BadParameterError`: `true` and `"4"` are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in (1, 2, 3, 4, 5):
         raise BadParameterError(parameter, MUST_BE, value)
-    return value
+    return int(value)
 
 
 def read_ratings(connection: sqlite3.Connection, hashes: Sequence[str]) -> dict[str, Rating]:

@@ -11,7 +11,7 @@ from service.text import fold, is_clean
 
 MAX_TAG_CHARACTERS = 40
 MAX_TAGS = 32
-MUST_BE = f"1 to {MAX_TAG_CHARACTERS} characters without a slash"
+MUST_BE = f"1 to {MAX_TAG_CHARACTERS} printable characters without a slash"
 
 
 def normalise(parameter: str, value: object) -> str:

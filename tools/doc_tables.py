@@ -1,4 +1,4 @@
-"""The tables of the docs that the code already knows.
+"""The tables of the docs that the code already knows, and `docs/openapi.yaml`.
 
     python tools/doc_tables.py            rewrite them in README.md and docs/
     python tools/doc_tables.py --check    say which are out of date; exit status 1 if any
@@ -13,11 +13,15 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import yaml
+
 from config.table import markdown_table
+from service.openapi import DOCUMENT
 from telemetry.instruments import TABLE
 from telemetry.settings import ENV_PREFIX, described
 
 ROOT = Path(__file__).resolve().parent.parent
+CONTRACT = ROOT / "docs" / "openapi.yaml"
 _BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
@@ -72,13 +76,27 @@ def refreshed(text: str) -> str:
     return _BLOCK.sub(lambda match: match[1] + TABLES[match["name"]]() + match[3], text)
 
 
+def contract() -> str:
+    """Return the OpenAPI document as YAML."""
+    head = "# Written from service/openapi.py by tools/doc_tables.py.\n"
+    return head + yaml.dump(DOCUMENT, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice twice, without anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        return True
+
+
 def main(check: bool) -> int:
     """Rewrite the tables, or only say which are out of date."""
-    outdated = [path for path in documents() if refreshed(path.read_text("utf-8")) != path.read_text("utf-8")]
+    wanted = {path: refreshed(path.read_text("utf-8")) for path in documents()} | {CONTRACT: contract()}
+    outdated = [path for path, text in wanted.items() if not path.exists() or text != path.read_text("utf-8")]
     for path in outdated:
         print(("out of date: " if check else "rewritten: ") + str(path.relative_to(ROOT)))
         if not check:
-            path.write_text(refreshed(path.read_text("utf-8")), "utf-8")
+            path.write_text(wanted[path], "utf-8")
     return int(check and bool(outdated))
 
 

@@ -1,5 +1,6 @@
 """The blueprints of the video server."""
 
+from service import openapi
 from service.routes import cache_admin, library_admin, main, media, ratings, tags
 
 BLUEPRINTS = (
@@ -9,6 +10,7 @@ BLUEPRINTS = (
     tags.blueprint,
     cache_admin.blueprint,
     library_admin.blueprint,
+    openapi.blueprint,
 )
 
 __all__ = ["BLUEPRINTS"]

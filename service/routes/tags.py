@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 from flask.typing import ResponseReturnValue
 
-from service.errors import BadParameterError, NotFoundError
+from service.errors import BadParameterError, NotFoundError, shown
 from service.routes.body import back_to_video, json_object, limit_write
 from service.state import cache, connection, require_known, tags_of
 from service.tags import add_tag, normalise, remove_tag
@@ -34,7 +34,10 @@ def remove(media_hash: str, tag: str) -> ResponseReturnValue:
     """Remove a tag."""
     limit_write()
     require_known(media_hash)
-    name = normalise("tag", tag)
+    try:
+        name = normalise("tag", tag)
+    except BadParameterError as error:  # what can't be a tag is none of this video
+        raise NotFoundError(f"the video has no tag {shown(tag)}") from error
     if not _remove(media_hash, name):
         raise NotFoundError(f"the video has no tag {name!r}")
     return _tags(media_hash)

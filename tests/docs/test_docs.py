@@ -87,6 +87,30 @@ def app(tmp_path: Path) -> Iterator[Flask]:
     made.extensions["local_video_server"].close()
 
 
+def test_the_contract_is_written_from_the_code() -> None:
+    assert doc_tables.CONTRACT.read_text("utf-8") == doc_tables.contract(), "run: python tools/doc_tables.py"
+
+
+def test_the_contract_has_every_json_endpoint_and_no_other(app: Flask) -> None:
+    html = {"cache_admin": False, "library_admin": True, "main": True, "media": True}
+    pages = {"ratings.submit", "tags.submit", "telemetry_admin.performance", "telemetry_admin.performance_live"}
+    served = {
+        (re.sub(r"<(?:[a-z]+:)?([a-z_]+)>", r"{\1}", rule.rule), method.lower())
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if not rule.endpoint.endswith("static") and rule.endpoint not in pages
+        if rule.endpoint == "main.ping" or not html.get(rule.endpoint.partition(".")[0], False)
+    }
+    contract = app.test_client().get("/api/openapi.json").json
+    documented = {
+        (path, method)
+        for path, operations in contract["paths"].items()
+        for method in operations
+        if method != "parameters"
+    }
+    assert documented == served
+
+
 def test_every_endpoint_is_in_the_reference_and_none_that_is_not_there(app: Flask) -> None:
     text = (ROOT / "docs" / "API.md").read_text("utf-8")
     documented = set(re.findall(r"`((?:GET|POST|DELETE|PUT|PATCH) /[^`]*)`", text))

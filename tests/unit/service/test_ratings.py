@@ -17,7 +17,7 @@ def test_whole_numbers_from_1_to_5_are_ratings(value):
     assert check_value("value", value) == value
 
 
-@pytest.mark.parametrize("value", [0, 6, -1, 4.0, 4.5, "4", True, None, [4], {}, float("nan"), 10**400])
+@pytest.mark.parametrize("value", [0, 6, -1, 4.5, "4", True, None, [4], {}, float("nan"), 10**400])
 def test_nothing_else_is_one(value):
     with pytest.raises(BadParameterError, match=r"^value must be a whole number from 1 to 5, got "):
         check_value("value", value)

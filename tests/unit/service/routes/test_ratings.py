@@ -63,7 +63,7 @@ def test_a_cookie_that_we_never_gave_is_replaced(client, media_hash):
     ("body", "parameter", "got"),
     [
         ({"value": 0}, "value", 0), ({"value": 6}, "value", 6), ({"value": True}, "value", True), ({"value": "4"}, "value", "4"),
-        ({"value": 4.5}, "value", 4.5), ({"value": 4.0}, "value", 4.0), ({"value": None}, "value", None), ({}, "value", None),
+        ({"value": 4.5}, "value", 4.5), ({"value": None}, "value", None), ({}, "value", None),
         ([4], "body", "[4]"), (4, "body", 4), ("4", "body", "4"),
     ],
 )  # fmt: skip
