@@ -59,7 +59,7 @@ def run(plan: Plan) -> Report:
 
 def pieces() -> list[Piece]:
     """Return the pieces, measured through the parts of telemetry that they are of."""
-    return [_context(), _rule(), _rows(), _recording(), _encoding()]
+    return [_context(), _rule(), _rows(), _recording(), _span(), _encoding()]
 
 
 def _context() -> Piece:
@@ -115,6 +115,28 @@ def _recording() -> Piece:
         "one measurement with one reader: `Histogram.record`, now bound to its attributes",
         lambda: histogram.record(0.001, attributes, context),
         lambda: bound.record(0.001, context, 1, None, False),
+    )
+
+
+def _span() -> Piece:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from benchmarks.worker import environ_of
+    from telemetry import PerformanceMetrics, TelemetrySettings
+    from telemetry.instrumentation.capture import Capture
+    from telemetry.instruments import Instruments
+    from telemetry.requests import RequestRecord
+
+    metrics, provider = PerformanceMetrics(), TracerProvider(shutdown_on_exit=False)
+    capture = Capture(Instruments(metrics.meter_provider), provider, TelemetrySettings())
+    record = RequestRecord(capture, "GET", 1, 1)
+    environ, context, tracer = environ_of("/queries/1"), Context(), provider.get_tracer("pieces")
+    attributes = {"http.request.method": "GET", "http.route": "/queries/<int:number>", "url.scheme": "http"}
+    return Piece(
+        "the span of a request that nobody listens to: the SDK's, now one that is made when it is looked at",
+        lambda: tracer.start_span("GET /queries/<int:number>", context, attributes=attributes).end(),
+        lambda: capture.tracing.deferred_span(context, record, environ),
     )
 
 
