@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flask import Flask
 
-from telemetry import pipeline
-from telemetry.admin import create_blueprint
+from telemetry import pipeline, source
+from telemetry.admin import create_blueprint, guard
 from telemetry.errors import InstrumentationError
 from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
@@ -95,7 +95,8 @@ def instrument(
         service_name = service_name or app.name
         meter_provider = meter_provider or pipeline.meter_provider(service_name, service_version)
         tracer_provider = tracer_provider or pipeline.tracer_provider(service_name, service_version)
-        capture = Capture(_attach(metrics, meter_provider), tracer_provider, settings)
+        capture = Capture(_attach(metrics, meter_provider), tracer_provider, settings, metrics.recent)
+        source.add_root(app.root_path)
         if not isinstance(telemetry, Telemetry):
             telemetry = Telemetry(metrics, settings)
         telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
@@ -150,7 +151,11 @@ def _install(
         stock = StockMiddleware(app, capture, tracer_provider, meter_provider)
         stock.install()
         return stock
-    middleware = RequestMiddleware(app, capture)
+    telemetry: Telemetry = app.extensions[EXTENSION]
+    may_look = (
+        (lambda environ: guard.may_look(telemetry.authorize, environ)) if telemetry.settings.server_timing else None
+    )
+    middleware = RequestMiddleware(app, capture, may_look)
     middleware.install()
     sqlite.install(capture)
     return middleware

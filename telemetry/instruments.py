@@ -22,7 +22,9 @@ DB_SYSTEM_NAME: Final = "db.system.name"
 DB_OPERATION_NAME: Final = "db.operation.name"
 DB_COLLECTION_NAME: Final = "db.collection.name"
 DB_QUERY_TEXT: Final = "db.query.text"
+CODE_FILE_PATH: Final = "code.file.path"
 CODE_FUNCTION_NAME: Final = "code.function.name"
+CODE_LINE_NUMBER: Final = "code.line.number"
 CACHE_OUTCOME: Final = "telemetry.cache.outcome"
 EXPORT_REASON: Final = "telemetry.export.reason"
 EXPORT_SHARE: Final = "telemetry.export.share"
@@ -30,6 +32,10 @@ EXPORT_SHARE: Final = "telemetry.export.share"
 REQUEST_DURATION: Final = "http.server.request.duration"
 OPERATION_DURATION: Final = "db.client.operation.duration"
 REQUEST_OPERATIONS: Final = "telemetry.request.db_operations"
+REQUEST_DB_DURATION: Final = "telemetry.request.db_duration"
+REQUEST_STATEMENTS: Final = "telemetry.request.db_statements"
+REQUEST_VERDICT: Final = "telemetry.request.verdict"
+LOCK_WAIT: Final = "telemetry.request.db_lock_wait"
 CACHE_LOOKUPS: Final = "telemetry.cache.lookups"
 FUNCTION_DURATION: Final = "telemetry.function.duration"
 PROCESS_UPTIME: Final = "process.uptime"
@@ -82,6 +88,14 @@ TABLE: Final[tuple[InstrumentSpec, ...]] = (
         (HTTP_REQUEST_METHOD, HTTP_ROUTE),
         _OPERATIONS_BOUNDARIES,
     ),
+    InstrumentSpec(
+        LOCK_WAIT,
+        "histogram",
+        "s",
+        "Time that a request lost to write locks of the database, of requests that lost any.",
+        (HTTP_REQUEST_METHOD, HTTP_ROUTE),
+        _OPERATION_BOUNDARIES_S,
+    ),
     InstrumentSpec(CACHE_LOOKUPS, "counter", "{lookup}", "Lookups in the app's caches, by outcome.", (CACHE_OUTCOME,)),
     InstrumentSpec(
         FUNCTION_DURATION,
@@ -126,5 +140,6 @@ class Instruments:
         self.operation_duration = histogram(OPERATION_DURATION)
         self.request_operations = histogram(REQUEST_OPERATIONS)
         self.function_duration = histogram(FUNCTION_DURATION)
+        self.lock_wait = histogram(LOCK_WAIT)
         lookups = describe(CACHE_LOOKUPS)
         self.cache_lookups: Counter = meter.create_counter(CACHE_LOOKUPS, lookups.unit, lookups.description)

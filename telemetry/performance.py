@@ -18,6 +18,7 @@ from telemetry import bound, instruments, system
 from telemetry.instruments import Instruments
 from telemetry.readers.performance import PerformanceMetricReader
 from telemetry.readers.window import Row, Sample, WindowStore, copied, route_name, values
+from telemetry.recent import RecentRequests
 from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
@@ -184,6 +185,9 @@ class PerformanceMetrics:
         self._started = time.monotonic()
         self.store = WindowStore(self.settings.window, self.settings.max_routes)
         self.usage = system.ProcessUsage()
+        self.recent = RecentRequests(
+            self.settings.recent_requests, self.settings.worst_requests, self.settings.recent_bytes
+        )
         self._attached: list[_Attached] = []
         self._detached_lookups: dict[Any, int] = {}
         self._lookups_at_reset = (0, 0)
@@ -287,6 +291,7 @@ class PerformanceMetrics:
         """
         with self.lock:
             self.store.clear()
+            self.recent.clear()
             self._lookups_at_reset = self._all_lookups()
 
     # -- the spec's fields -------------------------------------------------------------------------------------------

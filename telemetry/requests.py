@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from time import time_ns
-from typing import TYPE_CHECKING
+from types import CodeType
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context, create_key, get_current
+
+from telemetry.source import Site
 
 if TYPE_CHECKING:
     from flask import Request
@@ -20,16 +24,75 @@ if TYPE_CHECKING:
 
 RECORD_KEY = create_key("telemetry.request")
 MAX_PENDING_QUERIES = 1000
-"""Queries a request holds before their durations are recorded and only their number is kept on."""
+"""Queries a request holds before their durations are recorded and only sums of them are kept on."""
+MAX_SUMS: Final = 500
+"""Statements that a request keeps sums of; later ones share those of the line that they come from."""
+_MAX_DISTINCT: Final = 2000
+_SAMPLE: Final = 40
 
 
-Query = tuple[str, int, int, str | None, bool]
-"""One DB-API call that reached SQLite: SQL, start (perf_counter_ns), duration in nanoseconds, error type, and whether the SDK has
-made its span already. A plain tuple: a named one costs five times as much to make."""
+MADE: Final = 1
+"""Flag of a query whose span the SDK has made already."""
+MANY: Final = 2
+"""Flag of an `executemany`."""
+SCRIPT: Final = 4
+"""Flag of an `executescript`."""
+
+Query = tuple[str, int, int, str | None, int, int, int, "CodeType | str | None", int, "CodeType | str | None", int]
+"""One DB-API call that reached SQLite: SQL, start (perf_counter_ns), duration in nanoseconds, error type, flags, rows affected
+(-1 where SQLite tells none), the transaction that it wrote in (0 for none), and its site (`telemetry.source.Site`). A plain
+tuple: a named one costs five times as much to make."""
 
 
 Held = tuple["DeferredSpanProcessor | None", "Item"]
 """Something to export, and to which processor: to all, if none is named."""
+
+
+class Sums:
+    """What is kept of the queries of one statement and site beyond the first `MAX_PENDING_QUERIES` of a request."""
+
+    __slots__ = (
+        "distinct",
+        "duration_ns",
+        "errors",
+        "flags",
+        "longest_ns",
+        "rows",
+        "runs",
+        "site",
+        "sql",
+        "transactions",
+    )
+
+    def __init__(self, sql: str, site: Site) -> None:
+        self.sql = sql
+        self.site = site
+        self.runs = 0
+        self.duration_ns = 0
+        self.longest_ns = 0
+        self.errors = 0
+        self.flags = 0
+        self.rows = -1
+        self.distinct: set[int] = set()  # keyed hashes of the parameters, emptied with the request
+        self.transactions: set[int] = set()
+
+    def add(self, query: Query, parameters: int | None) -> None:
+        """Count one query; `parameters` is their keyed hash."""
+        duration_ns, error_type, flags, rows, transaction = query[2:7]
+        self.runs += 1
+        self.duration_ns += duration_ns
+        self.longest_ns = max(self.longest_ns, duration_ns)
+        self.errors += error_type is not None
+        self.flags |= flags
+        if rows >= 0:
+            self.rows = rows + max(self.rows, 0)
+        if len(self.distinct) < _MAX_DISTINCT:
+            self.distinct.add(self.runs if parameters is None else parameters)
+        if transaction and len(self.transactions) < _MAX_DISTINCT:
+            self.transactions.add(transaction)
+
+
+SumKey = tuple[str, int, int]
 
 
 class RequestRecord:
@@ -41,7 +104,7 @@ class RequestRecord:
 
     __slots__ = (
         "_spilled",
-        "appendable",
+        "add",
         "capture",
         "complete",
         "context",
@@ -49,10 +112,12 @@ class RequestRecord:
         "eager",
         "error",
         "exported",
+        "first",
         "held",
         "is_rejected",
         "method",
         "outer",
+        "parameters",
         "queries",
         "request",
         "rule",
@@ -61,6 +126,8 @@ class RequestRecord:
         "start_unix_ns",
         "status",
         "streamed",
+        "sums",
+        "wait_ns",
     )
 
     def __init__(self, capture: Capture, method: str, start_ns: int, start_unix_ns: int) -> None:
@@ -76,7 +143,6 @@ class RequestRecord:
         self.outer: RequestRecord | None = None  # the request that this one was made inside, which holds for both
         self.decision: Decision | None = None  # why it is exported, where not every request is
         self.is_rejected = False  # and that it is not
-        self.appendable = True  # queries need nothing but to be appended: not eager, not complete
         self.request: Request | None = None
         self.rule: Rule | None = None
         self.status = 0
@@ -84,6 +150,11 @@ class RequestRecord:
         self.streamed = False
         self.complete = False
         self.queries: list[Query] = []
+        self.add: Callable[[Query], None] | None = self.queries.append  # `None`: not eager, not complete
+        self.parameters: dict[int, int] = {}  # start of a query -> keyed hash of its statement and parameters
+        self.first: list[Query] | None = None  # the first queries, where there were too many to hold
+        self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
+        self.wait_ns = 0  # lost to locks of the database
         self._spilled = 0
 
     def find_rule(self) -> Rule | None:
@@ -96,13 +167,19 @@ class RequestRecord:
         """Mark the request as complete, and let go of what leads back here: no garbage for the collector to find."""
         self.complete = True
         self._spilled += len(self.queries)
-        self.queries = []
-        self.request = self.context = self.span = self.error = self.held = self.outer = None
+        self.queries, self.parameters = [], {}
+        self.first = self.sums = None
+        self.request = self.context = self.span = self.error = self.held = self.outer = self.add = None
 
     @property
     def query_count(self) -> int:
         """Exact number of the request's queries so far."""
         return self._spilled + len(self.queries)
+
+    def db_time_ns(self) -> int:
+        """Time in the database so far."""
+        summed = sum([each.duration_ns for each in self.sums.values()]) if self.sums else 0
+        return summed + sum([query[2] for query in self.queries])
 
     def add_query(self, query: Query) -> None:
         """Add one query; thread-safe."""
@@ -112,7 +189,7 @@ class RequestRecord:
             self.spill()
 
     def spill(self) -> None:
-        """Record the queries held, and hold their number alone."""
+        """Record the queries held, and hold their sums alone."""
         with _spill_lock:
             pending = self.queries
             if len(pending) < MAX_PENDING_QUERIES:
@@ -120,7 +197,33 @@ class RequestRecord:
             taken = pending[:]
             del pending[: len(taken)]
             self._spilled += len(taken)
+            self.sum_up(taken)
         self.capture.spill(self, taken, time_ns())
+
+    def sum_up(self, queries: list[Query]) -> None:
+        """Add `queries` to the sums; the first batch is kept as it is beside them."""
+        if self.sums is None:
+            self.sums, self.first = {}, queries
+        parameters = self.parameters.pop if self.first is not queries else self.parameters.get
+        for query in queries:
+            _sums_of(self.sums, query).add(query, parameters(query[1], None))
+
+
+def _sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
+    """Return the sums that `query` belongs to, bounded in number however many statements there are."""
+    sql, code, position = query[0], query[7], query[8]
+    key = (sql, id(code), position)
+    found = sums.get(key)
+    if found is None:
+        if len(sums) >= MAX_SUMS:
+            key = (sql[:_SAMPLE], id(code), position)
+            found = sums.get(key)
+            if found is None and len(sums) >= 2 * MAX_SUMS:
+                key = ("", 0, 0)
+                found = sums.get(key)
+        if found is None:
+            found = sums[key] = Sums(sql, query[7:])
+    return found
 
 
 _spill_lock = threading.Lock()

@@ -41,6 +41,30 @@ class TelemetrySettings:
         float, Meta(gt=0, le=_DAY_MS, description="A p95 over this reads poor, between the two warning.")
     ] = 200.0
     fan_out_warning: Annotated[int, Meta(ge=1, description="Queries in one request that are worth a look.")] = 20
+    repeats_warning: Annotated[
+        int,
+        Meta(ge=2, le=100_000, description="Runs of one statement from one line in one request that are called N+1."),
+    ] = 5
+    recent_requests: Annotated[
+        int, Meta(ge=0, le=100_000, description="Newest requests that are kept with their queries.")
+    ] = 200
+    worst_requests: Annotated[
+        int,
+        Meta(ge=0, le=1000, description="Requests kept of each route: the slowest, with most queries, failing."),
+    ] = 10
+    recent_bytes: Annotated[
+        int,
+        Meta(ge=65_536, le=2**32, description="Memory that the kept requests may take, in bytes."),
+    ] = 8_388_608
+    source_lines: Annotated[bool, Meta(description="Whether the line of the app's code is noted with each query.")] = (
+        True
+    )
+    server_timing: Annotated[
+        bool,
+        Meta(
+            description="Whether responses to those who may see the admin pages carry `Server-Timing` and `traceparent`."
+        ),
+    ] = True
     cache_good_percent: Annotated[
         float, Meta(ge=0, le=100, description="A cache hit rate from here on reads good.")
     ] = 90.0

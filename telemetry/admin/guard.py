@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import logging
 import re
@@ -10,10 +11,12 @@ from typing import Any, Final, cast
 
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from telemetry.admin import answers
+from telemetry.requests import serving
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +96,54 @@ def why_not_local(environ: dict[str, Any]) -> str | None:
     if environ.get("SERVER_PROTOCOL") in {"HTTP/1.0", "HTTP/0.9"}:
         return f"the request came as {environ['SERVER_PROTOCOL']}, as reverse proxies send it"
     return None
+
+
+def may_look(authorize: Authorize | None, environ: dict[str, Any]) -> bool:
+    """Tell, for what is only added to an answer, whether the request being answered may see the admin pages.
+
+    An `authorize` that does more than to say so has a method `peek` that only says so. Whatever it raises means no.
+    """
+    if authorize is None:
+        return _is_loopback_peer(environ.get("REMOTE_ADDR")) and (
+            _is_plainly_local(environ) or why_not_local(environ) is None
+        )
+    serving_token, token = serving.set(None), attach(_SILENCE)  # what it asks a database is no part of the request
+    try:
+        return getattr(authorize, "peek", authorize)() is True
+    except Exception:
+        return False
+    finally:
+        detach(token)
+        serving.reset(serving_token)
+
+
+_SILENCE: Final = Context({_SUPPRESS_INSTRUMENTATION_KEY: True})
+
+
+@functools.lru_cache(maxsize=256)
+def _is_loopback_peer(peer: str | None) -> bool:
+    return _is_loopback(peer or "")
+
+
+def _is_plainly_local(environ: dict[str, Any]) -> bool:
+    """Tell quickly of a request of the usual kind that it comes from this machine; `False` means that it has to be looked at."""
+    return (
+        environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
+        and _is_local_host(environ.get("HTTP_HOST"))
+        and _no_proxy_among(tuple(environ))
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _is_local_host(host: str | None) -> bool:
+    return host is not None and _is_loopback_host(host)
+
+
+@functools.lru_cache(maxsize=256)
+def _no_proxy_among(names: tuple[str, ...]) -> bool:
+    return "werkzeug.proxy_fix.orig" not in names and not any(
+        name in _PROXY_HEADERS or name.startswith("HTTP_X_FORWARDED") for name in names
+    )
 
 
 def refusal(reason: str, remedy: str) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentelemetry.attributes import BoundedAttributes
@@ -12,12 +13,15 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from telemetry import instruments
+from telemetry.requests import MADE
+from telemetry.source import line_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.util.types import AttributeValue
 
     from telemetry.exporters.tail import Decision
+    from telemetry.recent import Row
     from telemetry.requests import Query
 
 ENVIRON_KEYS = (
@@ -59,6 +63,8 @@ class ServerFacts(NamedTuple):
     """The values of `ENVIRON_KEYS`."""
     decision: Decision | None = None
     """Why the request is exported, where not every request is."""
+    kept: Row | None = None
+    """What is known of its queries."""
 
     @property
     def kind(self) -> SpanKind:
@@ -95,7 +101,7 @@ class EndedRequest:
     def spans(self) -> list[ReadableSpan]:
         """Return the spans, as the SDK would have made them."""
         made = [] if self.server is None else [self._server_span(self.server)]
-        made += [self._query_span(query) for query in self.queries if not query[4]]
+        made += [self._query_span(query) for query in self.queries if not query[4] & MADE]
         return made
 
     def _server_span(self, server: ServerFacts) -> ReadableSpan:
@@ -111,7 +117,7 @@ class EndedRequest:
         )
 
     def _query_span(self, query: Query) -> ReadableSpan:
-        sql, start_ns, duration_ns, error_type, _ = query
+        sql, start_ns, duration_ns, error_type = query[:4]
         ids = SpanContext(
             self.ids.trace_id,
             self.source.id_generator.generate_span_id(),
@@ -121,7 +127,7 @@ class EndedRequest:
         )
         start = self.start_unix_ns + start_ns - self.start_ns
         operation = self.source.operation(sql)
-        attributes = query_attributes(operation, sql)
+        attributes = query_attributes(operation, sql) | source_attributes(query[7], query[8])
         interval = (start, start + duration_ns)
         name = query_span_name(operation)
         return self._span(name, ids, self.ids, SpanKind.CLIENT, attributes, error_type, interval)
@@ -177,7 +183,33 @@ def server_attributes(server: ServerFacts) -> dict[str, AttributeValue]:
         attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = server.status
     if server.error_type is not None:
         attributes[instruments.ERROR_TYPE] = server.error_type
-    return attributes | decision_attributes(server.decision)
+    return attributes | decision_attributes(server.decision) | database_attributes(server.kept)
+
+
+def database_attributes(row: Row | None) -> dict[str, AttributeValue]:
+    """Return what the server span says of the request's queries; nothing where there are none."""
+    from telemetry import fanout  # for exporters alone
+    from telemetry.recent import KeptRequest
+
+    kept = None if row is None else KeptRequest._make(row)
+    if kept is None or not kept.query_count:
+        return {}
+    summary = fanout.summary(kept)
+    return {
+        instruments.REQUEST_OPERATIONS: kept.query_count,
+        instruments.REQUEST_DB_DURATION: kept.db_time_ns / 1e9,
+        instruments.REQUEST_STATEMENTS: summary.statements,
+        instruments.REQUEST_VERDICT: summary.verdict,
+    }
+
+
+def source_attributes(code: CodeType | str | None, position: int) -> dict[str, AttributeValue]:
+    """Return the line of the app's code that a query comes from, by the conventions for source code."""
+    line = line_of(code, position)
+    if line is None:
+        return {}
+    named: dict[str, AttributeValue] = {instruments.CODE_FILE_PATH: line.file, instruments.CODE_LINE_NUMBER: line.line}
+    return named | ({instruments.CODE_FUNCTION_NAME: line.function} if line.function else {})
 
 
 def decision_attributes(decision: Decision | None) -> dict[str, AttributeValue]:
@@ -192,7 +224,7 @@ def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None
     attributes: dict[str, AttributeValue] = {
         instruments.HTTP_REQUEST_METHOD: method,
         "url.scheme": str(environ.get("wsgi.url_scheme") or "http"),
-        "url.path": f"{environ.get('SCRIPT_NAME') or ''}{environ.get('PATH_INFO') or ''}",
+        "url.path": request_path(environ),
     }
     if rule is not None:
         attributes[instruments.HTTP_ROUTE] = rule
@@ -211,6 +243,12 @@ def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None
     if protocol:
         attributes["network.protocol.version"] = protocol
     return attributes
+
+
+def request_path(environ: Mapping[str, Any]) -> str:
+    """Return the path of the URL, with the mount point of the app and without the query string."""
+    mount, path = environ.get("SCRIPT_NAME"), environ.get("PATH_INFO") or ""
+    return f"{mount}{path}" if mount else str(path)
 
 
 def _server(environ: Mapping[str, Any]) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import random
 import struct
 import time
 from collections.abc import Mapping, Sequence
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -23,11 +24,14 @@ from telemetry.exporters.ended import (
     EndedRequest,
     ServerFacts,
     Source,
+    database_attributes,
     query_attributes,
     query_span_name,
     server_attributes,
+    source_attributes,
     span_name,
 )
+from telemetry.requests import MADE
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -39,6 +43,7 @@ _BREATH_SPANS = 256
 """So many spans are encoded before other threads may run: a request should not wait for the whole batch."""
 
 _MAX_KEPT_SQL = 10_000  # characters; longer statements are written anew each time
+_MAX_STATEMENTS = 2048
 
 _INTERNAL, _SERVER, _CLIENT = b"\x30\x01", b"\x30\x02", b"\x30\x03"  # kind (6)
 _UNSET, _ERROR = b"\x7a\x00", b"\x7a\x02\x18\x02"  # status (15): empty, or code (3) = ERROR
@@ -138,14 +143,14 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
         return
     offset_ns = item.start_unix_ns - item.start_ns
     pack, operation = _WITH_PARENT.pack, item.source.operation
-    new_ids = iter(_span_ids(item.source, len(item.queries) - sum([query[4] for query in item.queries])))
-    for sql, start_ns, duration_ns, _, is_made in item.queries:
-        if is_made:
+    new_ids = iter(_span_ids(item.source, len(item.queries) - sum([query[4] & MADE for query in item.queries])))
+    for sql, start_ns, duration_ns, _, flags, _, _, code, position, _, _ in item.queries:
+        if flags & MADE:
             continue
         if trace_state or len(sql) > _MAX_KEPT_SQL:
-            head, tail = _statement_with(operation, sql, trace_state)
+            head, tail = _statement_with(operation, sql, code, position, trace_state)
         else:
-            head, tail = _statement(operation, sql)
+            head, tail = _statement(operation, sql, code, position)
         start = start_ns + offset_ns
         out.append(head)
         out.append(
@@ -179,6 +184,7 @@ def _server_span(
             ),
             _own_attribute("url.path", f"{script_name or ''}{path or ''}"),
             _client(address, agent),
+            attributes(9, database_attributes(server.kept)),
             b"\x85\x01\x00\x03\x00\x00" if parent is not None and parent.is_remote else _LOCAL,
         )
     )
@@ -215,16 +221,29 @@ def _own_attribute(key: str, value: str) -> bytes:
     return field(9, field(1, text(key)) + field(2, field(1, text(value))))
 
 
-@functools.lru_cache(maxsize=2048)
-def _statement(operation: Any, sql: str) -> tuple[bytes, bytes]:
-    """Return what stands before and behind the ids and times of a query's span."""
-    return _statement_with(operation, sql, b"")
+Code = CodeType | str | None
+_statements: dict[tuple[Any, str, int, int], tuple[bytes, bytes, Code]] = {}
 
 
-def _statement_with(operation: Any, sql: str, trace_state: bytes) -> tuple[bytes, bytes]:
+def _statement(operation: Any, sql: str, code: Code, position: int) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the ids and times of a query's span.
+
+    Code objects are told apart by identity, which keeping them here makes safe: hashing one goes through its constants.
+    """
+    key = (operation, sql, id(code), position)
+    known = _statements.get(key)
+    if known is None:
+        if len(_statements) >= _MAX_STATEMENTS:
+            _statements.clear()
+        known = _statements[key] = (*_statement_with(operation, sql, code, position, b""), code)
+    return known[0], known[1]
+
+
+def _statement_with(operation: Any, sql: str, code: Code, position: int, trace_state: bytes) -> tuple[bytes, bytes]:
     values = operation(sql)
     name = field(5, text(query_span_name(values)))
-    tail = b"".join((trace_state, name, _CLIENT, attributes(9, query_attributes(values, sql)), _UNSET, _LOCAL))
+    found = query_attributes(values, sql) | source_attributes(code, position)
+    tail = b"".join((trace_state, name, _CLIENT, attributes(9, found), _UNSET, _LOCAL))
     return b"\x12" + varint(_WITH_PARENT.size + len(tail)), tail
 
 

@@ -6,16 +6,18 @@ import fnmatch
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from random import getrandbits
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context
 
-from telemetry import instruments
+from telemetry import instruments, source
 from telemetry.bound import BoundHistogram
-from telemetry.exporters.ended import ServerFacts, decision_attributes, span_name
+from telemetry.exporters.ended import ServerFacts, decision_attributes, request_path, span_name
 from telemetry.exporters.tail import TailPolicy
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of
 from telemetry.instruments import Instruments
+from telemetry.recent import RecentRequests, Row, Worst, row, weighed
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
@@ -44,18 +46,39 @@ _COLLECTION = re.compile(r"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+[\"'`\[]?(\w
 _MAX_STATEMENTS = 1024
 _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
+_SHORT_SQL = 500
+_SPAN_ID = 2**64 - 1
+_Series = tuple[BoundHistogram, BoundHistogram, Worst | None]
+
+
+class _Statement:
+    """What is known of a statement: the series of its durations, and what keeping one more run of it may cost in bytes."""
+
+    __slots__ = ("cost", "series")
+
+    def __init__(self, series: BoundHistogram, cost: int) -> None:
+        self.series = series
+        self.cost = cost
 
 
 class Capture:
     """Records what the requests and queries of one pipeline of providers did. Thread-safe; never raises into a request."""
 
-    def __init__(self, made: Instruments, tracer_provider: TracerProvider, settings: TelemetrySettings) -> None:
+    def __init__(
+        self,
+        made: Instruments,
+        tracer_provider: TracerProvider,
+        settings: TelemetrySettings,
+        recent: RecentRequests | None = None,
+    ) -> None:
         self.instruments = made
+        self.recent = recent or RecentRequests()
         self.tracing = Tracing(tracer_provider, self.operation, TailPolicy.of(settings))
+        self.site = source.find if settings.source_lines else source.none
         self._excluded_rules = settings.excluded_routes
-        self._requests: dict[tuple[str | None, str, int, str | None], tuple[BoundHistogram, BoundHistogram]] = {}
+        self._requests: dict[tuple[str | None, str, int, str | None], _Series] = {}
         self._excluded: dict[str, bool] = {}
-        self._statements: dict[tuple[str, str | None], BoundHistogram] = {}
+        self._statements: dict[str, _Statement] = {}
         self._operations: dict[tuple[tuple[str, str], ...], BoundHistogram] = {}
         self._collections: set[str] = set()
         self.failures = 0
@@ -69,19 +92,19 @@ class Capture:
             known = self._excluded[rule.endpoint] = excludes(rule, self._excluded_rules)
         return known
 
-    def complete(self, record: RequestRecord, end_ns: int) -> None:
+    def complete(self, record: RequestRecord, end_ns: int, environ: Mapping[str, Any]) -> None:
         """Record a request that has ended, `end_ns` by the clock of `record.start_ns`. A second call does nothing."""
         if record.complete:
             return
         try:
-            self._complete(record, end_ns)
+            self._complete(record, end_ns, environ)
         except Exception:
             self.fail("a request could not be recorded")
         finally:
             record.close()
 
-    def _complete(self, record: RequestRecord, end_ns: int) -> None:
-        record.appendable = False
+    def _complete(self, record: RequestRecord, end_ns: int, environ: Mapping[str, Any]) -> None:
+        record.add = None
         rule = record.rule
         duration_ns = end_ns - record.start_ns
         error_type = None
@@ -90,9 +113,9 @@ class Capture:
         elif record.status >= 500:
             error_type = str(record.status)
         is_excluded = rule is not None and self.is_excluded(rule)
-        trace_id, sampled = None, False
+        ids, sampled, kept = None, False, None
         try:
-            trace_id, sampled = self._end_span(record, error_type, duration_ns, is_excluded)
+            ids, sampled, kept = self._end_span(record, environ, error_type, duration_ns, is_excluded)
             if record.held is not None:
                 self.tracing.release(record)
                 sampled = sampled and not record.is_rejected
@@ -101,24 +124,38 @@ class Capture:
         record.complete = True
         if is_excluded:
             return
+        if ids is None:
+            made_up = getrandbits(128)
+            ids = made_up, made_up & _SPAN_ID
         context = record.context or Context()
         now = record.start_unix_ns + duration_ns
-        duration, operations = self._request_series(record, error_type)
-        duration.record(duration_ns / 1e9, context, now, trace_id, sampled)
-        operations.record(record.query_count, context, now, trace_id, sampled)
-        if record.queries:
-            self.record_queries(record.queries, context, now, sampled)
+        duration, operations, worst = self._request_series(record, error_type)
+        duration.record(duration_ns / 1e9, context, now, ids[0], sampled)
+        operations.record(record.query_count, context, now, ids[0], sampled)
+        statement_bytes = self.record_queries(record.queries, context, now, sampled) if record.queries else 0
+        if worst is None:
+            return
+        if record.wait_ns:
+            self.instruments.lock_wait.record(record.wait_ns / 1e9, operations.attributes, context)
+        if kept is None:
+            kept = row(record, request_path(environ), error_type, duration_ns, ids)
+        self.recent.add(weighed(kept, statement_bytes) if statement_bytes else kept, worst)
 
     def _end_span(
-        self, record: RequestRecord, error_type: str | None, duration_ns: int, is_excluded: bool
-    ) -> tuple[int | None, bool]:
-        """End the server span, made or not, and return its trace id and whether it is sampled."""
+        self,
+        record: RequestRecord,
+        environ: Mapping[str, Any],
+        error_type: str | None,
+        duration_ns: int,
+        is_excluded: bool,
+    ) -> tuple[tuple[int, int] | None, bool, Row | None]:
+        """End the server span, made or not, and return its ids, whether it is sampled, and what is kept, if it was needed."""
         span = record.span
         if span is None:
-            return None, False
+            return None, False, None
         if isinstance(span, DeferredSpan):
             if span.made is None and record.error is None:
-                ended = self._end_unmade(span, record, error_type, duration_ns, is_excluded)
+                ended = self._end_unmade(span, record, environ, error_type, duration_ns, is_excluded)
                 if ended is not None:
                     return ended
             made = span.make()  # an exception is an event of the span, for the SDK to write
@@ -128,6 +165,9 @@ class Capture:
             span = made
         if record.status:
             span.set_attribute(instruments.HTTP_RESPONSE_STATUS_CODE, record.status)
+        if record.query_count:
+            span.set_attribute(instruments.REQUEST_OPERATIONS, record.query_count)
+            span.set_attribute(instruments.REQUEST_DB_DURATION, record.db_time_ns() / 1e9)
         span.set_attributes(self._decide(record, span.get_span_context().trace_id, error_type, duration_ns))
         token = serving.set(record)  # our processor leaves the span to the request, if that may not be kept
         try:
@@ -137,19 +177,30 @@ class Capture:
         ids = span.get_span_context()
         if record.exported and ids.trace_flags.sampled:
             self.tracing.emit(record, ids, None, record.queries)
-        return (ids.trace_id if ids.is_valid else None), ids.trace_flags.sampled
+        return ((ids.trace_id, ids.span_id) if ids.is_valid else None), ids.trace_flags.sampled, None
 
     def _end_unmade(
-        self, span: DeferredSpan, record: RequestRecord, error_type: str | None, duration_ns: int, is_excluded: bool
-    ) -> tuple[int | None, bool] | None:
+        self,
+        span: DeferredSpan,
+        record: RequestRecord,
+        environ: Mapping[str, Any],
+        error_type: str | None,
+        duration_ns: int,
+        is_excluded: bool,
+    ) -> tuple[tuple[int, int] | None, bool, Row | None] | None:
         """End a span that nobody has looked at; `None` if somebody has meanwhile."""
-        if is_excluded or not record.exported:
-            return None, False
-        ids, sampled = self.tracing.ids(span.parent_context)
+        if is_excluded:
+            return None, False, None
+        if not record.exported:
+            return span.likely_ids(), False, None
+        ids, sampled = span.chosen_ids()
         if not span.settle(ids):
             return None
+        pair = (ids.trace_id, ids.span_id)
+        kept = None
         if sampled:
             self._decide(record, ids.trace_id, error_type, duration_ns)
+            kept = row(record, request_path(environ), error_type, duration_ns, pair)
             facts = ServerFacts(
                 span.parent_context,
                 record.method,
@@ -159,9 +210,10 @@ class Capture:
                 duration_ns,
                 span.facts,
                 record.decision,
+                kept,
             )
             self.tracing.emit(record, ids, facts, record.queries)
-        return ids.trace_id, sampled
+        return pair, sampled, kept
 
     def _decide(
         self, record: RequestRecord, trace_id: int, error_type: str | None, duration_ns: int
@@ -172,7 +224,7 @@ class Capture:
             record.decision = tail.decide(trace_id, error_type, duration_ns, record.query_count)
         return decision_attributes(record.decision)
 
-    def _request_series(self, record: RequestRecord, error_type: str | None) -> tuple[BoundHistogram, BoundHistogram]:
+    def _request_series(self, record: RequestRecord, error_type: str | None) -> _Series:
         rule = None if record.rule is None else record.rule.rule
         key = (rule, record.method, record.status, error_type)
         series = self._requests.get(key)
@@ -188,6 +240,7 @@ class Capture:
             series = (
                 BoundHistogram(self.instruments.request_duration, attributes),
                 BoundHistogram(self.instruments.request_operations, route),
+                None if rule is None else self.recent.of_route(record.method, rule),
             )
             if len(self._requests) < _MAX_SERIES:
                 self._requests[key] = series
@@ -197,18 +250,31 @@ class Capture:
 
     def record_queries(
         self, queries: Sequence[Query], context: Context, time_unix_nano: int, sampled: bool = False
-    ) -> None:
-        """Record the durations of `queries`, made in `context`, whose span is sampled or not."""
-        by_series: dict[BoundHistogram, list[float]] = {}
+    ) -> int:
+        """Record the durations of `queries`, made in `context`, whose span is sampled or not.
+
+        Return what their statements may take up in memory, in bytes, where these are not the short ones of the code.
+        """
+        by_statement: dict[_Statement, list[float]] = {}
         known = self._statements
-        for sql, _, duration_ns, error_type, _ in queries:
-            series = known.get((sql, error_type)) or self._statement_series(sql, error_type)
-            durations_s = by_series.get(series)
+        for query in queries:
+            statement = known.get(query[0])
+            if statement is None or query[3] is not None:
+                statement = self._statement(query[0], query[3])
+            durations_s = by_statement.get(statement)
             if durations_s is None:
-                durations_s = by_series[series] = []
-            durations_s.append(duration_ns / 1e9)
+                durations_s = by_statement[statement] = []
+            durations_s.append(query[2] / 1e9)
+        by_series: dict[BoundHistogram, list[float]] = {}
+        cost = 0
+        for statement, durations_s in by_statement.items():
+            cost += statement.cost * len(durations_s)
+            same = by_series.setdefault(statement.series, durations_s)
+            if same is not durations_s:
+                same += durations_s
         for series, durations_s in by_series.items():
             series.record_many(durations_s, context, time_unix_nano, sampled)
+        return cost
 
     def spill(self, record: RequestRecord, queries: Sequence[Query], time_unix_nano: int) -> None:
         """Record `queries` of a request that goes on."""
@@ -227,19 +293,19 @@ class Capture:
         except Exception:
             self.fail("the queries of a request could not be recorded")
 
-    def _statement_series(self, sql: str, error_type: str | None) -> BoundHistogram:
-        key = (sql, error_type)
-        series = self._statements.get(key)
-        if series is None:
-            attributes = self.operation(sql)
-            if error_type is not None:
-                attributes[instruments.ERROR_TYPE] = error_type
-            made = BoundHistogram(self.instruments.operation_duration, attributes)
-            series = self._operations.setdefault(tuple(sorted(attributes.items())), made)
-            if len(self._statements) >= _MAX_STATEMENTS:
-                self._statements.clear()
-            self._statements[key] = series
-        return series
+    def _statement(self, sql: str, error_type: str | None) -> _Statement:
+        """Return the entry of a statement that is new, or that has failed."""
+        attributes = self.operation(sql)
+        if error_type is not None:
+            attributes[instruments.ERROR_TYPE] = error_type
+        made = BoundHistogram(self.instruments.operation_duration, attributes)
+        series = self._operations.setdefault(tuple(sorted(attributes.items())), made)
+        if error_type is not None:
+            return _Statement(series, len(sql))
+        if len(self._statements) >= _MAX_STATEMENTS:
+            self._statements.clear()
+        self._statements[sql] = _Statement(series, len(sql) if len(sql) > _SHORT_SQL else 0)
+        return _Statement(series, len(sql))
 
     def operation(self, sql: str) -> dict[str, str]:
         """Return the attributes of a statement: bounded in number whatever the SQL, by leaving out what is not known."""

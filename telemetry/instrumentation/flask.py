@@ -28,8 +28,10 @@ class RequestMiddleware:
     may have been wrapped around it meanwhile.
     """
 
-    def __init__(self, app: Flask, capture: Capture) -> None:
+    def __init__(self, app: Flask, capture: Capture, may_look: Callable[[dict[str, Any]], bool] | None = None) -> None:
+        """Measure `app`; responses to requests that `may_look` at the figures say what they cost."""
         self.capture = capture
+        self._may_look = may_look
         self.active = False
         self._app = app
         self._wsgi_app: WSGIApplication = app.wsgi_app
@@ -74,6 +76,8 @@ class RequestMiddleware:
 
         def recording_start_response(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             record.status = _status_code(status)
+            if self._may_look is not None and (costs := self._costs(record, environ)):
+                headers = [*headers, *costs]
             return start_response(status, headers, *exc_info)
 
         environ[_RECORD] = record
@@ -106,7 +110,7 @@ class RequestMiddleware:
             mode = tracing.mode
             record.eager = mode is Mode.EAGER
             if record.eager:
-                record.appendable = False
+                record.add = None
                 if not self._starts_spans:
                     self._starts_spans = True
                     self._app.preprocess_request = self._preprocess_request  # type: ignore[method-assign]
@@ -148,6 +152,24 @@ class RequestMiddleware:
             record.streamed = not response.is_sequence and _is_streamed(response)
         return response
 
+    def _costs(self, record: RequestRecord, environ: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+        """Return `Server-Timing` and `traceparent` for those who may see the figures, nothing for others."""
+        try:
+            rule = record.find_rule()
+            if rule is None or self._may_look is None or self.capture.is_excluded(rule) or not self._may_look(environ):
+                return ()
+            number = record.query_count
+            timing = (
+                f'db;dur={record.db_time_ns() / 1e6:.3f};desc="{number} {"query" if number == 1 else "queries"}", '
+                f"total;dur={(perf_counter_ns() - record.start_ns) / 1e6:.3f}"
+            )
+            if record.span is None:
+                return (("Server-Timing", timing),)
+            return ("Server-Timing", timing), ("traceparent", self.capture.tracing.traceparent(record.span))
+        except Exception:
+            self.capture.fail("what a request costs could not be told in its response")
+            return ()
+
     def _on_exception(self, _: Flask, exception: BaseException, **__: Any) -> None:
         record = serving.get()
         if record is not None:
@@ -174,7 +196,7 @@ class RequestMiddleware:
                 record.method = method_of(record.method)
             if record.span is None and record.eager:
                 self._start_span(record, environ)
-            self.capture.complete(record, end_ns)
+            self.capture.complete(record, end_ns, environ)
         except Exception:
             self.capture.fail("a request could not be recorded")
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -23,10 +26,12 @@ from telemetry.exporters.ended import (
     query_attributes,
     query_span_name,
     request_attributes,
+    source_attributes,
     span_name,
 )
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.instrumentation.sampling import decider
+from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -82,7 +87,7 @@ class DeferredSpan(trace.Span):
     span, a propagator, a log record. Until then it costs nothing but itself. Thread-safe.
     """
 
-    __slots__ = ("_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for")
+    __slots__ = ("_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for", "reserved")
 
     def __init__(self, tracing: Tracing, parent: Context, record: RequestRecord, environ: Environ) -> None:
         self.facts = environ_facts(environ) if record.exported else ()
@@ -94,6 +99,8 @@ class DeferredSpan(trace.Span):
         self.made_for: Rule | None = None
         """The rule that was known when the span was made."""
         self._ids: SpanContext | None = None
+        self.reserved: tuple[int, int] | None = None
+        """Trace and span id that have been told to somebody, which the span must have whatever becomes of it."""
 
     @property
     def made(self) -> Span | None:
@@ -110,8 +117,33 @@ class DeferredSpan(trace.Span):
                     self._made = trace.NonRecordingSpan(self._late_ids())
                 else:
                     self.made_for = record.rule
-                    self._made = self._tracing.start_server_span(record, self._environ, self._parent)
+                    self._made = self._tracing.start_server_span(record, self._environ, self._parent, self.reserved)
             return self._made
+
+    def reserve(self) -> tuple[int, int, int]:
+        """Return trace id, span id and flags that the span has or will have, without making it."""
+        with _making:
+            if self._made is not None:
+                ids = self._made.get_span_context()
+                return ids.trace_id, ids.span_id, ids.trace_flags
+            if not self._record.exported:
+                self.reserved = self.reserved or self.likely_ids() or (getrandbits(128), getrandbits(64))
+                return *self.reserved, trace.TraceFlags.DEFAULT
+            ids, _ = self.chosen_ids()
+            self.reserved = ids.trace_id, ids.span_id
+            return *self.reserved, ids.trace_flags
+
+    def likely_ids(self) -> tuple[int, int] | None:
+        """Return trace and span id where they are known without making the span; the trace goes on from the parent."""
+        if self.reserved is not None:
+            return self.reserved
+        if SPAN_KEY not in self._parent or (parent := self.parent_context) is None:
+            return None
+        return parent.trace_id, getrandbits(64)
+
+    def chosen_ids(self) -> tuple[SpanContext, bool]:
+        """Return the ids of a span that nobody has looked at, those told already among them, and whether it is sampled."""
+        return self._tracing.ids(self.parent_context, self.reserved)
 
     def settle(self, ids: SpanContext) -> bool:
         """Fix the ids at the end of the request; tell whether they came in time, before anybody has looked."""
@@ -124,7 +156,7 @@ class DeferredSpan(trace.Span):
         record, parent = self._record, self.parent_context
         if record.rule is not None and record.capture.is_excluded(record.rule):
             return parent or trace.INVALID_SPAN_CONTEXT
-        return self._ids or self._tracing.ids(parent)[0]
+        return self._ids or self._tracing.ids(parent, self.reserved)[0]
 
     @property
     def parent_context(self) -> SpanContext | None:
@@ -241,34 +273,50 @@ class Tracing:
         """Return a span that is made when it is looked at; `None` where spans are switched off."""
         return None if self._sdk is None else DeferredSpan(self, parent, record, environ)
 
-    def start_server_span(self, record: RequestRecord, environ: Environ, parent: Context) -> Span:
-        """Start the SDK's own span for a request; one whose route is excluded has none."""
+    def start_server_span(
+        self, record: RequestRecord, environ: Environ, parent: Context, told: tuple[int, int] | None = None
+    ) -> Span:
+        """Start the SDK's own span for a request, with the ids that somebody was `told`, if anybody was."""
         rule = record.rule.rule if record.rule is not None else None
         attributes = request_attributes(environ, record.method, rule)
-        span = self.tracer.start_span(
+        tracer = self.tracer if told is None else _with_ids(self.tracer, told)
+        span = tracer.start_span(
             span_name(record.method, rule), parent, server_kind(parent), attributes, start_time=record.start_unix_ns
         )
         return _with_attributes(span, attributes)
 
-    def start_query_span(self, sql: str, start_unix_ns: int | None = None) -> Span:
-        """Start the span of one query, in the current context."""
+    def start_query_span(self, sql: str, start_unix_ns: int | None = None, site: Site = NO_SITE) -> Span:
+        """Start the span of one query that comes from `site`, in the current context."""
         operation = self.operation(sql)
-        attributes = query_attributes(operation, sql)
+        attributes = query_attributes(operation, sql) | source_attributes(site[0], site[1])
         name = query_span_name(operation)
         span = self.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_unix_ns)
         return _with_attributes(span, attributes)
 
-    def ids(self, parent: SpanContext | None) -> tuple[SpanContext, bool]:
-        """Return the ids that the SDK would give a span with this parent, and whether it is sampled."""
+    def traceparent(self, span: Span) -> str:
+        """Return the value of a `traceparent` header that names `span`, which that does not have to be made for."""
+        if isinstance(span, DeferredSpan):
+            trace_id, span_id, flags = span.reserve()
+        else:
+            ids = span.get_span_context()
+            trace_id, span_id, flags = ids.trace_id, ids.span_id, ids.trace_flags
+        return "00-%032x-%016x-%02x" % (trace_id, span_id, flags)  # noqa: UP031  # in a third of the time
+
+    def ids(self, parent: SpanContext | None, told: tuple[int, int] | None = None) -> tuple[SpanContext, bool]:
+        """Return the ids that the SDK would give a span with this parent, or those `told` already, and whether it is sampled."""
         assert self._sdk is not None
         assert self._decide is not None
         generator = self._sdk.id_generator
-        trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
+        if told is not None:
+            trace_id, span_id = told
+        else:
+            trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
+            span_id = generator.generate_span_id()
         is_random = generator.is_trace_id_random() if parent is None else parent.trace_flags.random_trace_id
         sampled = self._decide(parent, trace_id)
         flags = _FLAGS[sampled, is_random]
         trace_state = None if parent is None else parent.trace_state
-        return SpanContext(trace_id, generator.generate_span_id(), False, flags, trace_state), sampled
+        return SpanContext(trace_id, span_id, False, flags, trace_state), sampled
 
     def emit(
         self, record: RequestRecord, ids: SpanContext, server: ServerFacts | None, queries: Sequence[Query]
@@ -325,6 +373,32 @@ _FLAGS = {
     for sampled in (False, True)
     for is_random in (False, True)
 }
+
+
+class _ToldIds(IdGenerator):
+    """Gives out the ids of one span."""
+
+    def __init__(self, ids: tuple[int, int], generator: IdGenerator) -> None:
+        self._ids = ids
+        self._generator = generator
+
+    def generate_trace_id(self) -> int:
+        return self._ids[0]
+
+    def generate_span_id(self) -> int:
+        return self._ids[1]
+
+    def is_trace_id_random(self) -> bool:
+        return self._generator.is_trace_id_random()
+
+
+def _with_ids(tracer: trace.Tracer, ids: tuple[int, int]) -> trace.Tracer:
+    """Return a tracer like `tracer` whose next span has these ids; one that is not the SDK's stays as it is."""
+    if not isinstance(tracer, Tracer):
+        return tracer
+    made = copy.copy(tracer)
+    made.id_generator = _ToldIds(ids, tracer.id_generator)
+    return made
 
 
 def _with_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> Span:

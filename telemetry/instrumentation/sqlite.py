@@ -4,26 +4,34 @@ They stand directly above the C classes in the method resolution order, below a 
 that class does with a call is its own affair, and what reaches SQLite is counted, once. `isinstance`, `backup`, `iterdump`, row
 factories and context managers work as they do without.
 
-Not seen: connections opened before `install`, or through a reference to `sqlite3.connect` taken before it; connections that
-a `factory` which is not a class makes without subclassing; statements of C extensions.
+With each query goes the line of the app's code that caused it (`telemetry.source`), and while the request runs a keyed hash of
+its parameters, which tells whether a query was asked twice without keeping what was asked.
+
+Not seen: connections opened before `install`, of which a warning tells; connections that a `factory` which is not a class
+makes without subclassing; statements of C extensions. References to `sqlite3.connect` that modules had taken by
+`from sqlite3 import connect` before are replaced.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
 import logging
+import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Hashable
-from sqlite3 import dbapi2
 from time import perf_counter_ns, time_ns
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
 
+from telemetry import locks, source
 from telemetry.instrumentation.spans import SPAN_KEY, end_span, error_type_of
-from telemetry.requests import MAX_PENDING_QUERIES, current_request, serving
+from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:
     from telemetry.instrumentation.capture import Capture
@@ -37,60 +45,161 @@ _captures: list[Capture] = []
 _lock = threading.Lock()
 
 
-def _traced(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method that times `call`; the common case is written out here, because each call frame costs."""
+_KEY: Final = os.urandom(16)
+_getframe = sys._getframe
+_kind_of = source.KINDS.get
+_WORTH_ASKING_NS: Final = locks.WORTH_ASKING_NS
 
-    def traced(cursor: sqlite3.Cursor, sql: str, *parameters: Any) -> Any:
+
+def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
+    """Return a method that times `call`; the common case is written out here, because each call frame costs.
+
+    Without `flags` the parameters are those of one query, which can be compared.
+    """
+
+    def traced(cursor: sqlite3.Cursor, sql: str, parameters: Any = (), /, *, _depth: int = 1) -> Any:
         record = serving.get()
-        if record is None or not record.appendable or (record.exported and _context().get(SPAN_KEY) is not record.span):
-            return _timed_elsewhere(call, cursor, sql, parameters)
+        if (
+            record is None
+            or (add := record.add) is None
+            or (record.exported and _context().get(SPAN_KEY) is not record.span)
+        ):
+            return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
         start_ns = perf_counter_ns()
         try:
-            result = call(cursor, sql, *parameters)
+            result = call(cursor, sql, parameters)
         except BaseException as error:
-            _add_failed(record, sql, start_ns, perf_counter_ns() - start_ns, error)
+            _add_failed(record, sql, start_ns, perf_counter_ns() - start_ns, error, flags, _getframe(_depth))
+            if not flags:
+                _hash_parameters(record, start_ns, sql, parameters)
             raise
-        queries = record.queries
-        queries.append((sql, start_ns, perf_counter_ns() - start_ns, None, False))
-        if len(queries) >= MAX_PENDING_QUERIES:
+        duration_ns = perf_counter_ns() - start_ns
+        rows = cursor.rowcount
+        transaction = 0
+        if rows >= 0 or duration_ns >= _WORTH_ASKING_NS:
+            transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+        frame = _getframe(_depth)
+        code: Any = frame.f_code
+        if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
+            add(
+                (
+                    sql,
+                    start_ns,
+                    duration_ns,
+                    None,
+                    flags,
+                    rows,
+                    transaction,
+                    code,
+                    frame.f_lasti,
+                    caller.f_code,
+                    caller.f_lasti,
+                )
+            )
+        else:
+            add((sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame)))
+        if not flags:
+            try:
+                record.parameters[start_ns] = hash((_KEY, sql, parameters))
+            except Exception:  # a list, or whatever an adapter takes
+                _hash_parameters(record, start_ns, sql, parameters)
+        if len(record.queries) >= MAX_PENDING_QUERIES:
             record.spill()
         return result
 
     return functools.wraps(call)(traced)
 
 
-def _add_failed(record: RequestRecord, sql: str, start_ns: int, duration_ns: int, error: BaseException) -> None:
+def _hash_parameters(record: RequestRecord, start_ns: int, sql: str, parameters: Any) -> None:
+    """Note the keyed hash of a statement with its parameters; those that can't be compared are left out."""
+    try:
+        if isinstance(parameters, dict):
+            parameters = tuple(sorted(parameters.items()))
+        record.parameters[start_ns] = hash((_KEY, sql, tuple(parameters)))
+    except Exception:  # they may be of any class
+        return
+
+
+def _add_failed(
+    record: RequestRecord,
+    sql: str,
+    start_ns: int,
+    duration_ns: int,
+    error: BaseException,
+    flags: int,
+    frame: FrameType,
+) -> None:
     """Add a query that has raised; an exception is an event of its span, for the SDK to write."""
     error_type = error_type_of(error)
+    site = record.capture.site(frame)
+    locks.failed(record, error, duration_ns)
     if record.exported:
         started_ns = record.start_unix_ns + start_ns - record.start_ns
-        span = record.capture.tracing.start_query_span(str(sql), started_ns)
+        span = record.capture.tracing.start_query_span(str(sql), started_ns, site)
         end_span(span, error, error_type, duration_ns, started_ns)
-    record.add_query((sql, start_ns, duration_ns, error_type, record.exported))
+    record.add_query((sql, start_ns, duration_ns, error_type, flags | record.exported, -1, 0, *site))
 
 
 class TracedCursor(sqlite3.Cursor):
     """A cursor whose calls are counted and timed."""
 
+    __slots__ = ()
+
     execute = _traced(sqlite3.Cursor.execute)
-    executemany = _traced(sqlite3.Cursor.executemany)
-    executescript = _traced(sqlite3.Cursor.executescript)
+
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        return _executemany(self, sql, parameters, _depth=2)
+
+    def executescript(self, sql_script: str, /) -> Any:
+        return _executescript(self, sql_script, _depth=2)
+
+
+def _run_script(cursor: sqlite3.Cursor, sql: str, _: Any) -> Any:
+    return sqlite3.Cursor.executescript(cursor, sql)
+
+
+_execute: Final = TracedCursor.execute
+_executemany: Final = _traced(sqlite3.Cursor.executemany, MANY)
+_executescript: Final = _traced(_run_script, SCRIPT)
 
 
 class TracedConnection(sqlite3.Connection):
-    """A connection whose cursors are traced; its own `execute` calls go through one, as the C class's do."""
+    """A connection whose cursors are traced; its own `execute` calls go through one, as the C class's do.
+
+    The ends of its transactions are noted too: they tell how long it held the write lock.
+    """
+
+    _telemetry: locks.ConnectionState | None = None
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
-        return super().cursor(_traced_cursor(factory))
+        return _plain_cursor(self, TracedCursor if factory is sqlite3.Cursor else _traced_cursor(factory))
 
-    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        return _plain_cursor(self, TracedCursor).execute(sql, *parameters)
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        return _execute(_plain_cursor(self, TracedCursor), sql, parameters, _depth=2)
 
-    def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        return _plain_cursor(self, TracedCursor).executemany(sql, *parameters)
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        return _executemany(_plain_cursor(self, TracedCursor), sql, parameters, _depth=2)
 
-    def executescript(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        return _plain_cursor(self, TracedCursor).executescript(sql, *parameters)
+    def executescript(self, sql_script: str, /) -> Any:
+        return _executescript(_plain_cursor(self, TracedCursor), sql_script, _depth=2)
+
+    def commit(self) -> None:
+        super().commit()
+        locks.released(self)
+
+    def rollback(self) -> None:
+        super().rollback()
+        locks.released(self)
+
+    def close(self) -> None:
+        super().close()
+        locks.released(self, is_closed=True)
+
+    def __exit__(self, *raised: Any) -> Any:
+        try:
+            return super().__exit__(*raised)
+        finally:
+            locks.released(self)
 
 
 @functools.lru_cache(maxsize=256)
@@ -149,56 +258,105 @@ def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         args = (*args[:_FACTORY_POSITION], _traced_connection(factory), *args[_FACTORY_POSITION + 1 :])
     else:
         kwargs["factory"] = _traced_connection(kwargs.get("factory", sqlite3.Connection))
-    return _open(*args, **kwargs)
+    made = _open(*args, **kwargs)
+    is_uri = args[_URI_POSITION] if len(args) > _URI_POSITION else kwargs.get("uri", False)
+    locks.opened(made, args[0] if args else kwargs.get("database"), bool(is_uri))
+    return made
 
 
-_FACTORY_POSITION: Final = 5  # database, timeout, detect_types, isolation_level, check_same_thread, factory
+# database, timeout, detect_types, isolation_level, check_same_thread, factory, cached_statements, uri
+_FACTORY_POSITION: Final = 5
+_URI_POSITION: Final = 7
 
 
 def install(capture: Capture) -> None:
     """See queries from now on; those outside of any request are recorded by the first capture installed."""
     with _lock:
+        if not _captures:
+            _find_references()
+            for names, name in _references:
+                names[name] = connect
+            _warn_of_open_connections()
         _captures.append(capture)
-        sqlite3.connect = connect  # type: ignore[assignment]
-        dbapi2.connect = connect  # type: ignore[assignment]
 
 
 def remove(capture: Capture) -> None:
     """Undo `install`; with the last one, `sqlite3.connect` is the original again. Open connections stay usable."""
     with _lock:
         _captures.remove(capture)
-        if _captures:
-            return
-        for module in (sqlite3, dbapi2):
-            if getattr(module, "connect", None) is connect:
-                module.connect = _open  # type: ignore[attr-defined]
+        if not _captures:
+            for names, name in _references:
+                if names.get(name) is connect:
+                    names[name] = _open
 
 
-def _timed_elsewhere(call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str, parameters: tuple[Any, ...]) -> Any:
+_references: Final[list[tuple[dict[str, Any], str]]] = []
+_searched: Final = {"_sqlite3", __name__}
+
+
+def _find_references() -> None:
+    """Find where modules have `sqlite3.connect`: in `sqlite3` itself, and wherever it was imported from there."""
+    for module_name, module in list(sys.modules.items()):
+        names = getattr(module, "__dict__", None)
+        if module_name in _searched or type(names) is not dict:
+            continue
+        _searched.add(module_name)
+        _references.extend((names, name) for name, value in list(names.items()) if value is _open)
+
+
+@functools.cache  # looking through all objects takes some 10 ms, and once is enough
+def _warn_of_open_connections() -> None:
+    """Say that Python lets no connection change its class that was made without ours."""
+    opened = sum(type(found) is sqlite3.Connection for found in gc.get_objects())
+    if opened:
+        _log.warning(
+            "%d sqlite3 connection(s) were opened before instrument(app): Python can't let their queries be seen; "
+            "open them after it",
+            opened,
+        )
+
+
+def _timed_elsewhere(
+    call: Callable[..., Any],
+    cursor: sqlite3.Cursor,
+    sql: str,
+    parameters: Any,
+    flags: int,
+    frame: FrameType,
+) -> Any:
     """Time a query that needs a span at once, or that was made outside of any request."""
     record = current_request()
     context = get_current()
     capture = record.capture if record is not None else next(iter(_captures), None)
     if capture is None or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
-        return call(cursor, sql, *parameters)
+        return call(cursor, sql, parameters)
     span = None
+    site = capture.site(frame)
     if capture.tracing.listened_to and (record is None or record.span is not None):
-        span = capture.tracing.start_query_span(str(sql))
+        span = capture.tracing.start_query_span(str(sql), site=site)
     token = attach(trace.set_span_in_context(span)) if span is not None else None
     started_ns, start_ns = time_ns(), perf_counter_ns()
     error: BaseException | None = None
     try:
-        return call(cursor, sql, *parameters)
+        return call(cursor, sql, parameters)
     except BaseException as raised:
         error = raised
         raise
     finally:
         error_type = None if error is None else error_type_of(error)
         duration_ns = perf_counter_ns() - start_ns
-        query = (sql, start_ns, duration_ns, error_type, True)
+        rows = -1 if error is not None else cursor.rowcount
+        transaction = 0
+        if error is not None:
+            locks.failed(record, error, duration_ns)
+        elif rows >= 0 or duration_ns >= _WORTH_ASKING_NS:
+            transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+        query = (sql, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
         if token is not None:
             detach(token)
         if record is not None:
+            if not flags:
+                _hash_parameters(record, start_ns, sql, parameters)
             record.add_query(query)
         else:
             capture.record_queries((query,), context, started_ns + duration_ns)

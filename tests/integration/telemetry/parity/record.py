@@ -55,6 +55,7 @@ class Setup:
     listener: Listener = "recorder"
     propagate_exceptions: bool = False
     instrumented_last: bool = False  # after the app's own functions have been registered
+    server_timing: bool = False  # tells ids, which shifts those that are given out later
 
 
 @dataclass
@@ -207,11 +208,13 @@ def role(kind: SpanKind | None) -> str:
 
 
 @contextmanager
-def instrumented(side: Side, app: Flask, tracers: TracerProvider, meters: MeterProvider) -> Iterator[None]:
+def instrumented(
+    side: Side, app: Flask, tracers: TracerProvider, meters: MeterProvider, server_timing: bool
+) -> Iterator[None]:
     """Instrument the app and sqlite3 by our capture, or as OpenTelemetry's instrumentors do it."""
     if side == "own":
         metrics = PerformanceMetrics(meter_provider=meters)
-        settings = TelemetrySettings.load(admin=False)
+        settings = TelemetrySettings.load(admin=False, server_timing=server_timing)
         instrument(app, metrics=metrics, settings=settings, tracer_provider=tracers)
         try:
             yield
@@ -254,7 +257,7 @@ def outcomes(side: Side, requests: Sequence[Request], setup: Setup, seed: int = 
     if setup.instrumented_last:
         add_views(app)
     found = []
-    with instrumented(side, app, tracers, meters):
+    with instrumented(side, app, tracers, meters, setup.server_timing):
         if not setup.instrumented_last:
             add_views(app)
         connection = sqlite3.connect(":memory:", isolation_level=None)

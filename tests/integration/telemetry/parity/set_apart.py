@@ -53,7 +53,18 @@ def method(outcome: Outcome) -> object:
     return next(entry["attributes"]["http.request.method"] for entry in outcome.log if entry["role"] == "server")
 
 
+def header_names(outcome: Outcome) -> list[str]:
+    """Return the names of the response's headers."""
+    return [name for name, _ in outcome.answer["headers"]]
+
+
 CASES = (
+    Case(
+        "headers of the response",
+        Request(),
+        lambda own, stock: header_names(own) == [*header_names(stock), "Server-Timing", "traceparent"],
+        Setup(server_timing=True),
+    ),
     Case(
         "`connection.execute`, `executescript`",
         Request(steps={"view": (Query("SELECT 1", by="connection"), Query("SELECT 1", by="script"))}),

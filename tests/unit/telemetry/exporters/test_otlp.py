@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.exporters.ended import EndedRequest, Source
 from telemetry.exporters.otlp import RecordSender
+from tests.unit.telemetry.exporters.queries import query
 
 CHECKED_WITH = "1.45."
 IDS = SpanContext(1, 2, False, TraceFlags(1))
@@ -28,7 +29,7 @@ def ended(limits: SpanLimits | None = None) -> EndedRequest:
     source = Source(
         Resource({}), InstrumentationScope("t"), limits or SpanLimits(), RandomIdGenerator(), lambda _: {"a": "b"}
     )
-    return EndedRequest(source, IDS, 0, 0, None, [("SELECT 12345", 0, 1, None, False)])
+    return EndedRequest(source, IDS, 0, 0, None, [query("SELECT 12345")])
 
 
 def readable() -> ReadableSpan:

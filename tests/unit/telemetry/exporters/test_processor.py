@@ -22,14 +22,13 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from telemetry.exporters import processor
 from telemetry.exporters.ended import EndedRequest, Source
 from telemetry.exporters.processor import DeferredSpanProcessor
+from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdGenerator(), lambda sql: {"sql": sql})
 
 
 def ended(queries: int) -> EndedRequest:
-    return EndedRequest(
-        SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [("SELECT 1", 0, 1, None, False)] * queries
-    )
+    return EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [query("SELECT 1")] * queries)
 
 
 class Exporter(SpanExporter):

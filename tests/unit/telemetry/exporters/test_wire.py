@@ -20,6 +20,8 @@ from opentelemetry.trace.span import TraceState
 from telemetry.exporters import wire
 from telemetry.exporters.ended import EndedRequest, ServerFacts, Source
 from telemetry.exporters.processor import as_spans
+from telemetry.requests import MADE, MANY, Query
+from tests.unit.telemetry.exporters.queries import query
 
 
 class Counting(IdGenerator):
@@ -95,7 +97,14 @@ def servers(draw: st.DrawFn) -> ServerFacts:
     )
 
 
-queries = st.tuples(words, times, times, st.none(), st.booleans())
+sites = st.sampled_from([(None, 0), (operation.__code__, 0), (source.__code__, 2), ("tag.html", 12)])
+
+
+@st.composite
+def any_queries(draw: st.DrawFn) -> Query:
+    start, took = draw(times), draw(times)
+    flags = draw(st.sampled_from([0, MADE, MANY, MANY | MADE]))
+    return (draw(words), start, took, None, flags, -1, 0, *draw(sites), *draw(sites))
 
 
 @st.composite
@@ -107,7 +116,7 @@ def ended(draw: st.DrawFn) -> EndedRequest:
         start_ns=start,
         start_unix_ns=start + draw(times),
         server=draw(st.none() | servers()),
-        queries=draw(st.lists(queries, max_size=5)),
+        queries=draw(st.lists(any_queries(), max_size=5)),
     )
 
 
@@ -158,7 +167,7 @@ def test_values_are_written_as_protobuf_writes_them(value: Any) -> None:
 
 
 def test_a_lone_surrogate_is_replaced_instead_of_losing_the_batch() -> None:
-    item = EndedRequest(SOURCE, SpanContext(1, 1, False), 0, 0, None, [("SELECT '\ud800'", 0, 1, None, False)])
+    item = EndedRequest(SOURCE, SpanContext(1, 1, False), 0, 0, None, [query("SELECT '\ud800'")])
     (resource,) = ExportTraceServiceRequest.FromString(wire.encode([item])).resource_spans
     (span,) = resource.scope_spans[0].spans
     assert {"db.query.text": "SELECT '?'"}.items() <= {
@@ -168,15 +177,15 @@ def test_a_lone_surrogate_is_replaced_instead_of_losing_the_batch() -> None:
 
 def test_requests_of_two_sources_come_under_their_own_resources() -> None:
     other = source(resource=Resource({"service.name": "other"}))
-    query = [("SELECT 1", 0, 1, None, False)]
-    items = [EndedRequest(each, SpanContext(1, 1, False), 0, 0, None, query) for each in (SOURCE, other, SOURCE)]
+    queries = [query("SELECT 1")]
+    items = [EndedRequest(each, SpanContext(1, 1, False), 0, 0, None, queries) for each in (SOURCE, other, SOURCE)]
     found = ExportTraceServiceRequest.FromString(wire.encode(items)).resource_spans
     assert [len(resource.scope_spans[0].spans) for resource in found] == [2, 1]
 
 
 def test_random_span_ids_are_distinct_and_valid() -> None:
     random = source(id_generator=RandomIdGenerator())
-    item = EndedRequest(random, SpanContext(1, 1, False), 0, 0, None, [("SELECT 1", 0, 1, None, False)] * 1000)
+    item = EndedRequest(random, SpanContext(1, 1, False), 0, 0, None, [query("SELECT 1")] * 1000)
     (resource,) = ExportTraceServiceRequest.FromString(wire.encode([item])).resource_spans
     ids = {span.span_id for span in resource.scope_spans[0].spans}
     assert len(ids) == 1000

@@ -1,0 +1,385 @@
+"""What the queries of one request come to: groups that are alike, and the verdict on them.
+
+A finding states its evidence, so that it can be checked: the statement, the line, how often, how long. False alarms are worse
+than silence: what repeats for a good reason, reading page by page, waiting for something, trying again, gets its own word and
+is no warning.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from telemetry import source
+from telemetry.fingerprint import Statement, statement
+from telemetry.requests import MANY, SCRIPT
+
+if TYPE_CHECKING:
+    from telemetry.recent import KeptRequest
+    from telemetry.requests import Query
+    from telemetry.source import Site, SourceLine
+
+OK: Final = "ok"
+N_PLUS_ONE: Final = "n_plus_one"
+DUPLICATES: Final = "duplicates"
+WRITE_LOOP: Final = "write_loop"
+VERDICTS: Final = (N_PLUS_ONE, DUPLICATES, WRITE_LOOP, OK)
+"""What a request may be called, worst first."""
+
+PAGING: Final = "paging"
+POLLING: Final = "polling"
+RETRIES: Final = "retries"
+BATCH: Final = "batch"
+BULK: Final = "bulk"
+REMARKS: Final = (RETRIES, POLLING, PAGING, BULK, BATCH)
+"""What is worth saying without being wrong."""
+
+REPEATS: Final = 5
+"""So many runs of one statement from one line make a finding, unless the setting `repeats_warning` says another number."""
+
+_LONG_LIST: Final = 10
+_PAUSE_NS: Final = 5_000_000
+_PAUSE_RATIO: Final = 5
+_NAMES: Final = {
+    N_PLUS_ONE: "N+1",
+    DUPLICATES: "duplicates",
+    WRITE_LOOP: "loop of writes",
+    PAGING: "paging",
+    POLLING: "polling",
+    RETRIES: "retries",
+    BATCH: "fixed batch",
+    BULK: "executemany",
+    OK: "ok",
+}
+
+
+def name_of(kind: str) -> str:
+    """Return how pages call a verdict or a remark."""
+    return _NAMES[kind]
+
+
+@dataclass(slots=True)
+class Group:
+    """Queries with one fingerprint from one line."""
+
+    statement: Statement
+    sql: str
+    """The statement as its first run was written."""
+    site: Site
+    first: int
+    """Position of the first run among the request's queries."""
+    runs: int = 0
+    duration_ns: int = 0
+    longest_ns: int = 0
+    distinct: int = 0
+    """How many different statements with their parameters there were."""
+    errors: int = 0
+    rows: int | None = None
+    flags: int = 0
+    list_size: int = 0
+    transactions: set[int] = field(default_factory=set)
+    runs_kept: list[Query] = field(default_factory=list)
+    _seen: set[object] = field(default_factory=set)
+
+    @property
+    def line(self) -> SourceLine | None:
+        """The line of the app's code that ran it; `None` where that was not recorded."""
+        return source.line_of(self.site[0], self.site[1])
+
+    @property
+    def caller(self) -> SourceLine | None:
+        """The line of the app's code that called the function of `line`."""
+        return source.caller_of(self.site)
+
+    @property
+    def is_recursive(self) -> bool:
+        """Whether the function that runs it calls itself."""
+        return self.site[0] is not None and self.site[0] is self.site[2]
+
+    def add(self, query: Query, parameters: object) -> None:
+        """Add one run; equal `parameters` are of equal runs."""
+        sql, _, duration_ns, error_type, flags, rows, transaction = query[:7]
+        self._count(1, duration_ns, duration_ns, int(error_type is not None), rows, flags)
+        self._seen.add((sql, parameters))
+        self.distinct = len(self._seen)
+        self.list_size = max(self.list_size, statement(sql).list_size)
+        if transaction:
+            self.transactions.add(transaction)
+        self.runs_kept.append(query)
+
+    def _count(self, runs: int, duration_ns: int, longest_ns: int, errors: int, rows: int, flags: int) -> None:
+        self.runs += runs
+        self.duration_ns += duration_ns
+        self.longest_ns = max(self.longest_ns, longest_ns)
+        self.errors += errors
+        self.flags |= flags
+        if rows >= 0:
+            self.rows = rows + (self.rows or 0)
+
+    @property
+    def pauses(self) -> bool:
+        """Whether much more time lies between the runs than they take, as where something is waited for."""
+        starts = [(query[1], query[2]) for query in self.runs_kept]
+        gaps = [later - start - took for (start, took), (later, _) in itertools.pairwise(starts)]
+        if not gaps:
+            return False
+        gap_ns, took_ns = statistics.median(gaps), statistics.median(took for _, took in starts)
+        return gap_ns >= _PAUSE_NS and gap_ns >= _PAUSE_RATIO * took_ns
+
+
+class Finding(NamedTuple):
+    """A verdict or a remark on one group, or on the request as a whole."""
+
+    kind: str
+    text: str
+    """What is the matter, with the evidence, as a sentence."""
+    mend: str
+    """What would help; empty where nothing has to."""
+    group: Group | None = None
+    feeder: Group | None = None
+    """The query whose rows the group runs for, where it can be told."""
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether something should be done."""
+        return self.kind in VERDICTS
+
+
+class Summary(NamedTuple):
+    """What a list of requests says of one."""
+
+    statements: int
+    verdict: str
+    repeated: int
+    """The most runs of one statement from one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """All that can be said of the queries of one request."""
+
+    groups: tuple[Group, ...]
+    findings: tuple[Finding, ...]
+    """Warnings first, the costliest first."""
+
+    @property
+    def verdict(self) -> str:
+        """The worst finding's kind, `ok` without a warning."""
+        kinds = {finding.kind for finding in self.findings}
+        return next((kind for kind in VERDICTS if kind in kinds), OK)
+
+    @property
+    def summary(self) -> Summary:
+        """The short of it."""
+        statements = len({group.statement.text for group in self.groups})
+        return Summary(statements, self.verdict, max((group.runs for group in self.groups), default=0))
+
+
+def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
+    """Return what the queries of a request come to; `repeats` runs of one statement from one line are a finding."""
+    groups = group(kept)
+    found = [finding for each in groups if (finding := _judge(each, groups, repeats)) is not None]
+    order = {kind: at for at, kind in enumerate((*VERDICTS, *REMARKS))}
+    found.sort(key=lambda finding: (order[finding.kind], -(finding.group.duration_ns if finding.group else 0)))
+    if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
+        found.append(batch)
+    return Analysis(tuple(groups), tuple(found))
+
+
+def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
+    """Return the short of `analyse`; a request with few queries needs no grouping."""
+    if kept.query_count < repeats:
+        statements = len({statement(query[0]).text for query in kept.queries})
+        return Summary(statements, OK, 1 if statements == kept.query_count else kept.query_count - statements + 1)
+    return analyse(kept, repeats).summary
+
+
+def group(kept: KeptRequest) -> list[Group]:
+    """Return the queries of a request by fingerprint and line, in the order of their first runs."""
+    groups: dict[tuple[str, int, int, int, int], Group] = {}
+
+    def of(sql: str, site: Site, at: int) -> Group:
+        known = statement(sql)
+        key = (known.text, id(site[0]), site[1], id(site[2]), site[3])
+        found = groups.get(key)
+        if found is None:
+            found = groups[key] = Group(known, sql, site, at)
+        return found
+
+    if kept.sums is None:
+        equal = kept.repeats or {}
+        for at, query in enumerate(kept.queries):
+            of(query[0], query[7:], at).add(query, equal.get(query[1], query[1]))
+        return list(groups.values())
+    for at, each in enumerate(kept.sums):
+        found = of(each.sql, each.site, at)
+        found._count(each.runs, each.duration_ns, each.longest_ns, each.errors, each.rows, each.flags)
+        found.distinct += len(each.distinct)
+        found.transactions |= each.transactions
+        found.list_size = max(found.list_size, statement(each.sql).list_size)
+    return list(groups.values())
+
+
+def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
+    """Return what is to be said of a group, if anything is."""
+    if one.flags & SCRIPT:
+        return None
+    if one.flags & MANY:
+        return Finding(BULK, f"{_ran(one)}{_rows(one)}, by executemany", "", one) if one.runs < repeats else None
+    if one.runs < repeats:
+        return None
+    if one.errors >= one.runs - 1:
+        return Finding(RETRIES, f"{_ran(one)}, {one.errors} of them failed: it was tried again", "", one)
+    if one.statement.writes:
+        return _write_loop(one)
+    if not one.statement.reads:
+        return None
+    if one.distinct == 1:
+        return _same_again(one)
+    if _is_paging(one):
+        return Finding(PAGING, f"{_ran(one)}, each for another part of {one.statement.table or 'the rows'}", "", one)
+    return _n_plus_one(one, _feeder(one, groups))
+
+
+def _same_again(one: Group) -> Finding:
+    if one.pauses:
+        return Finding(POLLING, f"{_ran(one)} with the same parameters, with pauses: it waited for something", "", one)
+    mend = "ask once and keep the answer for the request, in flask.g or a local variable"
+    return Finding(DUPLICATES, f"{_ran(one)}, each time with the same parameters", mend, one)
+
+
+def _n_plus_one(one: Group, feeder: Group | None) -> Finding:
+    told = f"one statement {_ran(one)[3:]}" if _ran(one).startswith("it ") else _ran(one)
+    if one.distinct < one.runs:
+        told += f", for {one.distinct} different parameters"
+    if feeder is not None:
+        told += f". It follows the query {_at(feeder)}" if feeder.line else f". It follows {feeder.statement.text}"
+    return Finding(N_PLUS_ONE, told, _mend(one, feeder), one, feeder)
+
+
+def _mend(one: Group, feeder: Group | None) -> str:
+    column = one.statement.equals[-1] if one.statement.equals else ""
+    if one.is_recursive:
+        return "one WITH RECURSIVE query that walks the tree in the database"
+    if one.statement.is_counted:
+        return f"one query with GROUP BY {column}" if column else "one query with GROUP BY"
+    in_list = f"one query with {column} IN (…)" if column else "one query with an IN list"
+    if feeder is not None and feeder.statement.table and one.statement.table:
+        return f"a JOIN of {one.statement.table} in the query of {feeder.statement.table}, or {in_list}"
+    return f"a JOIN, or {in_list}"
+
+
+def _write_loop(one: Group) -> Finding:
+    verb, number = one.statement.operation, len(one.transactions)
+    where = "in one transaction" if number == 1 else f"in {number} transactions" if number else "one by one"
+    mend = "one executemany" if verb in ("INSERT", "REPLACE") else f"one executemany, or one {verb} for all rows"
+    if number > 1:
+        mend += ", in one transaction: each commit waits for the disk"
+    return Finding(WRITE_LOOP, f"{_ran(one)} {where}", mend, one)
+
+
+def _is_paging(one: Group) -> bool:
+    """Tell whether each run reads another part of the same rows: by OFFSET, by the last key, or by a long list of keys."""
+    known = one.statement
+    if known.has_limit and (known.has_offset or known.is_ranged) and not known.equals:
+        return True
+    return one.list_size >= _LONG_LIST
+
+
+def _feeder(one: Group, groups: Sequence[Group]) -> Group | None:
+    """Return the query whose rows `one` runs for: the last one before it that reads and runs less often."""
+    before = [
+        each for each in groups if each.first < one.first and each.statement.reads and not each.statement.is_counted
+    ]
+    fewer = [each for each in before if each.runs * 2 <= one.runs and not each.errors]
+    return max(fewer, key=lambda each: each.first, default=None)
+
+
+def _batch(groups: Sequence[Group], queries: int, repeats: int) -> Finding | None:
+    statements = len({each.statement.text for each in groups})
+    if queries < repeats or statements * 2 <= queries:
+        return None
+    return Finding(BATCH, f"{queries} queries of {statements} different statements: a fixed batch, nothing repeats", "")
+
+
+def _ran(one: Group) -> str:
+    what = one.statement.operation or "it"
+    name = f"{what} {one.statement.table}".strip()
+    times = "once" if one.runs == 1 else f"{one.runs:,} times"
+    place = f" {_at(one)}" if one.line else ""
+    return f"{name} ran {times}{place}, {_ms(one.duration_ns)}"
+
+
+def _at(one: Group) -> str:
+    line, caller = one.line, one.caller
+    if line is None:
+        return ""
+    if caller is None or (caller.file == line.file and caller.function == line.function):
+        return f"at {line}"
+    return f"at {line}, called at {caller}"
+
+
+def _rows(one: Group) -> str:
+    return "" if one.rows is None else f", {one.rows:,} rows"
+
+
+def _ms(duration_ns: int) -> str:
+    ms = duration_ns / 1e6
+    return f"{ms:.0f} ms" if ms >= 99.5 else f"{ms:.3g} ms"
+
+
+class Growth(NamedTuple):
+    """A route whose queries grow with what it shows: one statement runs more often in one request than in another."""
+
+    route: str
+    group: Group
+    runs: tuple[int, ...]
+    """How often it ran in one request, the different numbers in rising order."""
+
+    @property
+    def text(self) -> str:
+        """The evidence as a sentence."""
+        shown = " → ".join(f"{number:,}" for number in _few(self.runs))
+        place = f" {_at(self.group)}" if self.group.line else ""
+        return (
+            f"its queries grow: {self.group.statement.operation} {self.group.statement.table} ran {shown} times{place}"
+        )
+
+
+_LEAST_STEPS: Final = 3
+
+
+def growth(requests: Iterable[KeptRequest]) -> list[Growth]:
+    """Return the routes among `requests` in which a reading statement runs a growing number of times, most runs first.
+
+    At least three different numbers are wanted, of runs that differ in their parameters: a cache that misses now and then, or
+    something tried again, is no growth.
+    """
+    runs: dict[tuple[str, str, str], dict[int, Group]] = {}
+    for kept in requests:
+        if not kept.query_count:
+            continue
+        for one in group(kept):
+            if one.statement.reads and one.distinct == one.runs and not _is_paging(one) and not one.errors:
+                key = (kept.route, one.statement.text, str(one.line))
+                runs.setdefault(key, {})[one.runs] = one
+    found: dict[str, Growth] = {}
+    for (route, _, _), by_runs in runs.items():
+        if len(by_runs) >= _LEAST_STEPS and (route not in found or max(by_runs) > found[route].runs[-1]):
+            found[route] = Growth(route, by_runs[max(by_runs)], tuple(sorted(by_runs)))
+    return sorted(found.values(), key=lambda each: -each.runs[-1])
+
+
+def _few(numbers: Sequence[int]) -> Sequence[int]:
+    return numbers if len(numbers) <= 3 else (numbers[0], numbers[len(numbers) // 2], numbers[-1])
+
+
+def by_route(requests: Iterable[KeptRequest]) -> Mapping[str, list[KeptRequest]]:
+    """Return `requests` by the name of their route."""
+    found: dict[str, list[KeptRequest]] = {}
+    for kept in requests:
+        found.setdefault(kept.route, []).append(kept)
+    return found

@@ -1,0 +1,246 @@
+"""What two runs of a statement have in common: its fingerprint, and what can be read off it.
+
+Literals and parameters read `?`, lists of them behind IN and rows behind VALUES are one whatever their length, keywords are in
+capitals, comments and white space are gone. sqlglot's tokenizer for SQLite does the reading, when somebody looks: never on
+a request's path.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LONGEST: Final = 20_000
+"""Characters of a statement that are read; what is behind them makes no other statement of it."""
+
+_ELLIPSIS: Final = "(…)"
+_LITERALS: Final = frozenset({"STRING", "NUMBER", "HEX_STRING", "BIT_STRING", "BYTE_STRING", "NATIONAL_STRING"})
+_COMPARISONS: Final = frozenset({"=", "==", "IS"})
+_INEQUALITIES: Final = frozenset({"<", ">", "<=", ">="})
+_NO_SPACE_BEFORE: Final = frozenset({",", ")", ".", ";", "("})
+_KEYWORDS_BEFORE_PAREN: Final = frozenset(
+    {
+        "IN",
+        "AND",
+        "OR",
+        "NOT",
+        "WHERE",
+        "ON",
+        "VALUES",
+        "FROM",
+        "JOIN",
+        "AS",
+        "SELECT",
+        "EXISTS",
+        "USING",
+        "UNION",
+        "ALL",
+    }
+)
+_MASKED: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
+_SPACE: Final = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A fingerprint and what it tells."""
+
+    text: str
+    operation: str
+    """The first word that says what it does: `SELECT`, `INSERT` …, `SELECT` too for a WITH that ends in one."""
+    table: str
+    """The table that it names first, empty where there is none."""
+    list_size: int
+    """How many values the longest list behind IN has."""
+    has_limit: bool
+    has_offset: bool
+    equals: tuple[str, ...]
+    """Columns that are compared with a value by `=`."""
+    is_ranged: bool
+    """Whether a column is compared with a value by `<` or `>`."""
+    is_counted: bool
+    """Whether all that it selects is one aggregate, such as COUNT(*)."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether it asks for rows."""
+        return self.operation in ("SELECT", "VALUES")
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes rows."""
+        return self.operation in ("INSERT", "UPDATE", "DELETE", "REPLACE")
+
+
+@functools.lru_cache(maxsize=4096)
+def statement(sql: str) -> Statement:
+    """Return the fingerprint of `sql`; what is no SQL gets one too."""
+    try:
+        words = _words(sql[:_LONGEST])
+    except Exception:  # the tokenizer meets whatever text an app sends
+        words = _SPACE.sub(" ", _MASKED.sub("?", sql[:_LONGEST])).strip().split(" ")
+    words, list_size = _collapsed(words)
+    operation, table = _operation(words)
+    upper = [word.upper() for word in words]
+    return Statement(
+        text=_joined(words),
+        operation=operation,
+        table=table,
+        list_size=list_size,
+        has_limit="LIMIT" in upper,
+        has_offset="OFFSET" in upper or _has_comma_limit(upper),
+        equals=tuple(_compared(words, _COMPARISONS)),
+        is_ranged=any(True for _ in _compared(words, _INEQUALITIES)),
+        is_counted=_is_counted(upper),
+    )
+
+
+def _words(sql: str) -> list[str]:
+    """Return the tokens of `sql` as they are written, with `?` for literals and parameters."""
+    tokens = _tokenizer().tokenize(sql)
+    words: list[str] = []
+    skip = False
+    for at, token in enumerate(tokens):
+        if skip:
+            skip = False
+            continue
+        kind, text = token.token_type.name, token.text
+        following = tokens[at + 1] if at + 1 < len(tokens) else None
+        if kind in _LITERALS:
+            if words and words[-1] == "-" and _is_sign(words):
+                words.pop()
+            words.append("?")
+        elif (
+            kind in ("PLACEHOLDER", "PARAMETER", "COLON") and following is not None and following.start == token.end + 1
+        ):
+            skip = following.token_type.name in ("VAR", "NUMBER") or following.text.isidentifier()
+            words.append("?" if skip or kind == "PLACEHOLDER" else text)
+        elif kind == "PLACEHOLDER" or (kind == "VAR" and text.startswith("$")):
+            words.append("?")
+        elif kind == "IDENTIFIER":
+            words.append(sql[token.start : token.end + 1])
+        else:
+            words.append(text.upper() if kind != "VAR" and text.replace("_", "").replace(" ", "").isalpha() else text)
+    return words
+
+
+def _is_sign(words: Sequence[str]) -> bool:
+    before = words[-2] if len(words) > 1 else "("
+    return (
+        before in ("(", ",", "=", "<", ">", "<=", ">=", "<>", "!=", "+", "*", "/") or before in _KEYWORDS_BEFORE_PAREN
+    )
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    from sqlglot.dialects.sqlite import SQLite  # 200 ms, for those who look
+
+    return SQLite.Tokenizer()
+
+
+def _collapsed(words: list[str]) -> tuple[list[str], int]:
+    """Return `words` with the lists behind IN and the rows behind VALUES made one, and the length of the longest list."""
+    out: list[str] = []
+    at = longest = 0
+    while at < len(words):
+        word = words[at]
+        out.append(word)
+        at += 1
+        if word == "IN" and (end := _list_end(words, at)):
+            longest = max(longest, (end - at) // 2)
+            out.append(_ELLIPSIS)
+            at = end
+        elif word == "VALUES":
+            row_end = at
+            while end := _group_end(words, row_end):
+                row_end = end + 1 if words[end : end + 1] == [","] else end
+                if row_end == end:
+                    break
+            if row_end > at:
+                out.append(_ELLIPSIS)
+                at = row_end
+    return out, longest
+
+
+def _list_end(words: Sequence[str], at: int) -> int:
+    """Return where a list of values that begins at `at` is over, 0 if there is none."""
+    if words[at : at + 1] != ["("]:
+        return 0
+    end = at + 1
+    while words[end : end + 2] == ["?", ","]:
+        end += 2
+    return end + 2 if words[end : end + 2] == ["?", ")"] else 0
+
+
+def _group_end(words: Sequence[str], at: int) -> int:
+    if words[at : at + 1] != ["("]:
+        return 0
+    depth = 0
+    for end in range(at, len(words)):
+        depth += {"(": 1, ")": -1}.get(words[end], 0)
+        if not depth:
+            return end + 1
+    return 0
+
+
+def _operation(words: Sequence[str]) -> tuple[str, str]:
+    operation = next((word.upper() for word in words if word.isalpha()), "")
+    if operation == "WITH":
+        depth = 0
+        for word in words:
+            depth += {"(": 1, ")": -1}.get(word, 0)
+            if not depth and word.upper() in ("SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE"):
+                operation = word.upper()
+                break
+    for before, name in itertools.pairwise(words):
+        is_named = before in ("FROM", "INTO") or (before == "UPDATE" and operation == "UPDATE")
+        if is_named and name != "(" and name != "OR":
+            return operation, name.strip("\"'`[]")
+    return operation, ""
+
+
+def _compared(words: Sequence[str], operators: frozenset[str]) -> list[str]:
+    found = []
+    for at in range(1, len(words) - 1):
+        if words[at] in operators and (words[at + 1] == "?" or words[at - 1] == "?"):
+            name = words[at - 1] if words[at + 1] == "?" else words[at + 1]
+            if name not in ("?", ")"):
+                found.append(name.strip("\"'`[]"))
+    return found
+
+
+def _has_comma_limit(upper: Sequence[str]) -> bool:
+    at = len(upper) - 1 - upper[::-1].index("LIMIT") if "LIMIT" in upper else len(upper)
+    return "," in upper[at : at + 4]
+
+
+def _is_counted(upper: Sequence[str]) -> bool:
+    names = ("COUNT", "SUM", "MAX", "MIN", "AVG", "TOTAL", "EXISTS")
+    return (
+        len(upper) > 2
+        and upper[0] == "SELECT"
+        and upper[1] in names
+        and upper[2] == "("
+        and "," not in _selected(upper)
+    )
+
+
+def _selected(upper: Sequence[str]) -> Sequence[str]:
+    return upper[: upper.index("FROM")] if "FROM" in upper else upper
+
+
+def _joined(words: Sequence[str]) -> str:
+    out: list[str] = []
+    before = "("
+    for word in words:
+        is_call = word == "(" and before.isidentifier() and before not in _KEYWORDS_BEFORE_PAREN
+        tight = before in ("(", ".") or (word in _NO_SPACE_BEFORE and word != "(") or is_call
+        out.append(word if tight or not out else " " + word)
+        before = word
+    return "".join(out)

@@ -1,0 +1,186 @@
+"""What connections of this process lose to each other's write locks.
+
+SQLite lets one connection write to a file at a time; others wait inside their call, up to their `timeout`. Python's sqlite3 has
+no hook for that wait, so it is told from outside: while a writing statement runs, whatever time another connection to the same
+file was inside a write transaction is time waited, and so is all of a statement that ends in SQLITE_BUSY. Waiting for another
+process shows in the latter alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import threading
+from collections import deque
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from telemetry.requests import RequestRecord
+
+WORTH_ASKING_NS: Final = 1_000_000
+"""Statements that take longer are looked at: did they wait, and in which file did they run?"""
+
+_MOST_FILES: Final = 32
+_MOST_STATEMENTS: Final = 1000
+
+
+class Hold(NamedTuple):
+    """A time that a connection held the write lock of `file`; times are of `perf_counter_ns`."""
+
+    file: str
+    start_ns: int
+    end_ns: int
+    record: RequestRecord | None
+
+
+class ConnectionState:
+    """What is known of one connection: its file, and the write transaction it is in."""
+
+    __slots__ = ("file", "record", "since_ns", "transaction")
+
+    def __init__(self, file: str | None) -> None:
+        self.file = file
+        self.transaction = 0
+        self.since_ns = 0
+        self.record: RequestRecord | None = None
+
+
+_lock = threading.Lock()
+_numbers = itertools.count(1)
+_open: dict[int, ConnectionState] = {}
+_past: deque[Hold] = deque(maxlen=256)
+_files: dict[str, None] = {}
+_file_of: dict[str, str] = {}
+_longest: dict[str, Hold] = {}
+
+
+def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
+    """Note which file `connection` is to."""
+    file = path_of(database, is_uri)
+    try:
+        connection._telemetry = ConnectionState(file)  # type: ignore[attr-defined]
+    except AttributeError:  # a class with slots
+        return
+    if file is not None:
+        with _lock:
+            _files.pop(file, None)
+            _files[file] = None
+            while len(_files) > _MOST_FILES:
+                del _files[next(iter(_files))]
+
+
+def path_of(database: Any, is_uri: bool) -> str | None:
+    """Return the path of what `sqlite3.connect` was given, `None` for a database without a file."""
+    try:
+        name = os.fsdecode(database)
+    except (TypeError, ValueError):
+        return None
+    if is_uri and name.startswith("file:"):
+        parts = urlsplit(name)
+        if parse_qs(parts.query).get("mode") == ["memory"]:
+            return None
+        name = unquote(parts.path)
+    return None if name in ("", ":memory:") else os.path.abspath(name)  # noqa: PTH100  # need not exist
+
+
+def wrote(
+    connection: sqlite3.Connection, record: RequestRecord | None, sql: str, start_ns: int, duration_ns: int, rows: int
+) -> int:
+    """Note a statement that changed rows (`rows` is not negative) or took long; return the number of its write transaction.
+
+    The time it waited is added to `record`.
+    """
+    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    if state is None:
+        return 0
+    file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
+    if duration_ns >= WORTH_ASKING_NS and file is not None:
+        if len(_file_of) >= _MOST_STATEMENTS:
+            _file_of.clear()
+        _file_of[sql] = file
+        if rows >= 0 or _may_wait(sql):
+            waited_ns = _held_by_others(state, file, start_ns, end_ns)
+            if record is not None:
+                record.wait_ns += waited_ns
+    if rows < 0:
+        return 0
+    if not connection.in_transaction:
+        if file is not None:
+            _note(Hold(file, start_ns + waited_ns, end_ns, record))
+        return next(_numbers)
+    if not state.transaction:
+        state.transaction, state.since_ns, state.record = next(_numbers), start_ns + waited_ns, record
+        if file is not None:
+            _open[id(state)] = state
+    return state.transaction
+
+
+def failed(record: RequestRecord | None, error: BaseException, duration_ns: int) -> None:
+    """Note a statement that raised: with SQLITE_BUSY, all of its time was lost."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if record is not None and isinstance(code, int) and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        record.wait_ns += duration_ns
+
+
+def released(connection: sqlite3.Connection, *, is_closed: bool = False) -> None:
+    """Note the end of a transaction, unless it goes on."""
+    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    if state is None or not state.transaction or not (is_closed or not connection.in_transaction):
+        return
+    state.transaction = 0
+    record, state.record = state.record, None
+    if _open.pop(id(state), None) is not None and state.file is not None:
+        _note(Hold(state.file, state.since_ns, perf_counter_ns(), record))
+
+
+def _may_wait(sql: str) -> bool:
+    return sql.lstrip()[:5].upper() in ("BEGIN", "COMMI", "CREAT", "DROP ", "ALTER", "END")
+
+
+def _note(hold: Hold) -> None:
+    with _lock:
+        _past.append(hold)
+        longest = _longest.get(hold.file)
+        if longest is None or hold.end_ns - hold.start_ns > longest.end_ns - longest.start_ns:
+            if len(_longest) >= _MOST_FILES:
+                _longest.clear()
+            _longest[hold.file] = hold
+
+
+def _held_by_others(own: ConnectionState, file: str, start_ns: int, end_ns: int) -> int:
+    """Return how long of the time between, others held the lock of `file`."""
+    with _lock:
+        holds = [(hold.start_ns, hold.end_ns) for hold in _past if hold.file == file]
+        holds += [
+            (other.since_ns, end_ns) for other in _open.copy().values() if other.file == file and other is not own
+        ]
+    held_ns = sum(max(0, min(end_ns, until) - max(start_ns, since)) for since, until in holds)
+    return min(held_ns, end_ns - start_ns)
+
+
+def files() -> list[str]:
+    """Return the database files that connections were opened to, the last one first."""
+    with _lock:
+        return list(reversed(_files))
+
+
+def file_of(sql: str) -> str | None:
+    """Return the file that a slow run of this statement ran in, if one is known."""
+    return _file_of.get(sql)
+
+
+def longest_holds() -> list[Hold]:
+    """Return the longest time that each file's write lock was held since the start."""
+    with _lock:
+        return list(_longest.values())
+
+
+def wal_bytes(file: str) -> int | None:
+    """Return the size of the write-ahead log beside `file`; `None` where there is none."""
+    try:
+        return os.stat(file + "-wal").st_size  # noqa: PTH116  # a name, not a path of ours
+    except OSError:
+        return None

@@ -1,0 +1,287 @@
+"""What is kept of requests that have ended: the newest, and the worst of each route.
+
+Bounded in number and in bytes. Queries are kept as they were recorded, in their order; of a request with very many the first
+ones and the sums of all. Everything told about them, fingerprints, source lines, the verdict, is worked out when somebody reads.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import insort
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from telemetry.readers.window import copied, route_name
+
+if TYPE_CHECKING:
+    from werkzeug.routing import Rule
+
+    from telemetry.requests import Query, RequestRecord, Sums
+
+MAX_KEPT_QUERIES: Final = 500
+"""Queries of one request that are kept one by one."""
+
+_REQUEST_BYTES: Final = 500
+_QUERY_BYTES: Final = 280
+_MAX_SQL: Final = 2000
+_CUT: Final = " …"
+
+
+class KeptRequest(NamedTuple):
+    """A request that has ended. Times in nanoseconds.
+
+    What is kept are plain tuples, made in a fifth of the time; whoever reads makes this of them.
+    """
+
+    method: str
+    rule: Rule | None
+    path: str
+    status: int
+    error_type: str | None
+    start_ns: int
+    start_unix_ns: int
+    duration_ns: int
+    transfer_ns: int | None
+    """Until the end of the body, where that was made while it was sent."""
+    trace_id: int
+    span_id: int
+    query_count: int
+    wait_ns: int
+    """Time lost to locks of the database."""
+    queries: Sequence[Query]
+    """All queries, or the first ones where there are `sums`."""
+    repeats: Mapping[int, int] | None
+    """A number for each start of a query, equal where statement and parameters are; `None` if no two are."""
+    sums: Sequence[Sums] | None
+    estimated_bytes: int
+
+    @property
+    def route(self) -> str:
+        """The name of the route; the method alone where no rule matched."""
+        return self.method if self.rule is None else route_name(self.method, self.rule.rule)
+
+    @property
+    def endpoint(self) -> str:
+        """Flask's name of the endpoint, empty where no rule matched."""
+        return "" if self.rule is None else self.rule.endpoint
+
+    @property
+    def db_time_ns(self) -> int:
+        """Time in the database: the sum over all queries, which may exceed the duration where threads make them."""
+        if self.sums is not None:
+            return sum(each.duration_ns for each in self.sums)
+        return sum([query[2] for query in self.queries])
+
+    def shortened(self) -> Row:
+        """Return it without what makes it large: long statements, and queries beyond the first hundred."""
+        queries = [(_cut(query[0]), *query[1:]) for query in self.queries[:100]]
+        for each in self.sums or ():
+            each.sql = _cut(each.sql)
+        cost = _REQUEST_BYTES + (_QUERY_BYTES + _MAX_SQL) * (len(queries) + len(self.sums or ()))
+        return tuple(self._replace(queries=queries, estimated_bytes=cost))
+
+
+Row = tuple[Any, ...]
+"""A `KeptRequest` as a plain tuple."""
+
+_DURATION, _QUERY_COUNT, _BYTES = map(KeptRequest._fields.index, ("duration_ns", "query_count", "estimated_bytes"))
+_START: Final = KeptRequest._fields.index("start_unix_ns")
+_ERROR: Final = KeptRequest._fields.index("error_type")
+
+
+def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: int, ids: tuple[int, int]) -> Row:
+    """Return what is kept of `record`, whose trace and span have these `ids`."""
+    queries, repeats, sums, transfer_ns = record.queries, None, None, None
+    if record.sums is not None or len(queries) > MAX_KEPT_QUERIES:
+        record.sum_up(queries)
+        queries = (record.first or [])[:MAX_KEPT_QUERIES]
+        sums = list((record.sums or {}).values())
+    elif record.parameters:
+        repeats = _ordinals(record.parameters)
+    if record.streamed:
+        transfer_ns = perf_counter_ns() - record.start_ns
+    cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries)
+    if sums is not None:
+        cost += sum(_QUERY_BYTES + len(each.sql) for each in sums)
+    trace_id, span_id = ids
+    return (
+        record.method,
+        record.rule,
+        path,
+        record.status,
+        error_type,
+        record.start_ns,
+        record.start_unix_ns,
+        duration_ns,
+        transfer_ns,
+        trace_id,
+        span_id,
+        record.query_count,
+        record.wait_ns,
+        queries,
+        repeats,
+        sums,
+        cost,
+    )
+
+
+def _cut(sql: str) -> str:
+    return sql if len(sql) <= _MAX_SQL else sql[:_MAX_SQL] + _CUT
+
+
+def _ordinals(parameters: Mapping[int, int]) -> Mapping[int, int] | None:
+    """Return a number for each start of a query, equal where the keyed hashes are; `None` if no two are equal.
+
+    The hashes themselves end with the request.
+    """
+    if len(set(parameters.values())) == len(parameters):
+        return None
+    seen: dict[int, int] = {}
+    return {start_ns: seen.setdefault(found, len(seen)) for start_ns, found in parameters.items()}
+
+
+def weighed(kept: Row, statement_bytes: int) -> Row:
+    """Return `kept` with what its statements take beside its queries."""
+    return (*kept[:_BYTES], kept[_BYTES] + statement_bytes)
+
+
+class Worst:
+    """The worst requests of one route; each list the least bad first, so that the first is the next to go."""
+
+    __slots__ = ("failing", "least_duration_ns", "least_queries", "most_queries", "slowest")
+
+    def __init__(self, size: int) -> None:
+        self.slowest: list[Row] = []
+        self.most_queries: list[Row] = []
+        self.failing: deque[Row] = deque(maxlen=size)
+        self.least_duration_ns = -1  # what a request has to exceed
+        self.least_queries = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        yield from self.slowest
+        yield from self.most_queries
+        yield from self.failing
+
+    def only(self, size: int, is_kept: Callable[[Row], bool]) -> None:
+        """Forget what is not to be kept."""
+        self.slowest = list(filter(is_kept, self.slowest))
+        self.most_queries = list(filter(is_kept, self.most_queries))
+        self.failing = deque(filter(is_kept, self.failing), size)
+        self.set_limits(size)
+
+    def set_limits(self, size: int) -> None:
+        """Note what a request has to exceed to be among the worst `size`."""
+        self.least_duration_ns = self.slowest[0][_DURATION] if len(self.slowest) >= size else -1
+        self.least_queries = self.most_queries[0][_QUERY_COUNT] if len(self.most_queries) >= size else 0
+
+
+class RecentRequests:
+    """The last `newest` requests, and of each route the `worst` slowest, with most queries and failing. Thread-safe.
+
+    They take at most `max_bytes`, by an estimate: half for the newest, half for the worst; the oldest go first.
+    """
+
+    def __init__(self, newest: int = 200, worst: int = 10, max_bytes: int = 8 * 1024 * 1024) -> None:
+        self._worst_size = worst
+        self._share = max_bytes // 2
+        self._large = self._share // max(newest, 1)  # as long as none is larger, the newest need no counting
+        self._lock = threading.Lock()
+        self._newest: deque[Row] = deque(maxlen=newest)
+        self._routes: dict[tuple[str, str], Worst] = {}
+        self._worst_bytes = 0
+
+    def clear(self) -> None:
+        """Forget every request."""
+        with self._lock:
+            self._newest.clear()
+            for worst in self._routes.values():
+                worst.only(self._worst_size, lambda _: False)
+            self._worst_bytes = 0
+
+    def of_route(self, method: str, rule: str) -> Worst:
+        """Return where the worst requests of a route are kept."""
+        return self._routes.setdefault((method, rule), Worst(self._worst_size))
+
+    def add(self, kept: Row, worst: Worst) -> None:
+        """Keep a request, whose route has `worst`."""
+        if kept[_BYTES] > self._share // 4:
+            kept = KeptRequest._make(kept).shortened()
+        self._newest.append(kept)
+        if kept[_BYTES] > self._large:
+            self._trim()
+        if (
+            kept[_DURATION] > worst.least_duration_ns
+            or kept[_QUERY_COUNT] > worst.least_queries
+            or kept[_ERROR] is not None
+        ):
+            self._rank(kept, worst)
+
+    def _trim(self) -> None:
+        with self._lock:
+            newest = self._newest
+            total = sum(kept[_BYTES] for kept in copied(newest))
+            while total > self._share and len(newest) > 1:
+                total -= newest.popleft()[_BYTES]
+
+    def _rank(self, kept: Row, worst: Worst) -> None:
+        size = self._worst_size
+        if not size:
+            return
+        with self._lock:
+            if kept[_DURATION] > worst.least_duration_ns:
+                self._insert(worst.slowest, kept, itemgetter(_DURATION))
+            if kept[_QUERY_COUNT] > worst.least_queries:
+                self._insert(worst.most_queries, kept, itemgetter(_QUERY_COUNT))
+            if kept[_ERROR] is not None:
+                if len(worst.failing) == size:
+                    self._worst_bytes -= worst.failing[0][_BYTES]
+                worst.failing.append(kept)
+                self._worst_bytes += kept[_BYTES]
+            worst.set_limits(size)
+            if self._worst_bytes > self._share:
+                self._make_room()
+
+    def _insert(self, ranked: list[Row], kept: Row, key: itemgetter[int]) -> None:
+        insort(ranked, kept, key=key)
+        self._worst_bytes += kept[_BYTES]
+        if len(ranked) > self._worst_size:
+            self._worst_bytes -= ranked.pop(0)[_BYTES]
+
+    def _make_room(self) -> None:
+        """Forget the oldest of the worst, until they fit with an eighth to spare; the newest stays."""
+        held: Counter[int] = Counter()
+        every: dict[int, Row] = {}
+        for worst in self._routes.values():
+            for kept in worst:
+                held[id(kept)] += 1
+                every[id(kept)] = kept
+        total, dropped = self._worst_bytes, set()
+        for kept in sorted(every.values(), key=itemgetter(_START))[:-1]:
+            if total <= self._share - self._share // 8:
+                break
+            total -= kept[_BYTES] * held[id(kept)]
+            dropped.add(id(kept))
+        for worst in self._routes.values():
+            worst.only(self._worst_size, lambda kept: id(kept) not in dropped)
+        self._worst_bytes = total
+
+    def all(self) -> list[KeptRequest]:
+        """Return every request that is kept, once, the newest first."""
+        with self._lock:
+            found = {id(kept): kept for kept in copied(self._newest)}
+            found |= {id(kept): kept for worst in self._routes.values() for kept in worst}
+        return [KeptRequest._make(kept) for kept in sorted(found.values(), key=itemgetter(_START), reverse=True)]
+
+    def find(self, trace_id: int) -> KeptRequest | None:
+        """Return the newest request of that trace; `None` if none is kept."""
+        return next((kept for kept in self.all() if kept.trace_id == trace_id), None)
+
+    @property
+    def estimated_bytes(self) -> int:
+        """What the requests are taken to need; one that is kept twice counts twice."""
+        with self._lock:
+            newest_bytes: int = sum(kept[_BYTES] for kept in copied(self._newest))
+            return newest_bytes + self._worst_bytes

@@ -1,0 +1,168 @@
+"""The line of the app's code that a query comes from.
+
+A call site is a code object and an offset in it, which cost next to nothing to note; file, function and line are looked up when
+somebody reads them. Which files are the app's own is decided once a file: those below the longest of the known roots, where
+the roots of libraries are the standard library, the places of installed packages and this package, and each instrumented app
+adds its own. So an app that is itself installed into site-packages is still the app.
+"""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import os
+import sysconfig
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Final, NamedTuple
+
+Site = tuple["CodeType | str | None", int, "CodeType | str | None", int]
+"""Where a query comes from, and what called that: for each a code object and an offset in its bytecode, a template's file name
+and its line, or `None` and 0."""
+
+NO_SITE: Final[Site] = (None, 0, None, 0)
+
+KINDS: Final[dict[str, bool | None]] = {}
+"""File name -> `True` for plain code of the app, `False` for libraries, `None` for templates; filled by `find`."""
+
+_MOST_KINDS: Final = 20_000
+_TEMPLATE: Final = "__jinja_template__"
+_TYPED_IN: Final = ("<stdin>", "<console>", "<input>", "<ipython")
+
+
+class SourceLine(NamedTuple):
+    """A line of code: its file as short as it can be told, its number, and the function around it, if it is in one."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def _library_roots() -> set[str]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    paths = {sysconfig.get_path(name) for name in names} | {str(Path(__file__).parent), str(Path(os.__file__).parent)}
+    return {_root(path) for path in paths if path}
+
+
+def _root(path: str) -> str:
+    return str(Path(path).resolve()).rstrip(os.sep) + os.sep
+
+
+_libraries: Final = _library_roots()
+_apps: Final[set[str]] = set()
+
+
+def add_root(path: str) -> None:
+    """Call what is below `path` code of the app, except for the libraries that are inside it."""
+    _apps.add(_root(path))
+    KINDS.clear()
+    short_name.cache_clear()
+
+
+def is_app(file: str) -> bool:
+    """Tell whether `file` belongs to the app: what is below no root at all does."""
+    if file.startswith("<"):
+        return file.startswith(_TYPED_IN)
+    path = os.path.abspath(file)  # noqa: PTH100  # it need not exist
+    library = max(_longest(_libraries, path), path.rfind(f"-packages{os.sep}"))
+    return _longest(_apps, path) > library or library <= 0
+
+
+def _longest(roots: set[str], path: str) -> int:
+    return max((len(root) for root in roots if path.startswith(root)), default=0)
+
+
+def _kind(frame: FrameType) -> bool | None:
+    file = frame.f_code.co_filename
+    known = KINDS.get(file, KINDS)
+    if known is KINDS:
+        known = None if _TEMPLATE in frame.f_globals else is_app(file)
+        if len(KINDS) >= _MOST_KINDS:
+            KINDS.clear()
+        KINDS[file] = known
+    return known  # type: ignore[return-value]  # not the dict itself any more
+
+
+def find(frame: FrameType | None) -> Site:
+    """Return the site of the nearest frame of the app, from `frame` outwards, and what called it.
+
+    Where there is none, such as in the middleware of a library, the nearest frame outside of this package stands for it.
+    """
+    outside: FrameType | None = None
+    while frame is not None:
+        kind = _kind(frame)
+        if kind is None:
+            return (*_template_line(frame), *_nearest_code(frame.f_back))
+        if kind:
+            caller = frame.f_back
+            return (frame.f_code, frame.f_lasti, *((caller.f_code, caller.f_lasti) if caller else (None, 0)))
+        if outside is None and not frame.f_code.co_filename.startswith(_OURS):
+            outside = frame
+        frame = frame.f_back
+    return (outside.f_code, outside.f_lasti, None, 0) if outside is not None else NO_SITE
+
+
+def none(_: FrameType | None) -> Site:
+    """Return no site: what `find` is where source lines are switched off."""
+    return NO_SITE
+
+
+_OURS: Final = str(Path(__file__).parent) + os.sep
+
+
+def _nearest_code(frame: FrameType | None) -> tuple[CodeType | str | None, int]:
+    while frame is not None:
+        if _kind(frame):
+            return frame.f_code, frame.f_lasti
+        frame = frame.f_back
+    return None, 0
+
+
+def _template_line(frame: FrameType) -> tuple[str, int]:
+    template: Any = frame.f_globals.get(_TEMPLATE)
+    name = template.filename or template.name or "<template>"
+    return str(name), int(template.get_corresponding_lineno(frame.f_lineno))
+
+
+def line_of(code: CodeType | str | None, position: int) -> SourceLine | None:
+    """Return the line that a half of a site stands for."""
+    if code is None:
+        return None
+    if isinstance(code, str):
+        return SourceLine(short_name(code), position, "")
+    name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
+    function = "" if name.startswith("<") else name.replace("<locals>.", "")
+    return SourceLine(short_name(code.co_filename), _line(code, position), function)
+
+
+@functools.lru_cache(maxsize=2048)
+def _line(code: CodeType, position: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= position < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def caller_of(site: Site) -> SourceLine | None:
+    """Return what called the line of `site`, if that is code of the app too."""
+    code = site[2]
+    if code is None or (isinstance(code, CodeType) and not is_app(code.co_filename)):
+        return None
+    return line_of(code, site[3])
+
+
+@functools.lru_cache(maxsize=2048)
+def short_name(file: str) -> str:
+    """Return `file` from the folder that holds the app's package on; what is elsewhere as it is called there."""
+    roots = sorted((root for root in (*_apps, *_libraries) if file.startswith(root)), key=len, reverse=True)
+    if not roots:
+        return file
+    return file[len(str(Path(roots[0]).parent).rstrip(os.sep)) + 1 :] if roots[0] in _apps else file[len(roots[0]) :]
+
+
+def text_of(file: str, line: int) -> str:
+    """Return a line of code as it is written, without the white space around it; empty where it can't be read."""
+    return linecache.getline(file, line).strip()
