@@ -13,7 +13,7 @@ from rich.text import Text
 
 import telemetry
 from config import Loaded, Settings
-from service.commands import doctor, loadtest, report
+from service.commands import doctor, loadtest, report, request, requests
 from service.commands.options import FAILED, WRONG_SETTING, fail, load, setting_options
 from service.errors import ServerError
 from service.probe import mime_type
@@ -128,5 +128,5 @@ def config(config_file: Path | None, **options: Any) -> None:
     Console(soft_wrap=True).print(table)
 
 
-for _command in (doctor, loadtest, report):
+for _command in (doctor, loadtest, report, request, requests):
     main.add_command(_command)

@@ -10,34 +10,28 @@ from typing import Any, Final
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
+from service import openapi_requests
 from service.admin import COOKIE
-from telemetry.admin.api import DEFAULT_LIMIT, MAX_LIMIT, ORDERS, SORT_KEYS
+from service.openapi_parts import (
+    COUNT,
+    NUMBER,
+    PERCENT,
+    STARS,
+    TEXT,
+    Schema,
+    answers,
+    body,
+    exactly,
+    listed,
+    operation,
+    parameter,
+    reference,
+)
+from telemetry.admin.api import ORDERS, SORT_KEYS
+from telemetry.admin.parameters import DEFAULT_LIMIT, MAX_LIMIT
 from telemetry.admin.timeline import DEFAULT_RANGE, RANGES_S
 
 blueprint = Blueprint("openapi", __name__)
-Schema = dict[str, Any]
-
-NUMBER: Final[Schema] = {"type": "number", "minimum": 0}
-COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
-PERCENT: Final[Schema] = {"type": "number", "minimum": 0, "maximum": 100}
-TEXT: Final[Schema] = {"type": "string"}
-STARS: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 5}
-
-
-def exactly(properties: dict[str, Schema], optional: tuple[str, ...] = ()) -> Schema:
-    """Return an object with these properties and no others."""
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def listed(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
-
-
-def reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 ROUTE_STATS = exactly(
     {
         "route": TEXT,
@@ -102,44 +96,6 @@ SCHEMAS: Final[dict[str, Schema]] = {
         }
     ),
 }
-ERRORS: Final = {
-    400: "A parameter, the body or the `Host` can't be used; the answer says which, what it must be and what it was.",
-    401: "The admin token is missing or wrong.",
-    403: "A write from another site.",
-    404: "There is no such video, tag or path.",
-    405: "The path has no such method.",
-    413: "The body is too large.",
-    429: "Past the write limit, or too many wrong tokens; `Retry-After` says when to come again.",
-    503: "Too many requests are being received.",
-}
-
-
-def answers(status: int, description: str, schema: Schema, *errors: int) -> dict[str, Any]:
-    """Return the responses of an operation: the good one, and the errors that it may answer with."""
-    content = {"application/json": {"schema": schema}}
-    good = {str(status): {"description": description, "content": content}}
-    bad = {"application/json": {"schema": reference("Error")}}
-    return good | {str(code): {"description": ERRORS[code], "content": bad} for code in (400, *errors)}
-
-
-def operation(summary: str, responses: dict[str, Any], *, admin: bool = False, **more: Any) -> dict[str, Any]:
-    """Return an operation; an admin one needs the token where the server asks for it."""
-    return {"summary": summary, **more, "responses": responses} | (
-        {"security": SECURITY} if admin else {"security": []}
-    )
-
-
-def body(properties: dict[str, Schema], example: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
-
-
-def parameter(name: str, where: str, schema: Schema, description: str) -> dict[str, Any]:
-    required = {"required": True} if where == "path" else {}
-    return {"name": name, "in": where, "description": description, "schema": schema, **required}
-
-
-SECURITY: Final[list[Schema]] = [{"bearer": []}, {"cookie": []}]
 MEDIA_HASH = parameter(
     "media_hash", "path", {"type": "string", "minLength": 1}, "What the content of a video is known by."
 )
@@ -243,6 +199,8 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
         )
     },
 }
+PATHS.update(openapi_requests.PATHS)
+SCHEMAS.update(openapi_requests.SCHEMAS)
 SCHEMAS["Report"] = {
     "type": "object",
     "properties": {"snapshot": reference("Snapshot"), "queries": {"type": "object"}, "thresholds": {"type": "object"}},

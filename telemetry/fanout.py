@@ -99,9 +99,11 @@ class Group:
         """Whether the function that runs it calls itself."""
         return self.site[0] is not None and self.site[0] is self.site[2]
 
-    def add(self, query: Query, parameters: object) -> None:
-        """Add one run; equal `parameters` are of equal runs."""
+    def add(self, query: Query, parameters: object, fetch: tuple[int, int] | None = None) -> None:
+        """Add one run; equal `parameters` are of equal runs, and `fetch` is what its rows took and how many there were."""
         sql, _, duration_ns, error_type, flags, rows, transaction = query[:7]
+        if fetch is not None:
+            duration_ns, rows = duration_ns + fetch[0], max(rows, 0) + fetch[1]
         self._count(1, duration_ns, duration_ns, int(error_type is not None), rows, flags)
         self._seen.add((sql, parameters))
         self.distinct = len(self._seen)
@@ -212,7 +214,7 @@ def group(kept: KeptRequest) -> list[Group]:
     if kept.sums is None:
         equal = kept.repeats or {}
         for at, query in enumerate(kept.queries):
-            of(query[0], query[7:], at).add(query, equal.get(query[1], query[1]))
+            of(query[0], query[7:], at).add(query, equal.get(query[1], query[1]), kept.fetches.get(query[1]))
         return list(groups.values())
     for at, each in enumerate(kept.sums):
         found = of(each.sql, each.site, at)

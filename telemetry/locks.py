@@ -98,9 +98,7 @@ def wrote(
         return 0
     file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
     if duration_ns >= WORTH_ASKING_NS and file is not None:
-        if len(_file_of) >= _MOST_STATEMENTS:
-            _file_of.clear()
-        _file_of[sql] = file
+        ran_long(connection, sql)
         if rows >= 0 or _may_wait(sql):
             waited_ns = _held_by_others(state, file, start_ns, end_ns)
             if record is not None:
@@ -116,6 +114,15 @@ def wrote(
         if file is not None:
             _open[id(state)] = state
     return state.transaction
+
+
+def ran_long(connection: sqlite3.Connection, sql: str) -> None:
+    """Note in which file a statement ran that took long, for whoever wants its plan."""
+    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    if state is not None and state.file is not None:
+        if len(_file_of) >= _MOST_STATEMENTS:
+            _file_of.clear()
+        _file_of[sql] = state.file
 
 
 def failed(record: RequestRecord | None, error: BaseException, duration_ns: int) -> None:

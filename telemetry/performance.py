@@ -369,6 +369,10 @@ class PerformanceMetrics:
             for route in self.endpoint_latencies
         ]
 
+    def lock_waits(self) -> dict[str, float]:
+        """Return the seconds that the requests of each route have lost to locks of the database, where they lost any."""
+        return self.store.lock_waits_s.copy()
+
     def route_stats(self) -> list[RouteStats]:
         """Return what `RouteWindow.stats` says of every route that has a sample, by route name.
 

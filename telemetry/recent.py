@@ -56,6 +56,8 @@ class KeptRequest(NamedTuple):
     repeats: Mapping[int, int] | None
     """A number for each start of a query, equal where statement and parameters are; `None` if no two are."""
     sums: Sequence[Sums] | None
+    fetches: Mapping[int, tuple[int, int]]
+    """For starts of queries whose rows were fetched at once, how long that took and how many there were."""
     estimated_bytes: int
 
     @property
@@ -70,10 +72,11 @@ class KeptRequest(NamedTuple):
 
     @property
     def db_time_ns(self) -> int:
-        """Time in the database: the sum over all queries, which may exceed the duration where threads make them."""
+        """Time in the database: all queries, and fetching their rows at once; with threads it may exceed the duration."""
+        fetched_ns = sum([took_ns for took_ns, _ in self.fetches.values()]) if self.fetches else 0
         if self.sums is not None:
-            return sum(each.duration_ns for each in self.sums)
-        return sum([query[2] for query in self.queries])
+            return fetched_ns + sum(each.duration_ns for each in self.sums)
+        return fetched_ns + sum([query[2] for query in self.queries])
 
     def shortened(self) -> Row:
         """Return it without what makes it large: long statements, and queries beyond the first hundred."""
@@ -124,6 +127,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         queries,
         repeats,
         sums,
+        record.fetches,
         cost,
     )
 

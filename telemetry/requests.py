@@ -91,6 +91,11 @@ class Sums:
         if transaction and len(self.transactions) < _MAX_DISTINCT:
             self.transactions.add(transaction)
 
+    def fetched(self, took_ns: int, rows: int) -> None:
+        """Count what it took to fetch rows."""
+        self.duration_ns += took_ns
+        self.rows = rows + max(self.rows, 0)
+
 
 SumKey = tuple[str, int, int]
 
@@ -108,10 +113,12 @@ class RequestRecord:
         "capture",
         "complete",
         "context",
+        "cursors",
         "decision",
         "eager",
         "error",
         "exported",
+        "fetches",
         "first",
         "held",
         "is_rejected",
@@ -152,6 +159,10 @@ class RequestRecord:
         self.queries: list[Query] = []
         self.add: Callable[[Query], None] | None = self.queries.append  # `None`: not eager, not complete
         self.parameters: dict[int, int] = {}  # start of a query -> keyed hash of its statement and parameters
+        self.cursors: dict[int, int] = {}  # id of a cursor -> start of the query that it ran last
+        self.fetches: dict[
+            int, tuple[int, int]
+        ] = {}  # start of a query -> time to fetch its rows in ns, and their number
         self.first: list[Query] | None = None  # the first queries, where there were too many to hold
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
         self.wait_ns = 0  # lost to locks of the database
@@ -167,7 +178,7 @@ class RequestRecord:
         """Mark the request as complete, and let go of what leads back here: no garbage for the collector to find."""
         self.complete = True
         self._spilled += len(self.queries)
-        self.queries, self.parameters = [], {}
+        self.queries, self.parameters, self.cursors, self.fetches = [], {}, {}, {}
         self.first = self.sums = None
         self.request = self.context = self.span = self.error = self.held = self.outer = self.add = None
 
@@ -179,7 +190,13 @@ class RequestRecord:
     def db_time_ns(self) -> int:
         """Time in the database so far."""
         summed = sum([each.duration_ns for each in self.sums.values()]) if self.sums else 0
-        return summed + sum([query[2] for query in self.queries])
+        fetched = sum([took_ns for took_ns, _ in self.fetches.values()]) if self.fetches else 0
+        return summed + fetched + sum([query[2] for query in self.queries])
+
+    def fetched(self, start_ns: int, took_ns: int, rows: int) -> None:
+        """Note that rows were fetched of the query that began then."""
+        before_ns, before = self.fetches.get(start_ns, (0, 0))
+        self.fetches[start_ns] = (before_ns + took_ns, before + rows)
 
     def add_query(self, query: Query) -> None:
         """Add one query; thread-safe."""
@@ -206,7 +223,10 @@ class RequestRecord:
             self.sums, self.first = {}, queries
         parameters = self.parameters.pop if self.first is not queries else self.parameters.get
         for query in queries:
-            _sums_of(self.sums, query).add(query, parameters(query[1], None))
+            sums = _sums_of(self.sums, query)
+            sums.add(query, parameters(query[1], None))
+            if query[1] in self.fetches:
+                sums.fetched(*self.fetches.pop(query[1]))
 
 
 def _sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:

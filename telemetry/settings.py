@@ -59,6 +59,13 @@ class TelemetrySettings:
     source_lines: Annotated[bool, Meta(description="Whether the line of the app's code is noted with each query.")] = (
         True
     )
+    trace_url: Annotated[
+        str,
+        Meta(
+            description="Address of a trace in your backend, with `{trace_id}` in it, for the links of the admin pages; "
+            "Jaeger's is `http://127.0.0.1:16686/trace/{trace_id}`."
+        ),
+    ] = ""
     server_timing: Annotated[
         bool,
         Meta(
@@ -100,6 +107,12 @@ class TelemetrySettings:
         if self.poor_above_ms < self.good_below_ms:
             raise SettingsError(
                 f"poor_above_ms must be at least good_below_ms ({self.good_below_ms:g}), got {self.poor_above_ms:g}"
+            )
+        if self.trace_url and (
+            "{trace_id}" not in self.trace_url or not self.trace_url.startswith(("http://", "https://"))
+        ):
+            raise SettingsError(
+                f"trace_url must be an http or https address with {{trace_id}} in it, got {self.trace_url!r}"
             )
         if self.export != "all":
             try:

@@ -156,11 +156,13 @@ def caller_of(site: Site) -> SourceLine | None:
 
 @functools.lru_cache(maxsize=2048)
 def short_name(file: str) -> str:
-    """Return `file` from the folder that holds the app's package on; what is elsewhere as it is called there."""
+    """Return `file` from the folder on that holds the app's package or modules; what is elsewhere as it is called there."""
     roots = sorted((root for root in (*_apps, *_libraries) if file.startswith(root)), key=len, reverse=True)
     if not roots:
         return file
-    return file[len(str(Path(roots[0]).parent).rstrip(os.sep)) + 1 :] if roots[0] in _apps else file[len(roots[0]) :]
+    root = Path(roots[0])
+    is_package = roots[0] in _apps and (root / "__init__.py").is_file()
+    return file[len(str(root.parent if is_package else root).rstrip(os.sep)) + 1 :]
 
 
 def text_of(file: str, line: int) -> str:

@@ -24,7 +24,7 @@ _NOT_FIGURES = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionErr
 def report(url: str | None, as_json: bool) -> None:
     """Say what a running server's figures show: what is slow, what fails, what fans out, how the caches do."""
     try:
-        target = Target.parse(url) if url is not None else _of_settings(load(None, {}).settings)
+        target = Target.parse(url) if url is not None else of_settings(load(None, {}).settings)
         known, caches = _read(target)
     except WrongURLError as error:
         fail(str(error), WRONG_SETTING)
@@ -42,7 +42,7 @@ def report(url: str | None, as_json: bool) -> None:
         say(line, kind)
 
 
-def _of_settings(settings: Settings) -> Target:
+def of_settings(settings: Settings) -> Target:
     """Return the server that `serve` would start here, with the token that it keeps in its data folder."""
     host = ipaddress.ip_address(settings.host)
     if host.is_unspecified:

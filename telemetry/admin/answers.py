@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from flask import Request, Response, url_for
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from telemetry.admin import figures
 
@@ -44,6 +45,11 @@ def page(template: str, status: int = 200, **values: Any) -> Response:
     """Return a template of `templates/telemetry_admin/` as HTML, rendered apart from the app's Jinja environment."""
     text = _environment.get_template(f"telemetry_admin/{template}").render(values)
     return _finish(Response(text, status, mimetype="text/html"))
+
+
+def style() -> Markup:
+    """Return the style sheet of the pages, for a file that has to bring its own."""
+    return Markup((FOLDER / "static" / "admin.css").read_text("utf-8"))  # noqa: S704  # our own file
 
 
 def wants_json(request: Request) -> bool:

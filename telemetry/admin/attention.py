@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from telemetry import fanout
 from telemetry.admin import figures
 from telemetry.admin.figures import GOOD, WARNING, Status
 
 if TYPE_CHECKING:
     from telemetry.admin.overview import Overview, Row
+    from telemetry.admin.requests_facts import Reader
     from telemetry.settings import TelemetrySettings
 
 MOST_NOTES: Final = 8
@@ -25,17 +28,47 @@ class Note:
     status: Status
     rule: str
     row: Row | None
+    trace_id: str | None = None
+    """The request that proves it, if it is one."""
 
 
-def notes(overview: Overview, settings: TelemetrySettings) -> list[Note]:
+class FanOut(NamedTuple):
+    """What stands out in the queries of a route: a sentence, and the trace id of the request that proves it, if it is one."""
+
+    text: str
+    trace_id: str | None
+
+
+def fan_out(reader: Reader) -> dict[str, FanOut]:
+    """Return what stands out in the queries of each route: the finding that took most runs, else growth."""
+    found: dict[str, FanOut] = {}
+    most: dict[str, int] = {}
+    kept_requests = reader.all()
+    for kept in kept_requests:
+        finding = reader.known(kept).finding
+        if finding is None or finding.group is None or finding.group.runs <= most.get(kept.route, 0):
+            continue
+        most[kept.route] = finding.group.runs
+        line = f" {finding.group.line}" if finding.group.line else ""
+        told = f"{fanout.name_of(finding.kind)}: {figures.count(finding.group.runs)} of "
+        found[kept.route] = FanOut(
+            f"{told}{figures.plural(kept.query_count, 'query')} alike{line}", f"{kept.trace_id:032x}"
+        )
+    for growth in fanout.growth(kept_requests):
+        found.setdefault(growth.route, FanOut(growth.text, None))
+    return found
+
+
+def notes(overview: Overview, settings: TelemetrySettings, fan_outs: Mapping[str, FanOut] | None = None) -> list[Note]:
     """Return a note for each route, and for the cache, that isn't good; the worst and then the slowest first."""
-    of_routes = [note for row in overview.rows if (note := _of_route(row, settings)) is not None]
+    told = fan_outs or {}
+    of_routes = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     of_routes.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
     of_cache = _of_cache(overview, settings)
     return of_routes if of_cache is None else [*of_routes, of_cache]
 
 
-def _of_route(row: Row, settings: TelemetrySettings) -> Note | None:
+def _of_route(row: Row, settings: TelemetrySettings, fan_out: FanOut | None = None) -> Note | None:
     stats = row.stats
     requests, failed = stats["request_count"], stats["error_count"]
     facts, rules, status = [], [], GOOD
@@ -48,11 +81,16 @@ def _of_route(row: Row, settings: TelemetrySettings) -> Note | None:
         facts.append(f"{figures.plural(failed, 'error')} in {figures.plural(requests, 'request')}")
         rules.append(f"errors: {figures.error_rule()}")
         status = _worse(status, WARNING, figures.error_status(100 * failed / requests))
-    if row.queries_max is not None and row.queries_max >= settings.fan_out_warning:
+    if fan_out is not None:
+        facts.append(fan_out.text)
+        rules.append(f"from {settings.repeats_warning} runs of one statement from one line on it is named")
+        status = _worse(status, WARNING)
+    elif row.queries_max is not None and row.queries_max >= settings.fan_out_warning:
         facts.append(f"up to {figures.plural(row.queries_max, 'query')} in one request")
         rules.append(f"from {settings.fan_out_warning} queries in one request on it is worth a look")
         status = _worse(status, WARNING)
-    return Note(row.route, tuple(facts), status, "; ".join(rules), row) if facts else None
+    proof = None if fan_out is None else fan_out.trace_id
+    return Note(row.route, tuple(facts), status, "; ".join(rules), row, proof) if facts else None
 
 
 def _of_cache(overview: Overview, settings: TelemetrySettings) -> Note | None:

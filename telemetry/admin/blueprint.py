@@ -9,7 +9,8 @@ from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
-from telemetry.admin import answers, api, guard, pages
+from telemetry.admin import answers, api, guard, pages, requests_api
+from telemetry.admin.requests_facts import Reader
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics
@@ -67,8 +68,10 @@ def create_blueprint(
     blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.record(have_the_last_word)
+    reader = Reader(metrics, settings.repeats_warning)
     api.add_routes(blueprint, metrics, settings)
-    pages.add_routes(blueprint, metrics, settings, title=title, links=links or {})
+    requests_api.add_routes(blueprint, reader)
+    pages.add_routes(blueprint, metrics, settings, reader, title=title, links=links or {})
     return blueprint
 
 

@@ -60,6 +60,14 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def bytes(value: int) -> str:
+    """Return a size as `512 B`, `1.24 kB`, `31.0 MB`."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= limit:
+            return f"{digits(value / limit)} {unit}"
+    return f"{value} B"
+
+
 def plural(value: int, noun: str) -> str:
     """Return `1 request`, `2 requests`."""
     if value == 1:

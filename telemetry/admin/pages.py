@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Blueprint, Response, request, url_for
 from werkzeug.routing import BuildError
 
-from telemetry.admin import answers, attention, drawing, overview, state, timeline
+from telemetry.admin import answers, attention, drawing, overview, requests_pages, state, timeline
+from telemetry.admin.requests_facts import Reader
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics
@@ -24,43 +25,55 @@ def add_routes(
     blueprint: Blueprint,
     metrics: PerformanceMetrics,
     settings: TelemetrySettings,
+    reader: Reader,
     *,
     title: str,
     links: Mapping[str, str],
 ) -> None:
-    """Give `blueprint` the overview of `metrics` and its live part."""
+    """Give `blueprint` the overview of `metrics` with its live part, and the pages of the requests that `reader` has."""
+
+    def common() -> dict[str, Any]:
+        return {
+            "title": title,
+            "links": _resolved(links),
+            "vendored": _has_libraries(),
+            "reload_s": RELOAD_S,
+            "now_unix_nano": time.time_ns(),
+        }
 
     def page() -> Response:
         now = time.time_ns()
         chosen = state.State.parse(request.args)
-        view = _view(metrics, settings, chosen, now)
+        view = _view(metrics, settings, reader, chosen, now)
         points = timeline.select(list(view["overview"].windows), chosen.range, chosen.route or None, now)
         view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
         return answers.page(
             "overview.html",
-            **view,
-            title=title,
-            links=_resolved(links),
-            vendored=_has_libraries(),
-            reload_s=RELOAD_S,
+            **common() | view,
         )
 
     def live() -> Response:
-        return answers.page("_live.html", **_view(metrics, settings, state.State.parse(request.args), time.time_ns()))
+        chosen = state.State.parse(request.args)
+        return answers.page("_live.html", **_view(metrics, settings, reader, chosen, time.time_ns()))
 
     for rule, endpoint, view in (
         ("/admin/performance", "performance", page),
         ("/admin/performance/live", "performance_live", live),
     ):
         blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
+    requests_pages.add_routes(blueprint, metrics, settings, reader, common)
 
 
 def _view(
-    metrics: PerformanceMetrics, settings: TelemetrySettings, chosen: state.State, now_unix_nano: int
+    metrics: PerformanceMetrics,
+    settings: TelemetrySettings,
+    reader: Reader,
+    chosen: state.State,
+    now_unix_nano: int,
 ) -> dict[str, Any]:
     shown = overview.build(metrics, settings, now_unix_nano)
     rows, more = chosen.select(shown.rows)
-    notes = attention.notes(shown, settings)
+    notes = attention.notes(shown, settings, attention.fan_out(reader))
     return {
         "overview": shown,
         "settings": settings,
@@ -72,6 +85,7 @@ def _view(
         "more_notes": max(0, len(notes) - attention.MOST_NOTES),
         "ranges": timeline.RANGE_WORDS,
         "chart": None,
+        "now_unix_nano": now_unix_nano,
         "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
     }
 

@@ -35,13 +35,16 @@ from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, SCRIPT, current_
 
 if TYPE_CHECKING:
     from telemetry.instrumentation.capture import Capture
-    from telemetry.requests import RequestRecord
+    from telemetry.requests import Query, RequestRecord
+
+    Listener = Callable[[Query], object]
 
 _log = logging.getLogger(__name__)
 _context = get_current
 _plain_cursor: Callable[..., sqlite3.Cursor] = sqlite3.Connection.cursor
 _open: Final[Callable[..., sqlite3.Connection]] = sqlite3.connect
 _captures: list[Capture] = []
+_listeners: list[Listener] = []
 _lock = threading.Lock()
 
 
@@ -98,6 +101,9 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
             )
         else:
             add((sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame)))
+        if _listeners:
+            _tell(record.queries[-1])
+        record.cursors[id(cursor)] = start_ns
         if not flags:
             try:
                 record.parameters[start_ns] = hash((_KEY, sql, parameters))
@@ -137,7 +143,14 @@ def _add_failed(
         started_ns = record.start_unix_ns + start_ns - record.start_ns
         span = record.capture.tracing.start_query_span(str(sql), started_ns, site)
         end_span(span, error, error_type, duration_ns, started_ns)
-    record.add_query((sql, start_ns, duration_ns, error_type, flags | record.exported, -1, 0, *site))
+    query = (sql, start_ns, duration_ns, error_type, flags | record.exported, -1, 0, *site)
+    record.add_query(query)
+    _tell(query)
+
+
+def _tell(query: Query) -> None:
+    for listener in tuple(_listeners):
+        listener(query)
 
 
 class TracedCursor(sqlite3.Cursor):
@@ -152,6 +165,31 @@ class TracedCursor(sqlite3.Cursor):
 
     def executescript(self, sql_script: str, /) -> Any:
         return _executescript(self, sql_script, _depth=2)
+
+    # SQLite looks for rows while they are fetched. Fetching one by one is left alone: it would cost more than it tells.
+
+    def fetchall(self) -> list[Any]:
+        return _fetched(self, super().fetchall)
+
+    def fetchmany(self, *size: Any, **named: Any) -> list[Any]:
+        return _fetched(self, super().fetchmany, *size, **named)
+
+
+def _fetched(cursor: sqlite3.Cursor, fetch: Callable[..., list[Any]], *size: Any, **named: Any) -> list[Any]:
+    """Return what `fetch` does, and note how long that took with the query that the cursor ran last."""
+    record = serving.get()
+    query_ns = None if record is None else record.cursors.get(id(cursor))
+    if record is None or query_ns is None or record.complete:
+        return fetch(*size, **named)
+    start_ns = perf_counter_ns()
+    rows = fetch(*size, **named)
+    took_ns = perf_counter_ns() - start_ns
+    record.fetched(query_ns, took_ns, len(rows))
+    if took_ns >= _WORTH_ASKING_NS:
+        sql = next((query[0] for query in reversed(record.queries) if query[1] == query_ns), None)
+        if sql is not None:
+            locks.ran_long(cursor.connection, sql)
+    return rows
 
 
 def _run_script(cursor: sqlite3.Cursor, sql: str, _: Any) -> Any:
@@ -251,7 +289,7 @@ def _log_once(text: str) -> None:
 @functools.wraps(_open)
 def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
     """Open a connection as `sqlite3.connect` does, of a class whose queries are seen."""
-    if not _captures:
+    if not _captures and not _listeners:
         return _open(*args, **kwargs)
     if len(args) > _FACTORY_POSITION:
         factory = args[_FACTORY_POSITION]
@@ -272,11 +310,7 @@ _URI_POSITION: Final = 7
 def install(capture: Capture) -> None:
     """See queries from now on; those outside of any request are recorded by the first capture installed."""
     with _lock:
-        if not _captures:
-            _find_references()
-            for names, name in _references:
-                names[name] = connect
-            _warn_of_open_connections()
+        _replace_connect()
         _captures.append(capture)
 
 
@@ -284,10 +318,38 @@ def remove(capture: Capture) -> None:
     """Undo `install`; with the last one, `sqlite3.connect` is the original again. Open connections stay usable."""
     with _lock:
         _captures.remove(capture)
-        if not _captures:
-            for names, name in _references:
-                if names.get(name) is connect:
-                    names[name] = _open
+        _restore_connect()
+
+
+def listen(listener: Listener) -> None:
+    """Have `listener` called with each query from now on, made in a request or not, until `unlisten`."""
+    with _lock:
+        _replace_connect()
+        _listeners.append(listener)
+
+
+def unlisten(listener: Listener) -> None:
+    """Undo `listen`."""
+    with _lock:
+        _listeners.remove(listener)
+        _restore_connect()
+
+
+def _replace_connect() -> None:
+    if _captures or _listeners:
+        return
+    _find_references()
+    for names, name in _references:
+        names[name] = connect
+    _warn_of_open_connections()
+
+
+def _restore_connect() -> None:
+    if _captures or _listeners:
+        return
+    for names, name in _references:
+        if names.get(name) is connect:
+            names[name] = _open
 
 
 _references: Final[list[tuple[dict[str, Any], str]]] = []
@@ -329,7 +391,7 @@ def _timed_elsewhere(
     context = get_current()
     capture = record.capture if record is not None else next(iter(_captures), None)
     if capture is None or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
-        return call(cursor, sql, parameters)
+        return _only_told(call, cursor, sql, parameters, flags, frame) if _listeners else call(cursor, sql, parameters)
     span = None
     site = capture.site(frame)
     if capture.tracing.listened_to and (record is None or record.span is not None):
@@ -354,11 +416,29 @@ def _timed_elsewhere(
         query = (sql, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
         if token is not None:
             detach(token)
+        _tell(query)
         if record is not None:
             if not flags:
                 _hash_parameters(record, start_ns, sql, parameters)
+            record.cursors[id(cursor)] = start_ns
             record.add_query(query)
         else:
             capture.record_queries((query,), context, started_ns + duration_ns)
         if span is not None:
             end_span(span, error, error_type, duration_ns, started_ns)
+
+
+def _only_told(
+    call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str, parameters: Any, flags: int, frame: FrameType
+) -> Any:
+    """Run a query that no capture wants to know of, and tell the listeners."""
+    start_ns = perf_counter_ns()
+    error_type = None
+    try:
+        return call(cursor, sql, parameters)
+    except BaseException as error:
+        error_type = error_type_of(error)
+        raise
+    finally:
+        took_ns = perf_counter_ns() - start_ns
+        _tell((sql, start_ns, took_ns, error_type, flags, cursor.rowcount, 0, *source.find(frame)))

@@ -65,6 +65,8 @@ class WindowStore:
         self.max_routes = max_routes
         self.newest_queries: deque[float] = deque(maxlen=size)
         """The number of queries of the newest requests over all routes, to append to."""
+        self.lock_waits_s: dict[str, float] = {}
+        """Time that the requests of each route have lost to locks of the database."""
         self._durations: dict[str, deque[Row]] = {}
         self._queries: dict[str, deque[float]] = {}
         self._sequence = itertools.count()
@@ -101,6 +103,7 @@ class WindowStore:
             for window in windows.copy().values():
                 window.clear()
         self.newest_queries.clear()
+        self.lock_waits_s.clear()
 
     def rows(self, route: str) -> tuple[Row, ...]:
         """Return the durations of a route as they are held, oldest first; none if there is no such window."""
@@ -154,6 +157,8 @@ class WindowAggregation(ExplicitBucketHistogramAggregation):
             return DurationAggregation(attributes, self._store, route)
         if instrument.name == instruments.REQUEST_OPERATIONS:
             return QueriesAggregation(attributes, self._store, route)
+        if instrument.name == instruments.LOCK_WAIT:
+            return WaitAggregation(attributes, self._store, route)
         return DropAggregation()._create_aggregation(instrument, attributes, reservoir_factory, start_time_unix_nano)
 
 
@@ -215,6 +220,19 @@ class QueriesAggregation(RouteAggregation):
         if self._window is not None:
             self._window.append(value)
             self._newest.append(value)
+
+
+class WaitAggregation(RouteAggregation):
+    """Time lost to locks: the sum of each route, in seconds."""
+
+    def __init__(self, attributes: Mapping[str, Any] | None, store: WindowStore, route: str | None) -> None:
+        super().__init__(attributes)
+        self._route = route
+        self._waits = store.lock_waits_s
+
+    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:  # noqa: ARG002
+        if self._route:
+            self._waits[self._route] = self._waits.get(self._route, 0.0) + value
 
 
 def _trace_id(context: Context) -> int | None:

@@ -93,7 +93,19 @@ def test_the_contract_is_written_from_the_code() -> None:
 
 def test_the_contract_has_every_json_endpoint_and_no_other(app: Flask) -> None:
     html = {"cache_admin": False, "library_admin": True, "main": True, "media": True}
-    pages = {"ratings.submit", "tags.submit", "telemetry_admin.performance", "telemetry_admin.performance_live"}
+    pages = {"ratings.submit", "tags.submit"} | {
+        f"telemetry_admin.performance{name}"
+        for name in (
+            "",
+            "_live",
+            "_requests",
+            "_requests_live",
+            "_request",
+            "_request_file",
+            "_request_test",
+            "_report_file",
+        )
+    }
     served = {
         (re.sub(r"<(?:[a-z]+:)?([a-z_]+)>", r"{\1}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()

@@ -1,9 +1,10 @@
 "use strict";
-// Keeps the overview fresh, and its state in the URL. What it shows is rendered by the server; htmx morphs it in.
+// Keeps the pages fresh, and their state in the URL. What they show is rendered by the server; htmx morphs it in.
 window.telemetryAdmin = (() => {
   const EVERY_MS = 2000;
   const SLOWEST_MS = 60000;
-  const live = document.getElementById("live");
+  const LEADER_MS = 1000;
+  const live = document.getElementById("live"); // not on the page of one request, which does not change
   const pulse = document.getElementById("pulse");
   const word = document.getElementById("pulse-word");
   const announcer = document.getElementById("announcer");
@@ -26,6 +27,7 @@ window.telemetryAdmin = (() => {
   }
 
   function show() {
+    if (!live) return;
     const now = performance.now();
     let kind = "live";
     let text = `live · ${seconds(now - freshAt)} ago`;
@@ -43,7 +45,7 @@ window.telemetryAdmin = (() => {
 
   function schedule() {
     clearTimeout(timer);
-    if (paused || document.hidden) return;
+    if (!live || paused || document.hidden) return;
     const wait = failures ? Math.min(SLOWEST_MS, EVERY_MS * 2 ** failures) : EVERY_MS;
     dueAt = performance.now() + wait;
     timer = setTimeout(refresh, wait);
@@ -51,7 +53,7 @@ window.telemetryAdmin = (() => {
 
   /** Fetch the live part for the present URL and morph it in; never two at a time, and never lost while one is under way. */
   async function refresh() {
-    if (!window.htmx) return;
+    if (!window.htmx || !live) return;
     if (busy) {
       again = true;
       return;
@@ -69,7 +71,7 @@ window.telemetryAdmin = (() => {
     if (answered) {
       failures = 0;
       freshAt = performance.now();
-      window.telemetryChart.update();
+      window.telemetryChart?.update();
     } else failures += 1;
     if (again) {
       again = false;
@@ -80,7 +82,7 @@ window.telemetryAdmin = (() => {
     show();
   }
 
-  live.addEventListener("htmx:before:response", (event) => {
+  live?.addEventListener("htmx:before:response", (event) => {
     const { raw } = event.detail.ctx.response;
     answered = raw.ok && !raw.redirected; // a redirect leads to a sign-in page, not to figures
     if (!answered) {
@@ -99,6 +101,7 @@ window.telemetryAdmin = (() => {
   }
 
   function begin() {
+    if (!live) return;
     if (document.hidden || paused) clearTimeout(timer);
     else if (window.htmx) refresh();
     else timer = setTimeout(reload, Number(live.dataset.reloadS) * 1000);
@@ -142,6 +145,7 @@ window.telemetryAdmin = (() => {
   });
 
   addEventListener("popstate", () => {
+    if (!live) return;
     document.getElementById("filter").value = new URLSearchParams(location.search).get("q") ?? "";
     refresh();
   });
@@ -171,18 +175,30 @@ window.telemetryAdmin = (() => {
   }
 
   function step(by) {
-    const rows = [...document.querySelectorAll("#routes tbody tr")];
+    const rows = [...document.querySelectorAll("main table tbody tr[tabindex]")];
     const at = rows.indexOf(document.activeElement?.closest("tr"));
     focusRow(rows[Math.min(Math.max(at + by, 0), rows.length - 1)]);
   }
 
+  function back() {
+    const still = document.getElementById("still");
+    if (still) location.assign(still.dataset.back);
+    else if (document.getElementById("latency")?.dataset.route) choose({ route: "" });
+  }
+
+  let ledAt = -LEADER_MS; // when `g` was pressed, which waits for a second key
+  const places = { r: "to-routes", q: "to-requests" };
+
   const keys = {
-    p: () => pause(!paused),
-    "/": () => document.getElementById("filter").select(),
+    p: () => live && pause(!paused),
+    "/": () => document.getElementById("filter")?.select(),
+    g: () => {
+      ledAt = performance.now();
+    },
     "?": () => help.showModal(),
     j: () => step(1),
     k: () => step(-1),
-    Escape: () => document.getElementById("latency").dataset.route && choose({ route: "" }),
+    Escape: back,
   };
 
   document.addEventListener("keydown", (event) => {
@@ -192,7 +208,13 @@ window.telemetryAdmin = (() => {
       if (event.key === "Escape") field.blur();
       return;
     }
-    if (event.key === "Enter" && event.target.matches("#routes tbody tr")) {
+    const led = performance.now() - ledAt < LEADER_MS && places[event.key];
+    if (led) {
+      ledAt = -LEADER_MS;
+      document.getElementById(led).click();
+    } else if (event.key === "Enter" && event.target.matches("tr[data-open]")) {
+      location.assign(event.target.dataset.open);
+    } else if (event.key === "Enter" && event.target.matches("#routes tbody tr")) {
       choose({ route: event.target.dataset.route });
     } else if (Object.hasOwn(keys, event.key)) {
       event.preventDefault();
@@ -212,7 +234,7 @@ window.telemetryAdmin = (() => {
     } catch {
       // not remembered, but switched
     }
-    window.telemetryChart.redraw();
+    window.telemetryChart?.redraw();
   });
 
   document.addEventListener("click", async (event) => {
@@ -230,10 +252,11 @@ window.telemetryAdmin = (() => {
   addEventListener("online", begin);
 
   setInterval(() => !document.hidden && show(), 1000);
-  if (window.htmx) {
+  if (!live) pauseButton.hidden = true;
+  else if (window.htmx) {
     schedule();
     show();
-    window.telemetryChart.update();
+    window.telemetryChart?.update();
   } else begin();
 
   return { choose };

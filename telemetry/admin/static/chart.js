@@ -134,7 +134,10 @@ window.telemetryChart = (() => {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
     plot.over.addEventListener("click", () => {
       const at = nearest(plot);
-      if (at !== null) window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
+      if (at === null) return;
+      const trace = body.trace_id[at];
+      if (trace) location.assign(`${document.getElementById("live").dataset.requests}/${trace}`);
+      else window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
     });
   }
 

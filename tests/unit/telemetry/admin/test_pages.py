@@ -209,7 +209,13 @@ def test_the_page_is_headed_by_the_service_name_and_links_to_pages_that_exist(
     assert page.all("h1")[0].text == "The Shop"
     assert page.all("title")[0].text == "Performance · The Shop"
     (nav,) = page.all("nav", **{"aria-label": "Pages"})
-    assert [(link.text, link["href"]) for link in nav.all("a")] == [("Home", "/"), ("JSON", "/admin/performance/json")]
+    assert [(link.text, link["href"]) for link in nav.all("a")] == [
+        ("Home", "/"),
+        ("Routes", "/admin/performance"),
+        ("Requests", "/admin/performance/requests"),
+        ("JSON", "/admin/performance/json"),
+        ("Report", "/admin/performance/report"),
+    ]
 
 
 def test_links_of_the_table_keep_the_rest_of_the_view(client: FlaskClient, read) -> None:

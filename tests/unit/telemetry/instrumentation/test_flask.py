@@ -444,7 +444,7 @@ def test_a_request_is_one_trace_with_a_span_for_each_query(
         "db.operation.name": "SELECT",
         "db.collection.name": "videos",
         "db.query.text": "SELECT title FROM videos WHERE title = ?",
-        "code.file.path": "instrumentation/test_flask.py",
+        "code.file.path": "test_flask.py",
         "code.function.name": "query_app.view",
         "code.line.number": query_app.__code__.co_firstlineno + 4,
     }

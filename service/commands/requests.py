@@ -1,0 +1,170 @@
+"""`local-video-server requests` and `local-video-server request TRACE_ID`."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from config import Settings
+from service.commands.fetch import FetchError, Target, WrongURLError
+from service.commands.options import FAILED, WRONG_SETTING, fail, load
+from service.commands.output import encodable, say, width
+from service.commands.report import of_settings
+from telemetry.admin import figures
+from telemetry.fanout import OK, VERDICTS, name_of
+
+_API: Final = "/api/admin/performance/requests"
+_NOT_REQUESTS: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
+_BAR: Final = 24
+
+
+def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")(command)
+    return click.option(
+        "--url", help="The server to ask; with ?token=… if it needs its admin token. [default: by the settings]"
+    )(command)
+
+
+@click.command()
+@_asking
+@click.option("--route", help="Only requests of this route, such as 'GET /tag/<tag>'.")
+@click.option("--min-queries", type=click.IntRange(min=0), help="Only requests with so many queries or more.")
+@click.option("--min-ms", type=click.FloatRange(min=0), help="Only requests that took so long or longer.")
+@click.option("--errors", is_flag=True, help="Only requests that failed.")
+@click.option("--verdict", type=click.Choice(VERDICTS), help="Only requests whose queries come to this.")
+@click.option("--sort", "sort_by", type=click.Choice(_SORTS), default="started_at", show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> None:
+    """List the newest requests of a running server, and the worst of each route, with what their queries come to."""
+    given = {name: value for name, value in chosen.items() if value is not None} | ({"errors": 1} if errors else {})
+    target, body = _ask(url, f"{_API}?{urlencode(given)}")
+    try:
+        rows = [_row(request) for request in body["requests"]]
+    except _NOT_REQUESTS:
+        fail(f"the answer of {target} is not the requests of a server that this program knows", FAILED)
+    if as_json:
+        click.echo(json.dumps(body, indent=2))
+        return
+    if not rows:
+        say("No request matches." if body.get("kept") else "No request has been kept yet.")
+        return
+    heads = ("request", "verdict", "queries", "alike", "database", "duration", "status", "trace id")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for at, head in enumerate(heads):
+        table.add_column(head, justify="right" if 1 < at < 7 else "left", overflow="fold", no_wrap=at == 7)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(width(), 80), highlight=False).print(table)
+    say("'local-video-server request TRACE_ID' shows one.", "rule")
+
+
+def _row(request: Mapping[str, Any]) -> tuple[Text, ...]:
+    verdict = request["verdict"]
+    cells = (
+        request["route"],
+        name_of(verdict),
+        figures.count(request["query_count"]),
+        figures.count(request["repeated"]) if request["repeated"] > 1 else figures.NONE,
+        figures.milliseconds(request["db_ms"]),
+        figures.milliseconds(request["duration_ms"]),
+        str(request["status"]),
+        request["trace_id"],
+    )
+    styles = ("", "" if verdict == OK else "yellow", "", "", "", "", "red" if request["error_type"] else "", "dim")
+    return tuple(Text(encodable(str(cell)), style=style) for cell, style in zip(cells, styles, strict=True))
+
+
+@click.command()
+@click.argument("trace_id")
+@_asking
+def request(trace_id: str, url: str | None, as_json: bool) -> None:
+    """Show one request of a running server: its queries by statement and line, and what they come to."""
+    wanted = trace_id.strip().lower()
+    if not _TRACE_ID.fullmatch(wanted):
+        fail(
+            f"TRACE_ID must be 32 hexadecimal digits, got {trace_id!r}; 'local-video-server requests' lists them",
+            WRONG_SETTING,
+        )
+    target, body = _ask(url, f"{_API}/{wanted}")
+    if as_json:
+        click.echo(json.dumps(body, indent=2))
+        return
+    try:
+        lines = list(_lines(body))
+    except _NOT_REQUESTS:
+        fail(f"the answer of {target} is not a request of a server that this program knows", FAILED)
+    for line, kind in lines:
+        say(line, kind)
+
+
+def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    share = figures.percent(min(one["db_share_percent"], 100))
+    lines = [
+        (f"{one['route']}  {one['status']}  {figures.milliseconds(one['duration_ms'])}", "title"),
+        (one["path"], "rule"),
+        (
+            f"{figures.plural(one['query_count'], 'query')} · {figures.milliseconds(one['db_ms'])} in the database ({share})"
+            + (f" · {one['error_type']}" if one["error_type"] else ""),
+            "text",
+        ),
+        ("", "text"),
+    ]
+    for finding in one["findings"]:
+        mend = f" Mend: {finding['mend']}." if finding["mend"] else ""
+        mark = "▲ " if finding["is_warning"] else "  "
+        told = f"{mark}{name_of(finding['kind'])}: {finding['text']}.{mend}"
+        lines += [(line, "warning" if finding["is_warning"] else "text") for line in _wrapped(told)]
+    if not one["findings"] and one["query_count"]:
+        lines.append(("● nothing repeats", "good"))
+    whole_ms = max(one["duration_ms"], one["transfer_ms"] or 0, 0.001)
+    for group in sorted(one["groups"], key=lambda group: -group["total_ms"]):
+        bar = "█" * max(1, min(_BAR, round(_BAR * group["total_ms"] / whole_ms)))
+        lines.append(("", "text"))
+        lines.append((f"{group['runs']:>6,} × {figures.milliseconds(group['each_ms'])}  {bar}", "heading"))
+        lines += [(f"  {line}", "text") for line in _wrapped(group["sql"], 2)]
+        place = group["source"]
+        if place is not None:
+            called = group["called_from"]
+            via = f", called at {called['file']}:{called['line']}" if called else ""
+            lines.append((f"  {place['file']}:{place['line']}{via}", "rule"))
+        for step in (group["plan"] or {}).get("steps", ()):
+            if step["warning"]:
+                lines.append((f"  ■ {step['detail']}: {step['warning']}", "poor"))
+    return lines
+
+
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), max(width() - indent, 20), subsequent_indent="  ") or [""]
+
+
+def _ask(url: str | None, path: str) -> tuple[Target, dict[str, Any]]:
+    """Return the server, and its answer to `path`; without one the command ends with one line."""
+    try:
+        settings: Settings | None = None if url is not None else load(None, {}).settings
+        target = of_settings(settings) if settings is not None else Target.parse(url or "")
+        status, body = target.get(path)
+    except WrongURLError as error:
+        fail(str(error), WRONG_SETTING)
+    except FetchError as error:
+        fail(str(error), FAILED)
+    if status in (401, 403, 429):
+        fail(
+            f"{target} does not show its requests here (status {status}): ask on the machine that runs it, "
+            "or give --url the address with ?token=… that it printed at its start",
+            FAILED,
+        )
+    if status != 200 or not isinstance(body, dict):
+        told = body.get("error") if isinstance(body, dict) else None
+        fail(f"{target}: {told or f'it does not answer with its requests (status {status})'}", FAILED)
+    return target, body

@@ -1,0 +1,100 @@
+"""The JSON of the kept requests, and what can be taken away of one: OTLP JSON, a page for offline use, a test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from flask import Blueprint, Response, current_app
+
+from telemetry import fanout
+from telemetry.admin import answers, exports, parameters, requests_facts
+from telemetry.admin.api import add
+from telemetry.admin.requests_facts import Reader
+from telemetry.plans import Plan
+
+if TYPE_CHECKING:
+    from telemetry.recent import KeptRequest
+
+SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
+ANY: Final = ""
+API: Final = "/api/admin/performance/requests"
+_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+def add_routes(blueprint: Blueprint, reader: Reader) -> None:
+    """Give `blueprint` the JSON endpoints over `reader`."""
+
+    def listed() -> Response:
+        rows = [reader.brief(kept) for kept in selected(reader)]
+        sort_by = parameters.one_of("sort_by", SORTS)
+        order = parameters.one_of("order", ("desc", "asc"))
+        rows.sort(key=lambda row: row[sort_by], reverse=order == "desc")
+        limit = parameters.whole("limit", parameters.DEFAULT_LIMIT, parameters.MAX_LIMIT)
+        return answers.json({"requests": rows[:limit], "kept": len(reader.all())})
+
+    def one(trace_id: str) -> Response:
+        kept = find(reader, trace_id)
+        return not_kept(trace_id) if kept is None else answers.json(reader.detail(kept))
+
+    def plan(trace_id: str) -> Response:
+        kept = find(reader, trace_id)
+        if kept is None:
+            return not_kept(trace_id)
+        groups = fanout.group(kept)
+        at = parameters.whole("group", 0, max(len(groups) - 1, 0), least=0)
+        found = requests_facts.plan_of(groups[at]) if groups else Plan("", error="this request has made no query")
+        return answers.json(requests_facts.plan_body(found))
+
+    def otlp(trace_id: str) -> Response:
+        kept = find(reader, trace_id)
+        if kept is None:
+            return not_kept(trace_id)
+        body = exports.otlp_json(kept, current_app._get_current_object())  # type: ignore[attr-defined]
+        return as_file(answers.json(body), f"{trace_id}.json")
+
+    def fan_out() -> Response:
+        return answers.json(requests_facts.fan_out(reader))
+
+    add(blueprint, API, "performance_requests_json", listed)
+    add(blueprint, f"{API}/<trace_id>", "performance_request_json", one)
+    add(blueprint, f"{API}/<trace_id>/plan", "performance_request_plan", plan)
+    add(blueprint, f"{API}/<trace_id>/otlp", "performance_request_otlp", otlp)
+    add(blueprint, "/api/admin/performance/fanout", "performance_fanout", fan_out)
+
+
+def selected(reader: Reader) -> Sequence[KeptRequest]:
+    """Return the kept requests that the query parameters choose, the newest first."""
+    route = parameters.single("route", "the name of one route")
+    least_queries = parameters.whole("min_queries", 0, 999_999_999, least=0)
+    least_ms = parameters.number("min_ms")
+    errors = parameters.one_of("errors", ("1", "0"), ANY)
+    verdict = parameters.one_of("verdict", fanout.VERDICTS, ANY)
+    return [
+        kept
+        for kept in reader.all()
+        if (route is None or kept.route == route)
+        and kept.query_count >= least_queries
+        and kept.duration_ns >= least_ms * 1e6
+        and (errors == ANY or (kept.error_type is not None) == (errors == "1"))
+        and (verdict == ANY or reader.known(kept).summary.verdict == verdict)
+    ]
+
+
+def find(reader: Reader, trace_id: str) -> KeptRequest | None:
+    """Return the newest kept request of a trace, by the id as it is written."""
+    return reader.metrics.recent.find(int(trace_id, 16)) if _TRACE_ID.fullmatch(trace_id) else None
+
+
+def not_kept(trace_id: str) -> Response:
+    """Return the 404 that says why a request is not there."""
+    shown: Any = trace_id if len(trace_id) <= 64 else trace_id[:63] + "…"
+    why = "kept are the newest requests and the worst of each route; this one is not, or not any more"
+    return answers.json({"error": f"no request with the trace id {shown!r}: {why}"}, 404)
+
+
+def as_file(response: Response, name: str) -> Response:
+    """Return `response` as one to be saved under `name`."""
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response

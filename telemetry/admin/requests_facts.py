@@ -1,0 +1,233 @@
+"""What is told of the requests that are kept: the facts that the JSON, the pages, the command line and the exports share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from telemetry import fanout, locks, plans
+from telemetry.performance import percentile, rounded
+from telemetry.readers.window import route_name
+from telemetry.source import text_of
+
+if TYPE_CHECKING:
+    from telemetry.fanout import Finding, Group
+    from telemetry.performance import PerformanceMetrics
+    from telemetry.recent import KeptRequest
+    from telemetry.requests import Query
+    from telemetry.source import SourceLine
+
+SLOW_STATEMENT_NS: Final = 10_000_000
+"""From this time on, all runs together, a statement's plan is looked at without being asked for."""
+_MOST_PLANS: Final = 5
+_MOST_KNOWN: Final = 4000
+
+
+class Known(NamedTuple):
+    """What a list says of a request, which is worked out once."""
+
+    summary: fanout.Summary
+    finding: Finding | None
+
+
+class Reader:
+    """Reads the kept requests of `metrics`; what has been worked out of one is remembered. Thread-safe."""
+
+    def __init__(self, metrics: PerformanceMetrics, repeats: int) -> None:
+        self.metrics = metrics
+        self.repeats = repeats
+        self._known: dict[tuple[int, int, int], Known] = {}
+        self._lock = threading.Lock()
+
+    def all(self) -> list[KeptRequest]:
+        """Return all requests, the newest first."""
+        return self.metrics.recent.all()
+
+    def known(self, kept: KeptRequest) -> Known:
+        """Return the short of a request."""
+        key = (kept.trace_id, kept.span_id, kept.query_count)
+        found = self._known.get(key)
+        if found is None:
+            if kept.query_count < self.repeats:
+                found = Known(fanout.summary(kept, self.repeats), None)
+            else:
+                analysis = fanout.analyse(kept, self.repeats)
+                worst = next((finding for finding in analysis.findings if finding.is_warning), None)
+                if worst is not None and worst.group is not None:
+                    worst.group.runs_kept.clear()  # remembered for longer than the request is kept
+                found = Known(analysis.summary, worst)
+            with self._lock:
+                if len(self._known) >= _MOST_KNOWN:
+                    self._known.clear()
+                self._known[key] = found
+        return found
+
+    def brief(self, kept: KeptRequest) -> dict[str, Any]:
+        """Return a request as lists have it: times in milliseconds."""
+        summary = self.known(kept).summary
+        db_ns = kept.db_time_ns
+        return {
+            "trace_id": f"{kept.trace_id:032x}",
+            "span_id": f"{kept.span_id:016x}",
+            "route": kept.route,
+            "endpoint": kept.endpoint,
+            "path": kept.path,
+            "status": kept.status,
+            "error_type": kept.error_type,
+            "started_at": _rfc3339(kept.start_unix_ns),
+            "duration_ms": rounded(kept.duration_ns / 1e6),
+            "transfer_ms": None if kept.transfer_ns is None else rounded(kept.transfer_ns / 1e6),
+            "query_count": kept.query_count,
+            "db_ms": rounded(db_ns / 1e6),
+            "db_share_percent": rounded(100 * db_ns / max(kept.duration_ns, 1)),
+            "lock_wait_ms": rounded(kept.wait_ns / 1e6),
+            "statements": summary.statements,
+            "repeated": summary.repeated,
+            "verdict": summary.verdict,
+        }
+
+    def detail(self, kept: KeptRequest) -> dict[str, Any]:
+        """Return all that is known of a request; no parameter is."""
+        analysis = fanout.analyse(kept, self.repeats)
+        number = {id(group): at for at, group in enumerate(analysis.groups)}
+        scans = _scans(analysis.groups)
+        groups = [_group(group, scans.get(id(group))) for group in analysis.groups]
+        findings = [_finding(finding, number) for finding in analysis.findings]
+        of_group = {id(query): number[id(group)] for group in analysis.groups for query in group.runs_kept}
+        return {
+            **self.brief(kept),
+            "findings": findings,
+            "groups": groups,
+            "queries": [_query(kept, query, of_group.get(id(query))) for query in kept.queries],
+        }
+
+
+def _query(kept: KeptRequest, query: Query, group: int | None) -> dict[str, Any]:
+    fetch_ns, fetched = kept.fetches.get(query[1], (0, -1))
+    rows = max(query[5], fetched)
+    return {
+        "group": group,
+        "start_ms": rounded((query[1] - kept.start_ns) / 1e6),
+        "duration_ms": rounded((query[2] + fetch_ns) / 1e6),
+        "rows": rows if rows >= 0 else None,
+        "error_type": query[3],
+    }
+
+
+def _rfc3339(unix_ns: int) -> str:
+    moment = datetime.fromtimestamp(unix_ns / 1e9, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ns // 1_000_000 % 1000:03d}Z"
+
+
+def _scans(groups: Sequence[Group]) -> dict[int, plans.Plan]:
+    """Return the plans of the slowest statements, by the id of their group."""
+    slow = [
+        group for group in groups if group.duration_ns >= SLOW_STATEMENT_NS and group.statement.operation == "SELECT"
+    ]
+    slow.sort(key=lambda group: -group.duration_ns)
+    found = {}
+    for group in slow[:_MOST_PLANS]:
+        file = locks.file_of(group.sql)
+        if file is not None:
+            found[id(group)] = plans.explain(group.sql, [file])
+    return found
+
+
+def plan_of(group: Group) -> plans.Plan:
+    """Return the plan of a group's statement, in the file that it ran in if that is known, else in any that is."""
+    file = locks.file_of(group.sql)
+    return plans.explain(group.sql, locks.files() if file is None else [file])
+
+
+def plan_body(plan: plans.Plan) -> dict[str, Any]:
+    """Return a plan as JSON has it; of the file its name alone."""
+    return {
+        "file": plan.file.replace("\\", "/").rpartition("/")[2],
+        "steps": [{"detail": step.detail, "depth": step.depth, "warning": step.warning} for step in plan.steps],
+        "error": plan.error or None,
+    }
+
+
+def _group(group: Group, plan: plans.Plan | None) -> dict[str, Any]:
+    line = group.line
+    return {
+        "statement": group.statement.text,
+        "sql": group.sql,
+        "runs": group.runs,
+        "distinct": group.distinct,
+        "total_ms": rounded(group.duration_ns / 1e6),
+        "each_ms": rounded(group.duration_ns / 1e6 / group.runs),
+        "longest_ms": rounded(group.longest_ns / 1e6),
+        "rows": group.rows,
+        "errors": group.errors,
+        "source": _line(line),
+        "called_from": _line(group.caller),
+        "plan": None if plan is None else plan_body(plan),
+    }
+
+
+def _line(line: SourceLine | None) -> dict[str, Any] | None:
+    return None if line is None else {"file": line.file, "line": line.line, "function": line.function}
+
+
+def code_of(group: Group) -> str:
+    """Return the line of code that a group comes from, as it is written now."""
+    code, line = group.site[0], group.line
+    if code is None or line is None:
+        return ""
+    return text_of(code if isinstance(code, str) else code.co_filename, line.line)
+
+
+def _finding(finding: Finding, number: dict[int, int]) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "is_warning": finding.is_warning,
+        "text": finding.text,
+        "mend": finding.mend,
+        "group": None if finding.group is None else number[id(finding.group)],
+        "feeder": None if finding.feeder is None else number[id(finding.feeder)],
+    }
+
+
+def fan_out(reader: Reader) -> dict[str, Any]:
+    """Return how many queries the requests of each route make, which of them grow, and what locks have cost."""
+    metrics = reader.metrics
+    growing = {growth.route: growth for growth in fanout.growth(reader.all())}
+    waits = metrics.lock_waits()
+    return {
+        "routes": [
+            {
+                "route": window.route,
+                "requests": len(window.queries),
+                "queries_p50": rounded(percentile(window.queries, 50)),
+                "queries_p95": rounded(percentile(window.queries, 95)),
+                "queries_max": max(window.queries),
+                "growth": growing[window.route].text if window.route in growing else None,
+                "lock_wait_ms": rounded(1000 * waits.get(window.route, 0.0)),
+            }
+            for window in metrics.route_windows()
+            if window.queries
+        ],
+        "databases": databases(),
+    }
+
+
+def databases() -> list[dict[str, Any]]:
+    """Return the files of databases with the size of their write-ahead logs and who held the write lock longest."""
+    longest = {hold.file: hold for hold in locks.longest_holds()}
+    found = []
+    for file in locks.files():
+        hold = longest.get(file)
+        record = None if hold is None else hold.record
+        rule = None if record is None else record.rule
+        found.append(
+            {
+                "file": file.replace("\\", "/").rpartition("/")[2],
+                "wal_bytes": locks.wal_bytes(file),
+                "longest_write_ms": None if hold is None else rounded((hold.end_ns - hold.start_ns) / 1e6),
+                "longest_writer": None if record is None or rule is None else route_name(record.method, rule.rule),
+            }
+        )
+    return found

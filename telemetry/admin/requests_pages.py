@@ -1,0 +1,230 @@
+"""The pages of the kept requests: the list, one request, and both as files that open offline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import urlencode
+
+from flask import Blueprint, Response, request
+
+from telemetry import fanout
+from telemetry.admin import answers, attention, exports, figures, overview, requests_facts, waterfall
+from telemetry.admin.requests_api import as_file, find
+from telemetry.admin.requests_facts import Reader
+
+if TYPE_CHECKING:
+    from telemetry.performance import PerformanceMetrics
+    from telemetry.recent import KeptRequest
+    from telemetry.settings import TelemetrySettings
+
+LIST: Final = "/admin/performance/requests"
+MOST_ROWS: Final = 200
+_WORST_IN_REPORT: Final = 10
+Common = Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the list: what it sorts by, its head, what that means, and the order that a first click gives."""
+
+    key: str
+    label: str
+    title: str
+    first_order: str = "desc"
+
+
+COLUMNS: Final = (
+    Column("route", "request", "Route, and the path that was asked for", "asc"),
+    Column("verdict", "verdict", "What its queries come to", "desc"),
+    Column("query_count", "queries", "Database queries"),
+    Column("repeated", "alike", "The most runs of one statement from one line"),
+    Column("db_ms", "database ms", "Time in the database"),
+    Column("duration_ms", "duration ms", "From the first byte of work to the first byte of the body"),
+    Column("status", "status", "Status of the response"),
+    Column("started_at", "when", "When it began"),
+)
+_BY_KEY: Final = {column.key: column for column in COLUMNS}
+_SEVERITY: Final = {kind: len(fanout.VERDICTS) - at for at, kind in enumerate(fanout.VERDICTS)}
+
+
+@dataclass(frozen=True, slots=True)
+class ListState:
+    """The view of the list that a URL stands for; what a URL has wrong reads as the default."""
+
+    sort: str = "started_at"
+    order: str = "desc"
+    q: str = ""
+    verdict: str = ""
+    errors: str = ""
+
+    @classmethod
+    def parse(cls, arguments: Mapping[str, str]) -> Self:
+        """Return the state of a query string."""
+        column = _BY_KEY.get(arguments.get("sort", ""), _BY_KEY["started_at"])
+        order, verdict = arguments.get("order", ""), arguments.get("verdict", "")
+        return cls(
+            sort=column.key,
+            order=order if order in ("asc", "desc") else column.first_order,
+            q=arguments.get("q", "").strip()[:200],
+            verdict=verdict if verdict in (*fanout.VERDICTS, "any") else "",
+            errors="1" if arguments.get("errors") == "1" else "",
+        )
+
+    def url(self, **changes: str) -> str:
+        """Return the relative URL of this state with `changes`; what is as by default is left out."""
+        changed, default = replace(self, **changes), ListState()
+        chosen = {
+            field.name: getattr(changed, field.name)
+            for field in fields(ListState)
+            if getattr(changed, field.name) != getattr(default, field.name)
+        }
+        if changed.sort != default.sort or changed.order != default.order:
+            chosen |= {"sort": changed.sort, "order": changed.order}
+        return "?" + urlencode(chosen)
+
+    def sorted_by(self, column: Column) -> str:
+        """Return the URL that sorts by `column`, or turns the order if it is sorted by it already."""
+        turned = {"asc": "desc", "desc": "asc"}[self.order]
+        return self.url(sort=column.key, order=turned if column.key == self.sort else column.first_order)
+
+    def select(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows to show, in order."""
+        words = self.q.casefold().split()
+        found = [
+            row
+            for row in rows
+            if all(word in f"{row['route']} {row['path']} {row['trace_id']}".casefold() for word in words)
+            and (not self.errors or row["error_type"] is not None)
+            and (self.verdict in ("", row["verdict"]) or (self.verdict == "any" and row["verdict"] != fanout.OK))
+        ]
+        found.sort(key=lambda row: row["started_at"], reverse=True)
+        found.sort(key=self._value, reverse=self.order == "desc")
+        return found
+
+    def _value(self, row: Mapping[str, Any]) -> Any:
+        return _SEVERITY[row["verdict"]] if self.sort == "verdict" else row[self.sort]
+
+
+def add_routes(
+    blueprint: Blueprint, metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Reader, common: Common
+) -> None:
+    """Give `blueprint` the pages; `common` returns what the layout needs."""
+
+    def listed() -> Response:
+        return answers.page("requests.html", **common() | _list(reader, settings))
+
+    def live() -> Response:
+        return answers.page("_requests.html", **_list(reader, settings))
+
+    def one(trace_id: str) -> Response:
+        kept = find(reader, trace_id)
+        if kept is None:
+            return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
+        return answers.page("request.html", **common() | _one(reader, settings, kept), offline=False)
+
+    def as_html(trace_id: str) -> Response:
+        kept = find(reader, trace_id)
+        if kept is None:
+            return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
+        page = answers.page(
+            "request_file.html", **common() | _one(reader, settings, kept), offline=True, css=answers.style()
+        )
+        return as_file(page, f"request-{kept.trace_id:032x}.html")
+
+    def as_test(trace_id: str) -> Response:
+        kept = find(reader, trace_id)
+        if kept is None:
+            return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
+        made = Response(exports.pytest_of(kept, reader.repeats), mimetype="text/x-python")
+        answers.harden(made)
+        return as_file(made, "test_queries.py")
+
+    def report() -> Response:
+        page = answers.page("report_file.html", **common() | _report(metrics, settings, reader), css=answers.style())
+        return as_file(page, "performance.html")
+
+    for rule, endpoint, view in (
+        (LIST, "performance_requests", listed),
+        (f"{LIST}/live", "performance_requests_live", live),
+        (f"{LIST}/<trace_id>", "performance_request", one),
+        (f"{LIST}/<trace_id>/page", "performance_request_file", as_html),
+        (f"{LIST}/<trace_id>/test", "performance_request_test", as_test),
+        ("/admin/performance/report", "performance_report_file", report),
+    ):
+        blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
+
+
+def _list(reader: Reader, settings: TelemetrySettings) -> dict[str, Any]:
+    chosen = ListState.parse(request.args)
+    every = [reader.brief(kept) for kept in reader.all()]
+    rows = chosen.select(every)
+    return {
+        "state": chosen,
+        "columns": COLUMNS,
+        "rows": rows[:MOST_ROWS],
+        "more": max(0, len(rows) - MOST_ROWS),
+        "kept": len(every),
+        "settings": settings,
+        "verdicts": fanout.VERDICTS,
+        "verdict_name": fanout.name_of,
+        "verdict_status": verdict_status,
+        "databases": requests_facts.databases(),
+        "now_unix_nano": time.time_ns(),
+        "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
+    }
+
+
+def verdict_status(verdict: str, error_type: str | None = None) -> figures.Status:
+    """Return how a verdict, or a failed request, is shown."""
+    if error_type is not None:
+        return figures.POOR
+    return figures.GOOD if verdict == fanout.OK else figures.WARNING
+
+
+def _one(reader: Reader, settings: TelemetrySettings, kept: KeptRequest) -> dict[str, Any]:
+    analysis = fanout.analyse(kept, reader.repeats)
+    detail = reader.detail(kept)
+    asked = request.args.get("plan", "")
+    at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(analysis.groups) else None
+    if at is not None:
+        detail["groups"][at]["plan"] = requests_facts.plan_body(requests_facts.plan_of(analysis.groups[at]))
+    for group, told in zip(analysis.groups, detail["groups"], strict=True):
+        told["code"] = requests_facts.code_of(group)
+    warned = {finding["group"] for finding in detail["findings"] if finding["is_warning"]}
+    order = sorted(range(len(analysis.groups)), key=lambda number: -detail["groups"][number]["total_ms"])
+    trace_url = settings.trace_url.replace("{trace_id}", detail["trace_id"])
+    return {
+        "one": detail,
+        "order": order,
+        "asked": at,
+        "warned": warned,
+        "rows": waterfall.rows(detail),
+        "settings": settings,
+        "verdict_name": fanout.name_of,
+        "verdict_status": verdict_status,
+        "duration_status": figures.latency_status(detail["duration_ms"], settings),
+        "trace_url": trace_url,
+        "now_unix_nano": time.time_ns(),
+    }
+
+
+def _report(metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Reader) -> dict[str, Any]:
+    now = time.time_ns()
+    shown = overview.build(metrics, settings, now)
+    worst = sorted(
+        (kept for kept in reader.all() if reader.known(kept).finding is not None), key=lambda kept: -kept.query_count
+    )
+    seen: set[str] = set()
+    first = [kept for kept in worst if kept.route not in seen and not seen.add(kept.route)]  # type: ignore[func-returns-value]
+    return {
+        "overview": shown,
+        "notes": attention.notes(shown, settings, attention.fan_out(reader)),
+        "rows": sorted(shown.rows, key=lambda row: -row.stats["p95_ms"]),
+        "requests": [_one(reader, settings, kept) for kept in first[:_WORST_IN_REPORT]],
+        "settings": settings,
+        "now_unix_nano": now,
+        "offline": True,
+    }

@@ -1,0 +1,294 @@
+"""The kept requests as JSON, pages and files."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, Response
+from flask.testing import FlaskClient
+
+from telemetry import PerformanceMetrics, TelemetrySettings
+
+Instrumented = Callable[..., Flask]
+API = "/api/admin/performance/requests"
+PAGE = "/admin/performance/requests"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A file with 30 videos and no index on what their tags are looked up by."""
+    path = tmp_path / "library.sqlite3"
+    with closing(sqlite3.connect(path)) as made:
+        made.executescript("CREATE TABLE videos (id INTEGER PRIMARY KEY, title); CREATE TABLE tags (video_id, name)")
+        made.executemany("INSERT INTO videos (title) VALUES (?)", [(f"video {number}",) for number in range(30)])
+        made.commit()
+    return path
+
+
+@pytest.fixture
+def client(instrumented: Instrumented, database: Path) -> Iterator[FlaskClient]:
+    """A client of an app that lists videos in the way that asks for the tags of each by itself."""
+    app = Flask("library")
+
+    @app.get("/list/<int:number>")
+    def listing(number: int) -> str:
+        with closing(sqlite3.connect(database)) as connection:
+            videos = connection.execute("SELECT id FROM videos LIMIT ?", (number,)).fetchall()
+            return str([tags_of(connection, video) for (video,) in videos])
+
+    def tags_of(connection: sqlite3.Connection, video: int) -> list[Any]:
+        return connection.execute("SELECT name FROM tags WHERE video_id = ?", (video,)).fetchall()
+
+    @app.get("/plain")
+    def plain() -> str:
+        return "plain"
+
+    @app.get("/fails")
+    def fails() -> Response:
+        return Response("no", 503)
+
+    return instrumented(app).test_client()
+
+
+def listed(client: FlaskClient, query: str = "") -> list[dict[str, Any]]:
+    answer = client.get(f"{API}?{query}")
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = json.loads(answer.text)
+    return list(body["requests"])
+
+
+def trace_of(response: Any) -> str:
+    return str(response.headers["traceparent"].split("-")[1])
+
+
+def test_the_response_names_the_request_that_is_kept(client: FlaskClient) -> None:
+    response = client.get("/list/10")
+    assert response.headers["Server-Timing"].startswith("db;dur=")
+    assert ';desc="11 queries", total;dur=' in response.headers["Server-Timing"]
+    (row,) = listed(client)
+    assert row["trace_id"] == trace_of(response)
+    assert (row["route"], row["path"], row["status"]) == ("GET /list/<number>", "/list/10", 200)
+    assert (row["query_count"], row["statements"], row["repeated"], row["verdict"]) == (11, 2, 10, "n_plus_one")
+    assert 0 < row["db_ms"] <= row["duration_ms"]
+
+
+def test_a_stranger_is_told_no_costs(client: FlaskClient) -> None:
+    response = client.get("/plain", environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
+    assert "Server-Timing" not in response.headers
+    assert "traceparent" not in response.headers
+
+
+def test_the_app_decides_who_is_told_the_costs(instrumented: Instrumented) -> None:
+    allowed = [True]
+    app = Flask("decides")
+    app.add_url_rule("/", "index", lambda: "hello")
+    client = instrumented(app, authorize=lambda: allowed[0]).test_client()
+    assert "Server-Timing" in client.get("/", environ_overrides={"REMOTE_ADDR": "192.0.2.7"}).headers
+    allowed[0] = False
+    assert "Server-Timing" not in client.get("/").headers
+
+
+def test_what_the_app_asks_to_decide_is_no_query_of_the_request(
+    instrumented: Instrumented, metrics: PerformanceMetrics
+) -> None:
+    def asks() -> bool:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            return bool(connection.execute("SELECT 1").fetchone())
+
+    app = Flask("asks")
+    app.add_url_rule("/", "index", lambda: "hello")
+    client = instrumented(app, authorize=asks).test_client()
+    assert 'desc="0 queries"' in client.get("/").headers["Server-Timing"]
+    assert list(metrics.db_queries_per_request) == [0]
+
+
+def test_the_headers_can_be_switched_off(instrumented: Instrumented) -> None:
+    app = Flask("quiet")
+    app.add_url_rule("/", "index", lambda: "hello")
+    client = instrumented(app, settings=TelemetrySettings(server_timing=False)).test_client()
+    assert "Server-Timing" not in client.get("/").headers
+
+
+def test_one_request_is_told_with_its_statements_their_lines_and_the_verdict(client: FlaskClient) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    one = json.loads(client.get(f"{API}/{trace_id}").text)
+    feeder, repeated = one["groups"]
+    assert feeder["sql"] == "SELECT id FROM videos LIMIT ?"
+    assert (feeder["runs"], feeder["rows"]) == (1, 10)
+    assert (repeated["runs"], repeated["distinct"], repeated["rows"]) == (10, 10, 0)
+    assert repeated["source"]["function"].endswith("tags_of")
+    assert repeated["called_from"]["line"] == feeder["source"]["line"] + 1
+    (finding,) = one["findings"]
+    assert (finding["kind"], finding["group"], finding["feeder"]) == ("n_plus_one", 1, 0)
+    assert "ran 10 times at tests/unit/telemetry/admin/test_requests.py:" in finding["text"]
+    assert finding["mend"] == "a JOIN of tags in the query of videos, or one query with video_id IN (…)"
+    assert [query["group"] for query in one["queries"]] == [0] + [1] * 10
+
+
+@pytest.mark.parametrize(
+    ("query", "paths"),
+    [
+        ("min_queries=6", ["/list/7", "/list/5"]),
+        ("verdict=ok", ["/fails", "/plain", "/list/1"]),
+        ("verdict=n_plus_one&sort_by=query_count&order=asc", ["/list/5", "/list/7"]),
+        ("errors=1", ["/fails"]),
+        ("errors=0&route=GET%20/plain", ["/plain"]),
+        ("min_ms=3600000", []),
+        ("sort_by=query_count&limit=2", ["/list/7", "/list/5"]),
+    ],
+)
+def test_requests_are_chosen_by_parameters(query: str, paths: list[str], client: FlaskClient) -> None:
+    for path in ("/list/1", "/list/5", "/list/7", "/plain", "/fails"):
+        client.get(path)
+    assert [row["path"] for row in listed(client, query)] == paths
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("min_queries=-1", "min_queries"),
+        ("min_ms=fast", "min_ms"),
+        ("errors=yes", "errors"),
+        ("verdict=bad", "verdict"),
+        ("sort_by=path", "sort_by"),
+        ("limit=0", "limit"),
+        ("route=a&route=b", "route"),
+    ],
+)
+def test_a_wrong_parameter_is_named(query: str, parameter: str, client: FlaskClient) -> None:
+    answer = client.get(f"{API}?{query}")
+    assert answer.status_code == 400
+    assert json.loads(answer.text)["parameter"] == parameter
+
+
+@pytest.mark.parametrize("trace_id", ["0" * 32, "nothing", "x" * 500, "0x1", "-1"])
+def test_a_request_that_is_not_kept_is_a_404_that_says_so(trace_id: str, client: FlaskClient) -> None:
+    for path in ("", "/plan", "/otlp"):
+        answer = client.get(f"{API}/{trace_id}{path}")
+        assert answer.status_code == 404
+        assert "no request with the trace id" in json.loads(answer.text)["error"]
+    for path in ("", "/page", "/test"):
+        answer = client.get(f"{PAGE}/{trace_id}{path}")
+        assert answer.status_code == 404
+        assert "This request is not kept" in answer.text
+
+
+def test_a_plan_points_out_the_table_that_is_read_as_a_whole(client: FlaskClient) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    plan = json.loads(client.get(f"{API}/{trace_id}/plan?group=1").text)
+    assert plan["file"] == "library.sqlite3"
+    (step,) = plan["steps"]
+    assert step["warning"] == "reads all of tags, without an index; an index on tags(video_id) would serve it"
+    page = client.get(f"{PAGE}/{trace_id}?plan=1").text
+    assert "reads all of tags, without an index" in page
+
+
+def test_a_request_without_queries_has_no_plan_and_a_page(client: FlaskClient) -> None:
+    trace_id = trace_of(client.get("/plain"))
+    plan = json.loads(client.get(f"{API}/{trace_id}/plan").text)
+    assert plan == {"file": "", "steps": [], "error": "this request has made no query"}
+    assert client.get(f"{PAGE}/{trace_id}").status_code == 200
+
+
+def test_the_trace_as_otlp_json_is_what_protobuf_reads(client: FlaskClient) -> None:
+    from google.protobuf.json_format import ParseDict
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+    trace_id = trace_of(client.get("/list/3"))
+    answer = client.get(f"{API}/{trace_id}/otlp")
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{trace_id}.json"'
+    body = json.loads(answer.text)
+    assert ParseDict(body, TracesData()).resource_spans
+    spans = body["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    assert {span["traceId"] for span in spans} == {trace_id}
+    assert [span.get("parentSpanId") for span in spans] == [None] + [spans[0]["spanId"]] * 4
+    attributes = {each["key"]: each["value"] for each in spans[0]["attributes"]}
+    assert attributes["telemetry.request.db_operations"] == {"intValue": "4"}
+    assert attributes["telemetry.request.verdict"] == {"stringValue": "ok"}
+
+
+def test_the_list_says_what_is_the_matter_and_leads_to_the_request(client: FlaskClient, read) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    page = read(client.get(PAGE).text)
+    (row,) = [node for node in page.all("tr") if "data-open" in node.attributes]
+    assert row["data-open"] == f"{PAGE}/{trace_id}"
+    assert "N+1" in row.text
+    assert "11" in row.text
+    assert "No request matches" in client.get(f"{PAGE}/live?verdict=ok").text
+
+
+def test_the_page_of_a_request_tells_the_finding_and_the_code(client: FlaskClient, read) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    page = read(client.get(f"{PAGE}/{trace_id}").text)
+    (finding,) = page.all("li", class_="warning")
+    assert finding.text.startswith("▲ N+1 : SELECT tags ran 10 times")
+    assert "Mend: a JOIN of tags" in finding.text
+    assert any('connection.execute("SELECT name FROM tags' in node.text for node in page.all("code"))
+
+
+def test_the_file_of_a_request_needs_nothing_from_elsewhere(client: FlaskClient, read) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    answer = client.get(f"{PAGE}/{trace_id}/page")
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    page = read(answer.text)
+    assert not page.all("script")
+    assert not page.all("a")
+    assert [link for link in page.all("link") if "href" in link.attributes] == []
+    assert "SELECT tags ran 10 times" in page.text
+
+
+def test_the_report_is_one_file_with_the_worst_request_of_each_route(client: FlaskClient, read) -> None:
+    client.get("/list/10")
+    client.get("/list/20")
+    client.get("/plain")
+    answer = client.get("/admin/performance/report")
+    page = read(answer.text)
+    assert not page.all("script")
+    assert "GET /plain" in page.text
+    assert "SELECT tags ran 20 times" in page.text
+    assert "SELECT tags ran 10 times" not in page.text
+
+
+def test_the_test_that_is_written_runs_and_fails_until_the_queries_are_mended(client: FlaskClient) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    source = client.get(f"{PAGE}/{trace_id}/test").text
+    made: dict[str, Any] = {}
+    exec(compile(source, "test_queries.py", "exec"), made)
+    (run,) = [value for name, value in made.items() if name.startswith("test_")]
+    with pytest.raises(AssertionError, match=r"11 queries, at most 2 are allowed:\n +10 × SELECT name FROM tags"):
+        run(client)
+
+
+def test_the_overview_names_the_line_and_leads_to_the_proof(client: FlaskClient, read) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    notes = read(client.get("/admin/performance").text).by_id("needs-a-look")
+    (link,) = [link for link in notes.all("a") if link["href"] == f"{PAGE}/{trace_id}"]
+    assert "N+1: 10 of 11 queries alike tests/unit/telemetry/admin/test_requests.py:" in link.text
+
+
+def test_a_route_whose_queries_grow_is_named_before_any_request_is_over_the_limit(client: FlaskClient) -> None:
+    for number in (1, 2, 3):
+        client.get(f"/list/{number}")
+    assert {row["verdict"] for row in listed(client)} == {"ok"}
+    (route,) = json.loads(client.get("/api/admin/performance/fanout").text)["routes"]
+    assert (route["queries_p50"], route["queries_max"]) == (3, 4)
+    assert route["growth"].startswith("its queries grow: SELECT tags ran 1 → 2 → 3 times at")
+    assert "its queries grow" in client.get("/admin/performance").text
+
+
+def test_what_a_user_types_is_shown_as_text(client: FlaskClient) -> None:
+    client.get("/list/1")
+    page = client.get(f"{PAGE}?q=<script>alert(1)</script>&verdict=<b>&sort=x&order=y").text
+    assert "<script>alert" not in page
+
+
+def test_reset_forgets_the_requests_too(client: FlaskClient, metrics: PerformanceMetrics) -> None:
+    client.get("/list/1")
+    metrics.reset()
+    assert listed(client) == []

@@ -1,0 +1,129 @@
+"""Query budgets in tests."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from flask import Flask
+
+from telemetry.testing import QueryBudgetError, assert_constant_queries, assert_max_queries, record_queries
+
+pytest_plugins = ["pytester"]
+
+
+def ask(number: int, offset: int = 0) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for key in range(number):
+            connection.execute("SELECT ? + 1", (key + offset,)).fetchall()
+
+
+def test_what_is_made_inside_is_recorded_and_nothing_else() -> None:
+    ask(1)
+    with record_queries() as queries:
+        ask(2)
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.executescript("SELECT 1; SELECT 2")
+            with pytest.raises(sqlite3.Error):
+                connection.execute("SELEC 1")
+    ask(1)
+    assert queries.count == 4
+    assert queries.sql == ["SELECT ? + 1", "SELECT ? + 1", "SELECT 1; SELECT 2", "SELEC 1"]
+    assert queries.fingerprints["SELECT ? + ?"] == 2
+    queries.clear()
+    assert queries.count == 0
+
+
+def test_queries_of_a_thread_and_of_a_request_are_recorded(instrumented: Callable[..., Flask]) -> None:
+    app = Flask("shop")
+    app.add_url_rule("/", "index", lambda: str(ask(3)))
+    client = instrumented(app).test_client()
+    with record_queries() as queries:
+        client.get("/")
+        thread = threading.Thread(target=ask, args=(2,))
+        thread.start()
+        thread.join()
+    assert queries.count == 5
+
+
+def test_a_budget_that_is_kept_says_nothing() -> None:
+    with assert_max_queries(3) as queries:
+        ask(3)
+    assert queries.count == 3
+
+
+def test_a_budget_that_is_exceeded_tells_statements_lines_and_the_verdict() -> None:
+    with pytest.raises(QueryBudgetError) as failed, assert_max_queries(5):
+        ask(6)
+    first, statement, verdict = str(failed.value).splitlines()
+    assert first == "6 queries, at most 5 are allowed:"
+    assert statement.startswith("     6 × SELECT ? + ?  ")
+    assert "test_testing.py:" in statement
+    assert verdict.startswith("  N+1: SELECT ran 6 times at ")
+
+
+def test_an_error_inside_is_not_covered_up() -> None:
+    def fails() -> None:
+        with assert_max_queries(0):
+            ask(1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+
+
+def test_queries_that_grow_with_the_data_fail_with_the_numbers() -> None:
+    rows: list[int] = []
+    with pytest.raises(
+        QueryBudgetError, match=r"the queries grow with the data, 1 → 6 → 26 for \(1, 5, 20\) more rows:"
+    ):
+        assert_constant_queries(lambda more: rows.extend(range(more)), lambda: ask(len(rows)))
+    assert_constant_queries(lambda more: rows.extend(range(more)), lambda: ask(2))
+
+
+@pytest.mark.parametrize(("call", "says"), [((-1,), "most must be 0 or more, got -1")])
+def test_a_wrong_budget_is_told(call: tuple[int], says: str) -> None:
+    with pytest.raises(ValueError, match=says), assert_max_queries(*call):
+        pass
+    with pytest.raises(ValueError, match="steps must be at least two numbers"):
+        assert_constant_queries(lambda _: None, lambda: None, steps=(1,))
+
+
+def test_the_plugin_has_a_fixture_and_a_marker(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import sqlite3
+        import pytest
+
+        @pytest.fixture
+        def connection():
+            made = sqlite3.connect(":memory:")
+            yield made
+            made.close()
+
+        def test_fixture(connection, queries):
+            connection.execute("SELECT 1")
+            assert queries.count == 1
+
+        @pytest.mark.max_queries(2)
+        def test_kept(connection):
+            connection.execute("SELECT 1")
+
+        @pytest.mark.max_queries(1)
+        def test_exceeded(connection):
+            connection.execute("SELECT 1")
+            connection.execute("SELECT 2")
+
+        @pytest.mark.max_queries("few")
+        def test_wrong(connection):
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "telemetry.testing", "-p", "no:telemetry", "--strict-markers")
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines_random(
+        ["*2 queries, at most 1 are allowed:*", "*max_queries must be given one number*"]
+    )
