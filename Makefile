@@ -12,7 +12,7 @@ run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-report=json:var/coverage.json $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-report=json:var/coverage.json $(ARGS)
 	$(BIN)/python tools/coverage_floor.py var/coverage.json
 
 install: $(VENV)/.dev vendor

@@ -203,17 +203,17 @@ def test_an_app_whose_own_modules_are_called_config_service_and_tests(tmp_path: 
     assert found == {"ours": [], "service": "theirs", "tests": "theirs"}
 
 
-@pytest.mark.parametrize("extra", ["av", "granian", "cachetools", "limits", "watchfiles", "rich"])
-def test_telemetry_alone_needs_nothing_of_the_servers(extra: str, tmp_path: Path) -> None:
+def test_telemetry_alone_needs_nothing_of_the_servers(tmp_path: Path) -> None:
     found = run(
         tmp_path,
-        f"""
+        """
     import json, sys
-    sys.modules[{extra!r}] = None
+    for extra in ("av", "granian", "cachetools", "limits", "watchfiles", "rich"):
+        sys.modules[extra] = None
     from flask import Flask
     from telemetry import instrument
     client = instrument(Flask(__name__)).test_client()
-    print(json.dumps({{"status": client.get("/admin/performance").status_code}}))
+    print(json.dumps({"status": client.get("/admin/performance").status_code}))
     """,
     )
     assert found == {"status": 200}

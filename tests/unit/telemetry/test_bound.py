@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import opentelemetry.sdk.version
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -53,6 +53,16 @@ def points(reader: InMemoryMetricReader) -> list[dict[str, object]]:
     ]
 
 
+def collected(reader: InMemoryMetricReader) -> list[dict[str, object]] | str:
+    """Return the points, or what the SDK complains of: its exponential histograms can't merge some values that are far apart."""
+    try:
+        return points(reader)
+    except Exception as error:
+        if str(error) != "Incorrect merge scale":
+            raise
+        return str(error)
+
+
 VIEWS: dict[str, list[View]] = {
     "no view": [],
     "other boundaries": [View(instrument_name=NAME, aggregation=ExplicitBucketHistogramAggregation((1, 2)))],
@@ -66,7 +76,9 @@ VIEWS: dict[str, list[View]] = {
 @pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
 @pytest.mark.parametrize("many", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
+@settings(max_examples=50)  # 24 times
 @given(first=values, second=values)
+@example(first=[0.004, 0.2, 1.5], second=[0.0001, 20.0])
 def test_other_readers_see_the_points_of_the_public_api(
     view: str, many: bool, temporality: AggregationTemporality, first: list[float], second: list[float]
 ) -> None:
@@ -83,7 +95,7 @@ def test_other_readers_see_the_points_of_the_public_api(
                 series.record(value, Context(), 1, None, False)
         for value in batch:
             histogram.record(value, ATTRIBUTES)
-        assert points(ours) == points(reference)
+        assert collected(ours) == collected(reference)
 
 
 def test_a_reader_that_is_added_later_sees_what_is_recorded_from_then_on() -> None:
