@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.exceptions import BadHost, HTTPException, InternalServerError
 
 from telemetry.admin.answers import wants_json
 
@@ -122,6 +122,8 @@ def _is_for_a_program() -> bool:
 def _answer(status: int, message: str, details: dict[str, object]) -> Response:
     if request.path in _JSON_PATHS or request.path.startswith(_JSON_PREFIXES) or _is_for_a_program():
         response = jsonify({"error": message, **details})
+    elif isinstance(request.routing_exception, BadHost):  # without a host there are no links that a page could have
+        response = Response(f"{message}\n", mimetype="text/plain")
     else:
         page = render_template(
             "error.html", status=status, heading=_TITLES.get(status, "That didn't work"), message=message

@@ -68,7 +68,8 @@ def test_addresses_loopback_names_and_trusted_names_are_known(host):
 @pytest.mark.parametrize(
     "host",
     ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "localhost:x", "localhost:99999", "a@localhost",
-     "localhost/x", "::1", "[::1", "nas.lan.evil.example", "evilexample.org", "nas.lan:80:80", "nas lan", "nas.lan#"],
+     "localhost/x", "::1", "[::1", "[::1]evil",
+     "[::1]evil:80", "nas.lan.evil.example", "evilexample.org", "nas.lan:80:80", "nas lan", "nas.lan#"],
 )  # fmt: skip
 def test_other_hosts_are_not(host):
     assert not is_known_host(host, KNOWN)
@@ -89,6 +90,14 @@ def test_a_request_under_another_name_is_refused(client):
     assert client.get("/ping", headers={"Host": "127.0.0.1:5000"}).status_code == 200
 
 
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64, "localhost..", "a" * 5000])
+@pytest.mark.parametrize("path", ["/", "/ping", "/admin/performance", "/watch/a.mp4"])
+def test_a_host_that_can_be_no_name_is_refused_like_others(client, host, path):
+    response = client.get(path, headers={"Host": host})
+    assert response.status_code == 400
+    assert "Host must be localhost" in response.text
+
+
 @pytest.mark.parametrize(
     ("headers", "allowed"),
     [
@@ -99,6 +108,8 @@ def test_a_request_under_another_name_is_refused(client):
         ({"Origin": "null"}, False),
         ({"Sec-Fetch-Site": "same-origin"}, True),
         ({"Sec-Fetch-Site": "none"}, True),
+        ({"Sec-Fetch-Site": "none", "Origin": "http://evil.example"}, False),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://localhost"}, True),
         ({"Sec-Fetch-Site": "same-site"}, False),
         ({"Sec-Fetch-Site": "cross-site"}, False),
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, False),
