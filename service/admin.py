@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_plus, urlencode
 
 from flask import Flask, Response, current_app, request
 from flask.typing import ResponseReturnValue
@@ -26,11 +27,15 @@ from service.errors import ServerError
 from telemetry.admin import answers
 from telemetry.admin.guard import Authorize, check, may_look, why_not_local
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 FILE: Final = "admin-token"
 COOKIE: Final = "lvs_admin"
 PARAMETER: Final = "token"
 EXTENSION: Final = "local_video_server_admin"
 WRONG_TOKENS: Final = "10/minute"  # a client; 43 characters of 64 can't be guessed at any speed, but why let it try
+_OFFERED: Final = "local_video_server.admin_token"
 _PREFIXES: Final = ("/admin", "/api/admin")
 _LEAST_CHARACTERS: Final = 32
 _COOKIE_AGE_S: Final = 30 * 24 * 3600
@@ -76,6 +81,29 @@ def url_with_token(url: str, token: str) -> str:
     return f"{url}/admin/performance?{urlencode({PARAMETER: token})}"
 
 
+class TokenParameter:
+    """Takes the token out of the query string before anything else sees the request, whatever the path: no span, no log and no
+    view of an app's gets it. `AdminGuard` finds it in the environment.
+    """
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ.pop(_OFFERED, None)
+        query = environ.get("QUERY_STRING", "")
+        parts = query.split("&")
+        rest = [part for part in parts if unquote_plus(part.partition("=")[0]) != PARAMETER]
+        if len(rest) < len(parts):
+            first = next(part for part in parts if unquote_plus(part.partition("=")[0]) == PARAMETER)
+            environ[_OFFERED] = unquote_plus(first.partition("=")[2])
+            environ["QUERY_STRING"] = "&".join(rest)
+            for name in ("RAW_URI", "REQUEST_URI"):
+                if name in environ:
+                    environ[name] = environ[name].partition("?")[0] + ("?" if rest else "") + "&".join(rest)
+        return self._app(environ, start_response)
+
+
 class AdminGuard:
     """The `authorize` of the video server. Thread-safe; each worker counts wrong tokens by itself."""
 
@@ -93,18 +121,20 @@ class AdminGuard:
         """
         if self._trusts_this_machine and why_not_local(request.environ) is None:
             return True
-        if self._is(self._cookie, request.cookies.get(COOKIE, "")):
+        cookie = request.cookies.get(COOKIE, "")
+        if self._is(self._cookie, cookie):
             return True
         offered = self._offered()
-        if offered is None:
+        if offered is None and not cookie:
             raise self._unauthorized("These pages need the admin token.")
-        client = request.remote_addr or "unknown"
-        if not self._wrong.test(self._limit, client):
+        # Apart, so that a page with a stale cookie, which refreshes itself, does not shut out the right token.
+        guesser = (request.remote_addr or "unknown", "cookie" if offered is None else "token")
+        if not self._wrong.test(self._limit, *guesser):
             raise TooManyRequests("Too many wrong tokens. Try again in a minute.", retry_after=60)
-        if not self._is(self._token, offered):
-            self._wrong.hit(self._limit, client)
+        if offered is None or not self._is(self._token, offered):
+            self._wrong.hit(self._limit, *guesser)
             raise self._unauthorized("That is not the admin token.")
-        if PARAMETER in request.args and "text/html" in request.headers.get("Accept", ""):  # a browser, no program
+        if _OFFERED in request.environ and "text/html" in request.headers.get("Accept", ""):  # a browser, no program
             return self._welcome()
         return True
 
@@ -123,8 +153,8 @@ class AdminGuard:
 
     @staticmethod
     def _offered() -> str | None:
-        if PARAMETER in request.args:
-            return request.args[PARAMETER]
+        if _OFFERED in request.environ:
+            return str(request.environ[_OFFERED])
         authorization = request.authorization
         if authorization is None:
             return None
@@ -139,7 +169,7 @@ class AdminGuard:
         return Unauthorized(description, www_authenticate=WWWAuthenticate("bearer", {"realm": "admin"}))
 
     def _welcome(self) -> Response:
-        rest = [(name, value) for name, value in request.args.items(multi=True) if name != PARAMETER]
+        rest = list(request.args.items(multi=True))
         target = f"{request.script_root}{request.path}" + (f"?{urlencode(rest)}" if rest else "")
         response = Response(status=303, headers={"Location": target})
         response.set_cookie(

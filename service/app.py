@@ -62,6 +62,7 @@ def create_app(
         service_version=_installed_version(),
         title="Local Video Server",
     )
+    app.wsgi_app = admin.TokenParameter(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:
         app.wsgi_app = security.TrustedProxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[method-assign]
     server.on_close.append(lambda: uninstrument(app))

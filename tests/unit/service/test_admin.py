@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 import threading
+from urllib.parse import quote
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from config import Settings
 from service import create_app
-from service.admin import COOKIE, FILE, TokenError, load_token, url_with_token
+from service.admin import COOKIE, FILE, TokenError, TokenParameter, load_token, url_with_token
 from telemetry import PerformanceMetrics, TelemetrySettings
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -250,7 +251,31 @@ def test_a_write_from_another_site_is_refused_even_with_the_cookie(app, token):
     assert client.post("/admin/cache/refresh").status_code == 200
 
 
-def test_the_token_is_in_no_log_no_span_and_no_figure(tmp_path, caplog):
+def test_a_page_with_a_stale_cookie_is_slowed_and_does_not_shut_out_the_right_token(app, token):
+    client = app.test_client(use_cookies=False)
+    stale = {"Cookie": f"{COOKIE}={WRONG}"}
+    codes = [client.get("/admin/performance/json", headers=stale).status_code for _ in range(12)]
+    assert codes == [401] * 10 + [429] * 2
+    assert client.get("/admin/performance/json", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["a=1&token={}&b=2", "%74oken={}&a=1&b=2", "a=1&b=2&token={}&token=x"])
+def test_the_token_is_taken_out_of_the_address_before_anything_else_sees_it(query):
+    seen = {}
+
+    def rest(environ, _):
+        seen.update(environ)
+        return []
+
+    query = query.format(quote(WRONG + "/+"))
+    TokenParameter(rest)({"QUERY_STRING": query, "RAW_URI": f"/x?{query}"}, None)
+    assert seen.pop("local_video_server.admin_token") == WRONG + "/+"
+    assert seen == {"QUERY_STRING": "a=1&b=2", "RAW_URI": "/x?a=1&b=2"}
+
+
+@pytest.mark.parametrize("instrumentation", ["own", "stock"])
+def test_the_token_is_in_no_log_no_span_and_no_figure(tmp_path, caplog, instrumentation, monkeypatch):
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
     caplog.set_level(logging.DEBUG)
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
@@ -259,7 +284,7 @@ def test_the_token_is_in_no_log_no_span_and_no_figure(tmp_path, caplog):
     app = create_app(
         Settings(videos=tmp_path / "videos", data=tmp_path / "data", host="0.0.0.0"),
         metrics=PerformanceMetrics(),
-        telemetry_settings=TelemetrySettings(excluded_routes=()),
+        telemetry_settings=TelemetrySettings(excluded_routes=(), instrumentation=instrumentation),
         tracer_provider=provider,
         background=False,
     )
