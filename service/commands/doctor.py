@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from service import doctor as checks
 from service.commands.options import FAILED, load, setting_options
-from service.commands.output import say, width
+from service.commands.output import say, wrapped
 
 _SHAPES: Final = {"ok": ("●", "good"), "note": ("▲", "warning"), "problem": ("■", "poor")}
 _INDENT: Final = 4
@@ -43,20 +42,8 @@ def doctor(as_json: bool, config_file: Path | None, **options: Any) -> None:
 
 def _say(finding: checks.Finding) -> None:
     shape, style = _SHAPES[finding.level]
-    for index, line in enumerate(_wrapped(f"{finding.subject}: {finding.text}", f"{shape} ", "  ")):
+    for index, line in enumerate(wrapped(f"{finding.subject}: {finding.text}", "  ", f"{shape} ")):
         say(line, style if index == 0 and finding.level != "ok" else "text")
     if finding.remedy:
-        for line in _wrapped(finding.remedy, "  → ", " " * _INDENT):
+        for line in wrapped(finding.remedy, " " * _INDENT, "  → "):
             say(line)
-
-
-def _wrapped(text: str, first: str, later: str) -> list[str]:
-    clean = "".join(character if character.isprintable() else "�" for character in text)
-    return textwrap.wrap(
-        clean,
-        max(width(), 20),
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

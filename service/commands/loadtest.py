@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.commands.options import FAILED, WRONG_SETTING, fail
-from service.commands.output import say
+from service.commands.output import say, wrapped
 from telemetry import loadtest as engine
 from telemetry.admin import figures
 
@@ -45,7 +45,8 @@ def loadtest(url: str | None, requests: str, concurrency: str, timeout: str, all
         click.echo(json.dumps(_body(plan, result), indent=2))
     else:
         for line, kind in _lines(plan, result):
-            say(line, kind)
+            for part in wrapped(line, "    "):
+                say(part, kind)
     if not result.ok:
         raise SystemExit(FAILED)
 

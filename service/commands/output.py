@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -25,6 +26,19 @@ _STYLES: Final[Mapping[str, Mapping[str, Any]]] = {
 def width() -> int:
     """Return the columns to write in: those of the terminal, or of `COLUMNS`; 80 in a pipe; longer lines are hard to read."""
     return min(shutil.get_terminal_size((80, 24)).columns, _MOST_COLUMNS)
+
+
+def wrapped(text: str, later: str, first: str = "") -> list[str]:
+    """Return `text` as lines that fit, all but the first after `later`; a word that is too long stays whole."""
+    clean = "".join(character if character.isprintable() else "�" for character in text)
+    return textwrap.wrap(
+        clean,
+        max(width(), 20),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def say(line: str, kind: str = "text") -> None:
