@@ -36,9 +36,10 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
     _prepare_folder(loaded, samples, console)
     try:
         settings.data.mkdir(parents=True, exist_ok=True)
-        from service.server import address, pick_port, run
+        from service.server import address, claim_port, pick_port, run
 
         settings = settings.model_copy(update={"port": pick_port(settings.host, settings.port)})
+        claimed = claim_port(settings.data, settings.port) if loaded.settings.port else None
         token = _check_start(settings)
     except telemetry.SettingsError as error:
         fail(str(error), WRONG_SETTING)
@@ -46,6 +47,8 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
         fail(str(error), FAILED)
     _greet(console, settings, address(settings.host, settings.port), token)
     run(settings)
+    if claimed is not None:
+        claimed.release()
     console.print("Stopped.")
 
 

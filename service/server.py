@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from granian import Granian
@@ -24,6 +25,7 @@ from granian.log import LogLevels
 
 from config import Settings
 from service.errors import ServerError
+from service.lock import FileLock
 from service.security import MAX_BODIES
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class WorkerLoader:
             level=self.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # It tells of every burst of changes.
+        for name in ("opentelemetry.baggage.propagation", "opentelemetry.trace.span"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # They repeat headers that anybody may send, however long.
         from service.app import create_app
         from service.state import EXTENSION
 
@@ -89,6 +93,20 @@ def pick_port(host: str, port: int) -> int:
         except OSError as error:
             raise CannotListenError(f"can't listen on {host} port {port}: {error.strerror}; try --port 0") from error
         return int(probe.getsockname()[1])
+
+
+def claim_port(data: Path, port: int) -> FileLock:
+    """Return the lock of a data folder's server on `port`; it is held until the process ends.
+
+    `pick_port` looks, and Granian listens moments later: of servers that start together, it would let several through. Raises
+    `CannotListenError` if another one holds it.
+    """
+    lock = FileLock(data / f"port-{port}.lock")
+    if not lock.acquire():
+        raise CannotListenError(
+            f"another server with the data folder '{data}' has port {port}; use that one, or try --port 0"
+        )
+    return lock
 
 
 def address(host: str, port: int) -> str:

@@ -59,6 +59,14 @@ HOSTS = [
     "127.0.0.1@evil.example",
     "",
     "a b",
+    "a..b",
+    "a" * 64,
+    "a" * 5000,
+    "localhost..",
+    "[::1]evil",
+    "[127.0.0.1]",
+    "127.1",
+    "2130706433",
 ]
 BODIES = [
     b"", b"{", b"null", b"[]", b"4", b"\xff\xfe", b"{\"value\": NaN}", b"{\"value\": 1e999}", b"{\"value\": true}", b"[" * 20000,
@@ -107,6 +115,31 @@ ATTACKS = [
         (401,),
     ),
     Attack("proxy that says host", get("/admin/performance/json", "X-Forwarded-Host: localhost"), (401,)),
+    Attack(
+        "origin of another site, typed in", post("/rate", RATING, "Sec-Fetch-Site: none", "Origin: http://evil"), (403,)
+    ),
+    Attack("origin of another port", post("/rate", RATING, "Origin: http://127.0.0.1:1"), (403,)),
+    Attack(
+        "a form's type for JSON", post("/rate", RATING, "Content-Type: text/plain", "Origin: http://evil"), (400, 403)
+    ),
+    Attack(
+        "headers with underscores",
+        get("/admin/performance/json", "X_Forwarded_For: ::1", "REMOTE_ADDR: ::1"),
+        (401, 429),
+    ),
+    Attack("admin by wide letters", get("/%ef%bd%81dmin/performance/json"), REFUSED),
+    Attack("admin by an encoded slash", get("/admin%2fperformance%2fjson"), (401, 404)),
+    Attack("digest", get("/admin/performance/json", 'Authorization: Digest \x01"=,,,'), (400, 401, 429)),
+    Attack("dates of no calendar", get("/video/blue.webm", "If-Modified-Since: Mon, 01 Jan 0000 00:00:00 GMT"), (200,)),
+    Attack("endless etags", get("/video/blue.webm", "If-None-Match: " + '"a",' * 5000), (200, *REFUSED)),
+    Attack("endless accept", get("/nothing", "Accept: " + "a/b;q=nan," * 5000), REFUSED),
+    Attack("endless baggage", get("/", "baggage: " + "a=b," * 3000, "tracestate: " + "a=b," * 3000), (200,)),
+    Attack("trace context of bytes", get("/", "traceparent: \xff\xfe", "baggage: \xff=%ff"), (200, 400)),
+    Attack("a page of wide digits", get("/?page=%EF%BC%91"), (200, 400, 404)),
+    Attack("a page of 5,000 digits", get("/?page=" + "9" * 5000), (400, 404)),
+    Attack("words of the full-text search", get("/search?q=NEAR(a%20b)%20OR%20col:%22a*"), (200,)),
+    Attack("deep JSON", post("/rate", b'{"a":' * 3000 + b"1" + b"}" * 3000), (400,)),
+    Attack("a surrogate in JSON", post("/rate", b'{"filename": "\\ud800", "rating": 4}'), (400, 404)),
     Attack("override of the method", get("/admin/cache/refresh", "X-HTTP-Method-Override: POST"), (401,)),
     Attack(
         "original url",
@@ -220,6 +253,7 @@ def test_attacks_get_the_answer_that_they_are_due(served, folder):
             assert leaked not in whole, (attack.name, leaked)
     assert wrong == []
     assert "Traceback" not in served.output
+    assert "a=b,a=b" not in served.output, "a header that anybody may send fills the log"
     assert served.request("/ping")[0] == 200
 
 

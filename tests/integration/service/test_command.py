@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import socket
+import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -103,6 +104,23 @@ def test_a_taken_port_is_one_line_and_1(start):
     server.stop()
     assert server.output.startswith(f"local-video-server: can't listen on 127.0.0.1 port {port}: ")
     assert server.output.count("\n") == 1
+
+
+def test_of_two_servers_that_start_at_once_on_a_port_one_says_why_it_does_not(start):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    servers = [start("serve", "--port", port) for _ in range(2)]
+    deadline = time.monotonic() + 30
+    while all(server.process.poll() is None for server in servers):
+        assert time.monotonic() < deadline, [server.output for server in servers]
+        time.sleep(0.05)
+    ended, running = sorted(servers, key=lambda server: server.process.poll() is None)
+    assert ended.stop() == 1
+    assert ended.output.startswith("local-video-server: ")
+    assert f"port {port}" in ended.output
+    assert ended.output.count("\n") == 1
+    assert running.request("/ping")[0] == 200
 
 
 def test_a_server_for_the_network_prints_the_address_with_the_token_once_and_asks_for_it(start):

@@ -10,8 +10,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LVS_"))}
 
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from config import Settings
-from service.server import CannotListenError, WorkerLoader, address, pick_port
+from service.server import CannotListenError, WorkerLoader, address, claim_port, pick_port
 
 
 def test_port_0_is_a_free_port():
@@ -21,6 +21,15 @@ def test_a_taken_port_is_one_clear_line():
         with pytest.raises(CannotListenError, match=rf"^can't listen on 127\.0\.0\.1 port {port}: .*; try --port 0$"):
             pick_port("127.0.0.1", port)
     assert pick_port("127.0.0.1", port) == port
+
+
+def test_of_servers_that_start_together_on_a_data_folders_port_one_is_let_through(tmp_path):
+    claimed = claim_port(tmp_path, 5000)
+    with pytest.raises(CannotListenError, match=r"another server with the data folder '.*' has port 5000"):
+        claim_port(tmp_path, 5000)
+    claim_port(tmp_path, 5001).release()
+    claimed.release()
+    claim_port(tmp_path, 5000).release()
 
 
 def test_urls_put_brackets_around_long_addresses():
