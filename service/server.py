@@ -31,7 +31,7 @@ from service.security import MAX_BODIES
 if TYPE_CHECKING:
     from flask import Flask
 
-# A worker that is still sending a film, or waits for a body, is ended after this long; with what is around it, that is within 5 s.
+# A worker that is still sending a film, or waits for a body, is ended after this long: with all around it, within 5 s.
 _KILL_TIMEOUT_S = 4
 
 
