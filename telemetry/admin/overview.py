@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from telemetry.admin import figures
@@ -46,6 +47,8 @@ class Row:
     status: Status
     spark: Sparkline
     newest_unix_nano: int
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """Column -> trace id of the kept request that comes nearest to its figure."""
 
     @property
     def route(self) -> str:
@@ -77,8 +80,13 @@ class Overview:
     now_unix_nano: int
 
 
-def build(metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int) -> Overview:
-    """Return the overview of `metrics` as it is at `now_unix_nano`, judged by the thresholds of `settings`."""
+def build(
+    metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int, kept: Collection[int] = ()
+) -> Overview:
+    """Return the overview of `metrics` as it is at `now_unix_nano`, judged by the thresholds of `settings`.
+
+    Figures lead to example requests among those `kept`, by trace id.
+    """
     windows = tuple(window for window in metrics.route_windows() if window.samples)
     snapshot = metrics.snapshot()
     newest = sorted(sample for window in windows for sample in window.samples)[-settings.window :]
@@ -91,10 +99,10 @@ def build(metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nan
         _resources(snapshot["resources"]),
         _ratings(snapshot["ratings_post"], settings),
     )
-    return Overview(windows, tuple(row(window, settings) for window in windows), cards, snapshot, now_unix_nano)
+    return Overview(windows, tuple(row(window, settings, kept) for window in windows), cards, snapshot, now_unix_nano)
 
 
-def row(window: RouteWindow, settings: TelemetrySettings) -> Row:
+def row(window: RouteWindow, settings: TelemetrySettings, kept: Collection[int] = ()) -> Row:
     """Return the table's row for `window`, which must have a sample."""
     stats = window.stats()
     durations = [sample.value for sample in window.samples]
@@ -105,7 +113,19 @@ def row(window: RouteWindow, settings: TelemetrySettings) -> Row:
         status=figures.latency_status(stats["p95_ms"], settings),
         spark=sparkline(durations, [sample.is_error for sample in window.samples]),
         newest_unix_nano=max(sample.time_unix_nano for sample in window.samples),
+        examples=_examples(stats, [sample for sample in window.samples if sample.trace_id in kept]),
     )
+
+
+def _examples(stats: RouteStats, samples: Sequence[Sample]) -> dict[str, str]:
+    if not samples:
+        return {}
+    found = {}
+    for column in ("p50_ms", "p95_ms", "p99_ms", "min_ms", "max_ms"):
+        wanted_s = stats[column] / 1000
+        nearest = min(samples, key=lambda sample: abs(sample.value - wanted_s))
+        found[column] = f"{nearest.trace_id:032x}"
+    return found
 
 
 def requests_per_second(

@@ -71,7 +71,7 @@ def _view(
     chosen: state.State,
     now_unix_nano: int,
 ) -> dict[str, Any]:
-    shown = overview.build(metrics, settings, now_unix_nano)
+    shown = overview.build(metrics, settings, now_unix_nano, {kept.trace_id for kept in reader.all()})
     rows, more = chosen.select(shown.rows)
     notes = attention.notes(shown, settings, attention.fan_out(reader))
     return {

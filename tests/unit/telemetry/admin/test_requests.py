@@ -292,3 +292,13 @@ def test_reset_forgets_the_requests_too(client: FlaskClient, metrics: Performanc
     client.get("/list/1")
     metrics.reset()
     assert listed(client) == []
+
+
+def test_latency_figures_lead_to_the_request_that_comes_nearest(client: FlaskClient, read) -> None:
+    traces = {trace_of(client.get("/plain")) for _ in range(3)}
+    page = read(client.get("/admin/performance").text)
+    (row,) = [node for node in page.by_id("routes").all("tr") if node.attributes.get("data-route") == "GET /plain"]
+    links = [link["href"].rpartition("/")[2] for link in row.all("a", class_="example")]
+    assert len(links) == 5
+    assert set(links) <= traces
+    assert client.get(f"{PAGE}/{links[0]}").status_code == 200
