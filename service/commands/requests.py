@@ -10,14 +10,11 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from config import Settings
 from service.commands.fetch import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
-from service.commands.output import encodable, say, width
+from service.commands.output import say, width
 from service.commands.report import of_settings
 from telemetry.admin import figures
 from telemetry.fanout import OK, VERDICTS, name_of
@@ -59,30 +56,28 @@ def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> Non
     if not rows:
         say("No request matches." if body.get("kept") else "No request has been kept yet.")
         return
-    heads = ("request", "verdict", "queries", "alike", "database", "duration", "status", "trace id")
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for at, head in enumerate(heads):
-        table.add_column(head, justify="right" if 1 < at < 7 else "left", overflow="fold", no_wrap=at == 7)
     for row in rows:
-        table.add_row(*row)
-    Console(width=max(width(), 80), highlight=False).print(table)
+        for line, kind in row:
+            say(line, kind)
     say("'local-video-server request TRACE_ID' shows one.", "rule")
 
 
-def _row(request: Mapping[str, Any]) -> tuple[Text, ...]:
+def _row(request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the two lines of a request: what was asked for, and what its queries come to."""
     verdict = request["verdict"]
-    cells = (
-        request["route"],
-        name_of(verdict),
-        figures.count(request["query_count"]),
-        figures.count(request["repeated"]) if request["repeated"] > 1 else figures.NONE,
-        figures.milliseconds(request["db_ms"]),
-        figures.milliseconds(request["duration_ms"]),
-        str(request["status"]),
-        request["trace_id"],
-    )
-    styles = ("", "" if verdict == OK else "yellow", "", "", "", "", "red" if request["error_type"] else "", "dim")
-    return tuple(Text(encodable(str(cell)), style=style) for cell, style in zip(cells, styles, strict=True))
+    mark = "■" if request["error_type"] else "●" if verdict == OK else "▲"
+    kind = {"■": "poor", "▲": "warning"}.get(mark, "text")
+    alike = f", {figures.count(request['repeated'])} alike" if request["repeated"] > 1 else ""
+    queries = f"{figures.plural(request['query_count'], 'query')}{alike}"
+    told = "" if verdict == OK else f": {name_of(verdict)}"
+    took = figures.milliseconds(request["duration_ms"])
+    return [
+        (
+            f"{mark} {request['route']}  {request['status']}  {took}, {figures.milliseconds(request['db_ms'])} in the database",
+            kind,
+        ),
+        (f"  {request['trace_id']}  {queries}{told}", "text"),
+    ]
 
 
 @click.command()

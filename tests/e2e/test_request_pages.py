@@ -1,0 +1,115 @@
+"""The pages of the kept requests in a real browser, with a real N+1."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from opentelemetry.sdk.trace import TracerProvider
+from playwright.sync_api import Browser, Page, expect
+from werkzeug.serving import make_server
+
+from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[str]:
+    """The address of an app whose listing asks for the tags of each video by itself."""
+    path = tmp_path / "shelf.sqlite3"
+    with closing(sqlite3.connect(path)) as made:
+        made.executescript("CREATE TABLE videos (id INTEGER PRIMARY KEY); CREATE TABLE tags (video_id, name)")
+        made.executemany("INSERT INTO videos VALUES (?)", [(number,) for number in range(50)])
+        made.commit()
+    app = Flask("shelf")
+
+    @app.get("/tag/<tag>")
+    def tagged(tag: str) -> str:
+        with closing(sqlite3.connect(path)) as connection:
+            for (video,) in connection.execute("SELECT id FROM videos").fetchall():
+                connection.execute("SELECT name FROM tags WHERE video_id = ?", (video,)).fetchall()
+        return tag
+
+    instrument(
+        app, metrics=PerformanceMetrics(TelemetrySettings()), tracer_provider=TracerProvider(shutdown_on_exit=False)
+    )
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    server.RequestHandlerClass.log_request = lambda *_: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    urllib.request.urlopen(f"{url}/tag/sea").read()
+    yield url
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    uninstrument(app)
+
+
+def test_from_the_overview_to_the_line_and_back_by_keys(browse: Callable[..., Page], shelf: str) -> None:
+    page = browse(shelf)
+    page.goto("/admin/performance")
+    page.locator("#needs-a-look .facts a").click()
+    expect(page.locator("li.warning")).to_contain_text("N+1: SELECT tags ran 50 times at")
+    expect(page.locator("li.warning")).to_contain_text("test_request_pages.py:")
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
+    page.wait_for_load_state()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    page.wait_for_load_state()
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    expect(page).to_have_url(re.compile(r"/admin/performance$"))
+    page.wait_for_load_state()
+    page.keyboard.press("g")
+    page.keyboard.press("q")
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
+
+
+def test_the_waterfall_unfolds_and_a_plan_is_shown_on_demand(browse: Callable[..., Page], shelf: str) -> None:
+    page = browse(shelf)
+    page.goto("/admin/performance/requests")
+    page.locator("tbody tr[data-open] a").first.click()
+    expect(page.locator(".waterfall .span.inner").first).to_be_hidden()
+    page.locator(".waterfall summary").click()
+    expect(page.locator(".waterfall .span.inner").first).to_be_visible()
+    page.get_by_role("link", name="plan").first.click()
+    expect(page.locator(".plan")).to_contain_text("reads all of tags, without an index; an index on tags(video_id)")
+
+
+def test_the_list_refreshes_itself_and_its_filter_is_in_the_address(browse: Callable[..., Page], shelf: str) -> None:
+    page = browse(shelf)
+    page.goto("/admin/performance/requests?verdict=n_plus_one")
+    expect(page.locator("tbody tr[data-open]")).to_have_count(1)
+    urllib.request.urlopen(f"{shelf}/tag/sky").read()
+    expect(page.locator("tbody tr[data-open]")).to_have_count(2)
+    page.locator("#verdict-ok").click()
+    expect(page).to_have_url(re.compile(r"verdict=ok"))
+    expect(page.locator("#requests")).to_contain_text("No request matches")
+
+
+def test_a_request_saved_as_a_file_opens_offline(
+    browse: Callable[..., Page], chromium: Browser, shelf: str, tmp_path: Path
+) -> None:
+    page = browse(shelf)
+    page.goto("/admin/performance/requests")
+    page.locator("tbody tr[data-open] a").first.click()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="save as a file").click()
+    path = tmp_path / "request.html"
+    saved.value.save_as(path)
+    context = chromium.new_context(offline=True)
+    opened = context.new_page()
+    opened.goto(path.as_uri())
+    expect(opened.locator("li.warning")).to_contain_text("N+1: SELECT tags ran 50 times at")
+    colour = opened.locator("li.warning .shape").evaluate("node => getComputedStyle(node).color")
+    assert colour != "rgb(0, 0, 0)"
+    context.close()

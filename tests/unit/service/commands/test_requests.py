@@ -1,0 +1,97 @@
+"""`requests` and `request`, run in this process against a real server."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import urllib.request
+from contextlib import closing
+
+import pytest
+from flask import Flask
+from opentelemetry.sdk.trace import TracerProvider
+
+from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+from tests.unit.service.commands.test_commands import nobody, run, serve
+
+__all__ = ["run", "serve"]
+
+
+@pytest.fixture
+def shelf(tmp_path, serve):
+    """An app with an N+1 that has been asked once, its address, and the trace id of that request."""
+    path = tmp_path / "shelf.sqlite3"
+    with closing(sqlite3.connect(path)) as made:
+        made.executescript("CREATE TABLE tags (video_id, name)")
+    app = Flask("shelf")
+
+    @app.get("/tag/<tag>")
+    def tagged(tag):
+        with closing(sqlite3.connect(path)) as connection:
+            for video in range(12):
+                connection.execute("SELECT name FROM tags WHERE video_id = ?", (video,)).fetchall()
+        return tag
+
+    metrics = PerformanceMetrics(TelemetrySettings())
+    instrument(app, metrics=metrics, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    url = serve(app)
+    with urllib.request.urlopen(f"{url}/tag/sea") as answer:
+        trace_id = answer.headers["traceparent"].split("-")[1]
+    yield url, trace_id
+    uninstrument(app)
+
+
+def test_the_requests_of_a_running_server_are_listed_with_their_verdict(run, shelf):
+    url, trace_id = shelf
+    result = run("requests", "--url", url)
+    assert result.exit_code == 0, result.output
+    first, second, _ = result.stdout.splitlines()
+    assert first.startswith("▲ GET /tag/<tag>  200  ")
+    assert second == f"  {trace_id}  12 queries, 12 alike: N+1"
+
+
+def test_a_choice_that_nothing_matches_says_so(run, shelf):
+    url, _ = shelf
+    assert run("requests", "--url", url, "--errors").stdout == "No request matches.\n"
+    assert run("requests", "--url", url, "--verdict", "n_plus_one", "--json").exit_code == 0
+
+
+def test_one_request_is_shown_with_line_statement_and_mend(run, shelf):
+    url, trace_id = shelf
+    result = run("request", trace_id, "--url", url)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "GET /tag/<tag> 200" in text
+    assert "12 queries" in text
+    assert "▲ N+1: SELECT tags ran 12 times at" in text
+    assert "Mend: a JOIN, or one query with video_id IN (…)." in text
+    assert "SELECT name FROM tags WHERE video_id = ?" in text
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_one_request_for_machines(run, shelf):
+    url, trace_id = shelf
+    body = json.loads(run("request", trace_id, "--url", url, "--json").stdout)
+    assert (body["trace_id"], body["query_count"], body["verdict"]) == (trace_id, 12, "n_plus_one")
+
+
+@pytest.mark.parametrize(
+    ("trace_id", "code", "says"),
+    [
+        ("abc", 2, "TRACE_ID must be 32 hexadecimal digits, got 'abc'"),
+        ("0" * 32, 1, "no request with the trace id"),
+    ],
+)
+def test_a_request_that_is_not_there_is_one_line(trace_id, code, says, run, shelf):
+    result = run("request", trace_id, "--url", shelf[0])
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("requests",), ("request", "0" * 32)])
+def test_a_dead_server_is_one_line(command, run):
+    result = run(*command, "--url", nobody())
+    assert result.exit_code == 1
+    assert "no server answers at" in result.stderr
+    assert result.stderr.count("\n") == 1
