@@ -29,6 +29,8 @@ RATINGS_POST_ROUTE: Final = "POST /api/ratings/<media_hash>"
 """The route whose window the spec calls ratings POST (section 5.2)."""
 
 _DIGITS = 3
+_ABREAST = 16
+"""Among so many of the last samples is the newest: windows are in the order of completion, but for what completes abreast."""
 _HIT, _MISS = "hit", "miss"
 
 
@@ -89,8 +91,7 @@ class RouteWindow:
 
 
 def _stats(route: str, endpoint: str, rows: Sequence[Row]) -> RouteStats:
-    _, times_ns, durations_s, _, errors = zip(*rows, strict=True) if rows else ((),) * 5
-    ordered_s = sorted(durations_s)
+    ordered_s = sorted([row[2] for row in rows])
     return RouteStats(
         route=route,
         endpoint=endpoint,
@@ -100,9 +101,9 @@ def _stats(route: str, endpoint: str, rows: Sequence[Row]) -> RouteStats:
         avg_ms=_rounded_ms(_mean(ordered_s)),
         min_ms=_rounded_ms(ordered_s[0] if ordered_s else 0.0),
         max_ms=_rounded_ms(ordered_s[-1] if ordered_s else 0.0),
-        request_count=len(durations_s),
-        error_count=sum(errors),
-        last_updated=_rfc3339(max(times_ns, default=0) // 1_000_000_000),
+        request_count=len(ordered_s),
+        error_count=[row[4] for row in rows].count(True),
+        last_updated=_rfc3339(max([row[1] for row in rows[-_ABREAST:]], default=0) // 1_000_000_000),
     )
 
 
