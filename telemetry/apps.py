@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,6 +14,7 @@ from flask import Flask
 from telemetry import pipeline, source
 from telemetry.admin import create_blueprint, guard
 from telemetry.errors import InstrumentationError
+from telemetry.exporters import registry
 from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
 from telemetry.instrumentation.flask import RequestMiddleware
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from telemetry.exporters.registry import Exporter
+    from telemetry.exporters.status import Exporting
     from telemetry.instrumentation.stock import StockMiddleware
     from telemetry.instruments import Instruments
 
@@ -41,6 +44,12 @@ class Telemetry:
     authorize: Callable[[], Any] | None = None
     middleware: RequestMiddleware | StockMiddleware | None = None
     meter_provider: MeterProvider | None = None
+    tracer_provider: TracerProvider | None = None
+
+    @property
+    def exporters(self) -> Sequence[Exporting]:
+        """The exporters of this app's providers that this package has set up, and how they are doing."""
+        return pipeline.exporters_of(self.tracer_provider, self.meter_provider)
 
     @property
     def active(self) -> bool:
@@ -55,6 +64,7 @@ def instrument(
     metrics: PerformanceMetrics | None = None,
     meter_provider: MeterProvider | None = None,
     tracer_provider: TracerProvider | None = None,
+    exporters: Sequence[str | Exporter] | None = None,
     authorize: Callable[[], Any] | None = None,
     admin_links: Mapping[str, str] | None = None,
     service_name: str | None = None,
@@ -69,6 +79,9 @@ def instrument(
         metrics: where the figures are read from; `get_metrics()` if left out.
         meter_provider: where measurements go; the process's provider if left out, made and set if there is none.
         tracer_provider: where spans go; likewise.
+        exporters: what the providers export to, by names such as `"otlp"` or objects with the methods of
+            `telemetry.exporters.registry.Exporter`; added to providers of the app's own as well. The setting `exporters`
+            if left out; without that, providers that are made here export as the standard `OTEL_*` variables say.
         authorize: says whether the current request may see the admin pages; only requests from this machine may if left out.
         admin_links: label and endpoint of pages of the app that the admin pages link to.
         service_name: `service.name` of providers that are made here, unless `OTEL_SERVICE_NAME` says another; the app's name
@@ -79,7 +92,7 @@ def instrument(
     Raises:
         InstrumentationError: `app` is not a Flask app, or has served a request already and has no admin pages yet; or what
             the setting `instrumentation` asks for is not installed, or is in use in another way.
-        SettingsError: a setting in the environment is wrong.
+        SettingsError: a setting in the environment is wrong, or an exporter is unknown or can't be set up.
     """
     if not isinstance(app, Flask):
         raise InstrumentationError(f"app must be a Flask app, got {type(app).__name__}")
@@ -92,13 +105,19 @@ def instrument(
         if metrics is not None and meter_provider is None:
             meter_provider = metrics.meter_provider
         metrics = metrics or get_metrics()
+        chosen = registry.choose(exporters if exporters is not None else settings.exporters or None)
         service_name = service_name or app.name
         meter_provider = meter_provider or pipeline.meter_provider(service_name, service_version)
         tracer_provider = tracer_provider or pipeline.tracer_provider(service_name, service_version)
+        is_asked = exporters is not None or bool(settings.exporters)
+        options = registry.Options.of(settings)
+        pipeline.export(chosen, options, tracer_provider, meter_provider, to_foreign=is_asked)
         capture = Capture(_attach(metrics, meter_provider), tracer_provider, settings, metrics.recent)
         source.add_root(app.root_path)
         if not isinstance(telemetry, Telemetry):
             telemetry = Telemetry(metrics, settings)
+        telemetry.tracer_provider = tracer_provider
+        telemetry.meter_provider = meter_provider
         telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
         if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
             _mount_admin(app, telemetry, title or service_name, admin_links)
@@ -108,8 +127,8 @@ def instrument(
             telemetry.middleware = _install(app, capture, tracer_provider, meter_provider)
         except InstrumentationError:
             _detach(metrics, meter_provider)
+            telemetry.meter_provider = telemetry.tracer_provider = None
             raise
-        telemetry.meter_provider = meter_provider
         _in_use[settings.instrumentation] += 1
         return app
 
@@ -128,7 +147,7 @@ def uninstrument(app: Flask) -> None:
             sqlite.remove(telemetry.middleware.capture)
         _in_use[telemetry.settings.instrumentation] -= 1
         _detach(telemetry.metrics, telemetry.meter_provider)
-        telemetry.middleware = telemetry.meter_provider = None
+        telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = None
 
 
 def _check_instrumentation(chosen: str) -> None:
@@ -169,6 +188,7 @@ def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[st
         title=title,
         links=links,
         is_active=lambda: telemetry.active,
+        look_at_exporters=lambda: telemetry.exporters,
     )
     try:
         app.register_blueprint(blueprint)

@@ -26,6 +26,7 @@ CODE_FILE_PATH: Final = "code.file.path"
 CODE_FUNCTION_NAME: Final = "code.function.name"
 CODE_LINE_NUMBER: Final = "code.line.number"
 CACHE_OUTCOME: Final = "telemetry.cache.outcome"
+OTEL_COMPONENT_NAME: Final = "otel.component.name"
 EXPORT_REASON: Final = "telemetry.export.reason"
 EXPORT_SHARE: Final = "telemetry.export.share"
 
@@ -43,6 +44,11 @@ PROCESS_CPU_UTILIZATION: Final = "process.cpu.utilization"
 PROCESS_MEMORY_USAGE: Final = "process.memory.usage"
 PROCESS_MEMORY_UTILIZATION: Final = "telemetry.process.memory.utilization"
 PROCESS_THREADS: Final = "process.thread.count"
+SPANS_EXPORTED: Final = "otel.sdk.exporter.span.exported"
+SPANS_PROCESSED: Final = "otel.sdk.processor.span.processed"
+SPAN_QUEUE_SIZE: Final = "otel.sdk.processor.span.queue.size"
+SPAN_QUEUE_CAPACITY: Final = "otel.sdk.processor.span.queue.capacity"
+POINTS_EXPORTED: Final = "otel.sdk.exporter.metric_data_point.exported"
 
 _REQUEST_BOUNDARIES_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _OPERATION_BOUNDARIES_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
@@ -114,6 +120,33 @@ TABLE: Final[tuple[InstrumentSpec, ...]] = (
         PROCESS_MEMORY_UTILIZATION, "gauge", "1", "Resident memory of the process over the machine's memory, 0 to 1."
     ),
     InstrumentSpec(PROCESS_THREADS, "up_down_counter", "{thread}", "Threads of the process."),
+    InstrumentSpec(
+        SPANS_PROCESSED,
+        "counter",
+        "{span}",
+        "Spans that have left an exporter's queue; with `error.type`, those that were dropped: `queue_full` or `shutdown`.",
+        (OTEL_COMPONENT_NAME, ERROR_TYPE),
+    ),
+    InstrumentSpec(
+        SPANS_EXPORTED,
+        "counter",
+        "{span}",
+        "Spans that a backend has taken; with `error.type`, those that it has `rejected`.",
+        (OTEL_COMPONENT_NAME, ERROR_TYPE),
+    ),
+    InstrumentSpec(
+        SPAN_QUEUE_SIZE, "up_down_counter", "{span}", "Spans in an exporter's queue.", (OTEL_COMPONENT_NAME,)
+    ),
+    InstrumentSpec(
+        SPAN_QUEUE_CAPACITY, "up_down_counter", "{span}", "Spans that the queue may hold.", (OTEL_COMPONENT_NAME,)
+    ),
+    InstrumentSpec(
+        POINTS_EXPORTED,
+        "counter",
+        "{data_point}",
+        "Data points of metrics that a backend has taken.",
+        (OTEL_COMPONENT_NAME,),
+    ),
 )
 _SPECS = {spec.name: spec for spec in TABLE}
 

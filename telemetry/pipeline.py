@@ -2,49 +2,94 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
-import logging
 import os
 import threading
+import time
 import uuid
-from typing import Final
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 
-_log = logging.getLogger(__name__)
+from telemetry.exporters import observed
+from telemetry.exporters.registry import Chosen, Exporter, Options
+
+if TYPE_CHECKING:
+    from telemetry.exporters.status import Exporting
+
 _lock = threading.Lock()
-
-_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-_METRICS_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+_exporting: weakref.WeakKeyDictionary[object, dict[object, Any]] = weakref.WeakKeyDictionary()
+"""By provider, what each exporter that was added to it has made."""
 
 
 def meter_provider(service_name: str, service_version: str | None = None) -> metrics.MeterProvider:
-    """Return the process's meter provider; where the app has set none, make one, export as the environment says, and set it."""
+    """Return the process's meter provider; where the app has set none, make one and set it."""
     with _lock:
         known = metrics.get_meter_provider()
         if _is_set(known):
             return known
-        made = MeterProvider(_metric_readers(), resource=resource(service_name, service_version))
+        made = MeterProvider(resource=resource(service_name, service_version), shutdown_on_exit=False)
         metrics.set_meter_provider(made)
+        _end_at_exit(made)
         return made
 
 
 def tracer_provider(service_name: str, service_version: str | None = None) -> trace.TracerProvider:
-    """Return the process's tracer provider; where the app has set none, make one, export as the environment says, and set it."""
+    """Return the process's tracer provider; where the app has set none, make one and set it."""
     with _lock:
         known = trace.get_tracer_provider()
         if _is_set(known):
             return known
-        made = TracerProvider(resource=resource(service_name, service_version))
-        for processor in _span_processors():
-            made.add_span_processor(processor)
+        made = TracerProvider(resource=resource(service_name, service_version), shutdown_on_exit=False)
         trace.set_tracer_provider(made)
+        _end_at_exit(made)
         return made
+
+
+def export(
+    chosen: Chosen,
+    options: Options,
+    tracer_provider: trace.TracerProvider,
+    meter_provider: metrics.MeterProvider,
+    *,
+    to_foreign: bool,
+) -> None:
+    """Let the providers export to what is chosen: those made here, and `to_foreign` those of the app as well.
+
+    An exporter that a provider has already is not added again.
+
+    Raises:
+        SettingsError: an exporter can't be set up.
+    """
+    with _lock:
+        _bounds_s.add(options.shutdown_timeout_s)
+        if isinstance(tracer_provider, TracerProvider):
+            known = _exporting.setdefault(tracer_provider, {})
+            for exporter in _new(chosen.traces, known) if to_foreign or tracer_provider in _made else ():
+                processor = known[_key(exporter)] = exporter.span_processor(options)
+                if processor is not None:
+                    tracer_provider.add_span_processor(processor)
+        if isinstance(meter_provider, MeterProvider):
+            known = _exporting.setdefault(meter_provider, {})
+            for exporter in _new(chosen.metrics, known) if to_foreign or meter_provider in _made else ():
+                reader = known[_key(exporter)] = exporter.metric_reader(options)
+                if reader is not None:
+                    meter_provider.add_metric_reader(reader)
+            observed.register(meter_provider, tracer_provider, exporters_of)
+
+
+def exporters_of(*providers: object) -> Sequence[Exporting]:
+    """Return what the providers export to, as far as it tells of itself."""
+    found = [
+        made for provider in providers if provider is not None for made in list(_exporting.get(provider, {}).values())
+    ]
+    return [made for made in found if hasattr(made, "status") and hasattr(made, "target")]
 
 
 def resource(service_name: str, service_version: str | None = None) -> Resource:
@@ -59,6 +104,20 @@ def resource(service_name: str, service_version: str | None = None) -> Resource:
     return named.merge(Resource(kept))
 
 
+def shutdown() -> None:
+    """Send what is queued in all exporters at once, and end the providers made here, within the shortest bound set."""
+    until = time.monotonic() + min(_bounds_s, default=Options().shutdown_timeout_s)
+    parts = [made for provider in _made for made in _exporting.get(provider, {}).values() if made is not None]
+    for part in parts:
+        if hasattr(part, "begin_shutdown"):
+            part.begin_shutdown()
+    for part in parts:
+        if hasattr(part, "begin_shutdown"):
+            part.shutdown(until=until)
+    for provider in _made:
+        provider.shutdown()
+
+
 @functools.lru_cache(maxsize=1)
 def _instance_id(process_id: int) -> str:  # noqa: ARG001  # a forked process is an instance of its own
     return str(uuid.uuid4())
@@ -68,17 +127,19 @@ def _is_set(provider: object) -> bool:
     return type(provider).__name__ not in {"ProxyTracerProvider", "_ProxyMeterProvider"}
 
 
-def _metric_readers() -> list[MetricReader]:
-    if not (os.environ.get(_ENDPOINT) or os.environ.get(_METRICS_ENDPOINT)):
-        return []
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # 60 ms, for exporting alone
-
-    return [PeriodicExportingMetricReader(OTLPMetricExporter())]
+def _new(exporters: Iterable[Exporter], known: dict[object, Any]) -> list[Exporter]:
+    return [exporter for exporter in exporters if _key(exporter) not in known]
 
 
-def _span_processors() -> list[SpanProcessor]:
-    if not (os.environ.get(_ENDPOINT) or os.environ.get(_TRACES_ENDPOINT)):
-        return []
-    from telemetry.exporters import otlp
+def _key(exporter: Exporter) -> object:
+    return getattr(exporter, "name", None) or id(exporter)
 
-    return [otlp.processor()]
+
+def _end_at_exit(provider: TracerProvider | MeterProvider) -> None:
+    if not _made:
+        atexit.register(shutdown)
+    _made.append(provider)
+
+
+_made: list[TracerProvider | MeterProvider] = []
+_bounds_s: set[float] = set()

@@ -101,6 +101,27 @@ class TelemetrySettings:
         ),
     ] = "all"
 
+    exporters: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Where spans and metrics go (JSON list): `otlp`, `jaeger`, `prometheus`, `console`, `jsonfile`, "
+            "`none`, or the name of an installed exporter; with none named, as `OTEL_TRACES_EXPORTER` and "
+            "`OTEL_METRICS_EXPORTER` say."
+        ),
+    ] = ()
+    jsonfile_folder: Annotated[
+        str, Meta(min_length=1, description="Where the exporter `jsonfile` writes `traces.jsonl` and `metrics.jsonl`.")
+    ] = "telemetry-export"
+    jsonfile_max_mb: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="What it keeps of each of the two, the older files included, in MiB.")
+    ] = 100
+    shutdown_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0, le=600, description="How long the end of the process may wait for exporters to send what is queued."
+        ),
+    ] = 3.0
+
     def __post_init__(self) -> None:
         for name in _hints():
             object.__setattr__(self, name, self._checked(name, getattr(self, name), name))

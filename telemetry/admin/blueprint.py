@@ -9,7 +9,7 @@ from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
-from telemetry.admin import answers, api, guard, pages, requests_api
+from telemetry.admin import answers, api, exporters, guard, pages, requests_api
 from telemetry.admin.requests_facts import Reader
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def create_blueprint(
     title: str = "Performance",
     links: Mapping[str, str] | None = None,
     is_active: Callable[[], bool] = lambda: True,
+    look_at_exporters: exporters.Look = tuple,
 ) -> Blueprint:
     """Return the admin pages and their JSON over `metrics`, as a blueprint named `telemetry_admin`.
 
@@ -39,6 +40,7 @@ def create_blueprint(
         title: what the pages call the app.
         links: label -> endpoint of other pages for the header; one that the app doesn't have is left out.
         is_active: while it returns false, every admin route answers 404.
+        look_at_exporters: returns the exporters of the app, for the panel; one that has a `page` gets the route `/metrics`.
     """
     blueprint = _AnyHostBlueprint(
         NAME, __name__, static_folder=str(answers.FOLDER / "static"), static_url_path="/admin/performance/static"
@@ -71,7 +73,10 @@ def create_blueprint(
     reader = Reader(metrics, settings.repeats_warning)
     api.add_routes(blueprint, metrics, settings)
     requests_api.add_routes(blueprint, reader)
-    pages.add_routes(blueprint, metrics, settings, reader, title=title, links=links or {})
+    pages.add_routes(
+        blueprint, metrics, settings, reader, title=title, links=links or {}, look_at_exporters=look_at_exporters
+    )
+    exporters.add_routes(blueprint, look_at_exporters)
     return blueprint
 
 

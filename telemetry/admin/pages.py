@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Blueprint, Response, request, url_for
 from werkzeug.routing import BuildError
 
-from telemetry.admin import answers, attention, drawing, overview, requests_pages, state, timeline
+from telemetry.admin import answers, attention, drawing, exporters, overview, requests_pages, state, timeline
 from telemetry.admin.requests_facts import Reader
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_routes(
     *,
     title: str,
     links: Mapping[str, str],
+    look_at_exporters: exporters.Look = tuple,
 ) -> None:
     """Give `blueprint` the overview of `metrics` with its live part, and the pages of the requests that `reader` has."""
 
@@ -44,7 +45,7 @@ def add_routes(
     def page() -> Response:
         now = time.time_ns()
         chosen = state.State.parse(request.args)
-        view = _view(metrics, settings, reader, chosen, now)
+        view = _view(metrics, settings, reader, chosen, now, look_at_exporters)
         points = timeline.select(list(view["overview"].windows), chosen.range, chosen.route or None, now)
         view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
         return answers.page(
@@ -54,7 +55,8 @@ def add_routes(
 
     def live() -> Response:
         chosen = state.State.parse(request.args)
-        return answers.page("_live.html", **_view(metrics, settings, reader, chosen, time.time_ns()))
+        view = _view(metrics, settings, reader, chosen, time.time_ns(), look_at_exporters)
+        return answers.page("_live.html", **view)
 
     for rule, endpoint, view in (
         ("/admin/performance", "performance", page),
@@ -70,6 +72,7 @@ def _view(
     reader: Reader,
     chosen: state.State,
     now_unix_nano: int,
+    look_at_exporters: exporters.Look,
 ) -> dict[str, Any]:
     shown = overview.build(metrics, settings, now_unix_nano, {kept.trace_id for kept in reader.all()})
     rows, more = chosen.select(shown.rows)
@@ -86,6 +89,7 @@ def _view(
         "ranges": timeline.RANGE_WORDS,
         "chart": None,
         "now_unix_nano": now_unix_nano,
+        "exporters": exporters.rows(look_at_exporters, now_unix_nano),
         "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
     }
 

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach, set_value
 from opentelemetry.sdk.environment_variables import (
@@ -20,50 +19,58 @@ from opentelemetry.sdk.environment_variables import (
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from telemetry.exporters import status as counts
 from telemetry.exporters.ended import EndedRequest
+from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
 from telemetry.requests import serving
 
 _log = logging.getLogger(__name__)
 
 Item = EndedRequest | ReadableSpan
-Send = Callable[[Sequence[Item]], bool]
-"""Sends a batch, and tells whether that has worked."""
+Send = Callable[[Sequence[Item]], Delivery]
+"""Sends a batch, and tells what became of it."""
 
 MAX_QUEUE_SPANS = 65_536
 MAX_BATCH_SPANS = 4096
 SCHEDULE_DELAY_MS = 5000
 SHUTDOWN_TIMEOUT_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class ExportStatus:
-    """How exporting goes: numbers of spans since the start, and when and how it last went well or wrong."""
-
-    queued: int = 0
-    sent: int = 0
-    failed: int = 0
-    dropped: int = 0
-    last_success_unix_ns: int | None = None
-    last_error: str | None = None
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+_LONGEST_ASKED_S = 300.0  # a backend may ask for a longer pause than we would make, but not for an hour
 
 
 class DeferredSpanProcessor(SpanProcessor):
     """Batches ended requests, and the spans that the SDK has made beside them, for one exporter.
 
-    Spans are made of requests in a thread of its own, which starts with the first of them. The queue is bounded in spans: what
-    does not fit in is dropped and counted, a request as a whole. The standard variables `OTEL_BSP_SCHEDULE_DELAY`,
-    `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply. Thread-safe; after `shutdown` everything is dropped.
+    Spans are made of requests in a thread of its own, which starts with the first of them. The queue is bounded in spans,
+    those that are being sent included: what does not fit in is dropped and counted, a request as a whole. A batch that the
+    backend can't take now stays at the head of the queue and is tried again, after a pause that doubles up to half a minute,
+    or after the one that the backend asks for. The standard variables `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE`
+    and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply. Thread-safe; after `shutdown` everything is dropped.
     """
 
-    def __init__(self, exporter: SpanExporter, send: Send | None = None) -> None:
+    signal: Signal = "traces"
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        send: Send | None = None,
+        *,
+        name: str = "",
+        target: str = "",
+        shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
+    ) -> None:
         """Send through `send`, which does what `exporter` would do in its own way, or by `exporter.export`."""
+        self.name = name or type(exporter).__name__
+        self.target = target
         self._exporter = exporter
         self._send = send or self._export_spans
+        self._shutdown_timeout_s = shutdown_timeout_s
         self._max_queue_spans = _environment_number(OTEL_BSP_MAX_QUEUE_SIZE, MAX_QUEUE_SPANS)
         self._max_batch_spans = _environment_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, MAX_BATCH_SPANS)
         self._delay_s = _environment_number(OTEL_BSP_SCHEDULE_DELAY, SCHEDULE_DELAY_MS) / 1000
-        self._closed = False
-        self._status = ExportStatus()
+        self._closed = self._is_shut_down = False
+        self._tally = Tally(self._max_queue_spans)
         self._start_anew()
         if hasattr(os, "register_at_fork"):
             anew = weakref.WeakMethod(self._start_anew)
@@ -74,16 +81,17 @@ class DeferredSpanProcessor(SpanProcessor):
         self._lock = threading.Lock()
         self._exporting = threading.Lock()
         self._wake = threading.Event()
+        self._closing = threading.Event()
         self._queue: deque[tuple[Item, int]] = deque()
-        self._queued_spans = 0
-        self._dropped_spans = 0
+        self._held_spans = 0
+        self._pause_s = 0.0
         self._thread: threading.Thread | None = None
+        self._tally.start_anew()
 
     @property
     def status(self) -> ExportStatus:
         """How exporting goes, now."""
-        with self._lock:
-            return replace(self._status, queued=self._queued_spans, dropped=self._dropped_spans)
+        return self._tally.status(self._held_spans)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Do nothing: nothing of a span is needed before it ends."""
@@ -105,89 +113,133 @@ class DeferredSpanProcessor(SpanProcessor):
 
     def _put(self, item: Item, spans: int) -> None:
         with self._lock:
-            queued = self._queued_spans + spans
-            if self._closed or (queued > self._max_queue_spans and self._queue):
-                self._dropped_spans += spans
-                return
-            self._queue.append((item, spans))
-            self._queued_spans = queued
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="telemetry-export", daemon=True)
-                self._thread.start()
-        if queued >= self._max_batch_spans and not self._wake.is_set():
+            held = self._held_spans + spans
+            fits = not self._closed and (held <= self._max_queue_spans or not self._held_spans)
+            if fits:
+                self._queue.append((item, spans))
+                self._held_spans = held
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="telemetry-export", daemon=True)
+                    self._thread.start()
+        if not fits:
+            self._tally.dropped(spans, counts.SHUTDOWN if self._closed else counts.QUEUE_FULL)
+        elif held >= self._max_batch_spans and not self._wake.is_set():
             self._wake.set()
 
     def _run(self) -> None:
         while not self._closed:
-            self._wake.wait(self._delay_s)
+            if self._pause_s:  # a full batch is no reason to ask a backend that is down more often
+                self._closing.wait(self._pause_s)
+            else:
+                self._wake.wait(self._delay_s)
             self._wake.clear()
             self._drain()
+        self._drain()
 
     def _drain(self, until: float = float("inf")) -> bool:
-        """Send what is queued, and return whether that was done `until` that time by the monotonic clock."""
-        with self._exporting:
+        """Send what is queued, and return whether all of it was sent before `until`, by the monotonic clock."""
+        if not self._exporting.acquire(timeout=min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)):
+            return False
+        try:
             while batch := self._take():
-                if time.monotonic() >= until:
-                    self._count_failed(sum(spans for _, spans in batch), "there was no time left")
+                if time.monotonic() >= until or not self._send_batch(batch):
                     return False
-                self._send_batch(batch)
+        finally:
+            self._exporting.release()
         return True
 
     def _take(self) -> list[tuple[Item, int]]:
+        """Return the next batch, which stays in the queue until it is known what has become of it."""
         taken: list[tuple[Item, int]] = []
         spans = 0
         with self._lock:
-            while self._queue and (not taken or spans + self._queue[0][1] <= self._max_batch_spans):
-                entry = self._queue.popleft()
-                taken.append(entry)
+            for entry in self._queue:
                 spans += entry[1]
-            self._queued_spans -= spans
+                if taken and spans > self._max_batch_spans:
+                    break
+                taken.append(entry)
         return taken
 
-    def _send_batch(self, batch: list[tuple[Item, int]]) -> None:
+    def _send_batch(self, batch: list[tuple[Item, int]]) -> bool:
+        """Send a batch; return whether to go on with the next."""
+        delivery = self._deliver([item for item, _ in batch])
         spans = sum(number for _, number in batch)
+        if delivery.retry and not delivery:
+            self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            if delivery.wait_s is not None:
+                self._pause_s = max(_FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
+            self._tell_failed(f"{delivery.why}; kept, to be tried again")
+            return False
+        self._pause_s = 0.0
+        if not self._remove(len(batch), spans):
+            return False
+        if delivery:
+            self._tally.dropped(delivery.rejected, counts.REJECTED)
+            if self._tally.sent(spans - delivery.rejected):
+                _log.info("%s: spans are exported again", self._shown)
+        if not delivery or delivery.why:
+            if not delivery:
+                self._tally.dropped(spans, counts.REJECTED)
+            self._tell_failed(delivery.why)
+        return True
+
+    def _deliver(self, items: Sequence[Item]) -> Delivery:
         token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
-            succeeded = self._send([item for item, _ in batch])
+            return self._send(items)
         except Exception as error:
-            _log.exception("spans could not be exported")
-            self._count_failed(spans, f"{type(error).__name__}: {error}")
-            return
+            return Delivery(False, why=f"{type(error).__name__}: {error}")
         finally:
             detach(token)
-        if not succeeded:
-            self._count_failed(spans, "the exporter could not deliver them")
-            return
-        with self._lock:
-            sent = self._status.sent + spans
-            self._status = replace(self._status, sent=sent, last_success_unix_ns=time.time_ns())
 
-    def _count_failed(self, spans: int, why: str) -> None:
+    def _remove(self, entries: int, spans: int) -> bool:
+        """Take what is settled from the queue; false if shutdown was quicker, and has counted it as dropped."""
         with self._lock:
-            self._status = replace(self._status, failed=self._status.failed + spans, last_error=why)
+            if not self._queue:
+                return False
+            for _ in range(entries):
+                self._queue.popleft()
+            self._held_spans -= spans
+            return True
 
-    def _export_spans(self, items: Sequence[Item]) -> bool:
-        return self._exporter.export(as_spans(items)) is SpanExportResult.SUCCESS
+    def _tell_failed(self, why: str) -> None:
+        if self._tally.failed(why):
+            _log.warning("%s: spans could not be exported: %s (told once, until it works again)", self._shown, why)
+
+    @property
+    def _shown(self) -> str:
+        return f"{self.name} to {self.target}" if self.target else self.name
+
+    def _export_spans(self, items: Sequence[Item]) -> Delivery:
+        if self._exporter.export(as_spans(items)) is SpanExportResult.SUCCESS:
+            return Delivery(True)
+        return Delivery(False, why="the exporter could not deliver them")
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what is queued now; false if that takes longer."""
+        """Send what is queued now; false if that takes longer, or the backend does not take it."""
         return self._drain(time.monotonic() + timeout_millis / 1000) and self._exporter.force_flush(timeout_millis)
 
-    def shutdown(self) -> None:
-        """Send what is queued within three seconds, drop the rest, and shut the exporter down."""
-        if self._closed:
-            return
-        until = time.monotonic() + SHUTDOWN_TIMEOUT_S
+    def begin_shutdown(self) -> None:
+        """Take nothing any more, and begin to send what is queued, in the thread of its own. Returns at once."""
         with self._lock:
             self._closed = True
+        self._closing.set()
         self._wake.set()
+
+    def shutdown(self, until: float | None = None) -> None:
+        """Send what is queued, drop what is left at `until` (in three seconds) and shut the exporter down."""
+        if self._is_shut_down:
+            return
+        self._is_shut_down = True
+        until = time.monotonic() + self._shutdown_timeout_s if until is None else until
+        self.begin_shutdown()
         if self._thread is not None:
             self._thread.join(max(0.0, until - time.monotonic()))
         self._exporter.shutdown()
         with self._lock:
-            self._dropped_spans += self._queued_spans
+            left, self._held_spans = self._held_spans, 0
             self._queue.clear()
-            self._queued_spans = 0
+        self._tally.dropped(left, counts.SHUTDOWN)
 
 
 def as_spans(items: Sequence[Item]) -> list[ReadableSpan]:

@@ -19,9 +19,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry.exporters import processor
 from telemetry.exporters.ended import EndedRequest, Source
-from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.exporters.processor import DeferredSpanProcessor, Item, as_spans
+from telemetry.exporters.status import Delivery
 from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdGenerator(), lambda sql: {"sql": sql})
@@ -151,23 +151,26 @@ def test_an_exporter_that_raises_or_refuses_costs_its_batch_alone(make: Make, ca
     queue = make(exporter)
     queue.emit(ended(2))
     assert queue.force_flush()
-    assert (queue.status.failed, queue.status.last_error) == (2, "ZeroDivisionError: division by zero")
+    assert (queue.status.dropped, queue.status.last_error) == (2, "ZeroDivisionError: division by zero")
     assert "spans could not be exported" in caplog.text
     exporter.result = SpanExportResult.FAILURE
     queue.emit(ended(3))
     assert queue.force_flush()
-    assert (queue.status.failed, queue.status.last_error) == (5, "the exporter could not deliver them")
+    assert (queue.status.dropped, queue.status.last_error) == (5, "the exporter could not deliver them")
     exporter.result = SpanExportResult.SUCCESS
     queue.emit(ended(4))
     assert queue.force_flush()
-    assert (queue.status.failed, queue.status.sent) == (5, 4)
+    assert (queue.status.dropped_by, queue.status.sent) == ({"rejected": 5}, 4)
+    assert caplog.text.count("could not be exported") == 1, "a failure that goes on is told once"
 
 
 def test_a_flush_that_takes_too_long_says_so(make: Make) -> None:
     queue = make(Exporter())
     queue.emit(ended(2))
     assert not queue.force_flush(timeout_millis=0)
-    assert queue.status.failed == 2
+    assert queue.status.queued == 2, "they are kept"
+    queue.shutdown()
+    assert queue.status.sent == 2
 
 
 def test_after_shutdown_all_is_dropped_and_nothing_raises(make: Make) -> None:
@@ -181,8 +184,7 @@ def test_after_shutdown_all_is_dropped_and_nothing_raises(make: Make) -> None:
     assert (queue.status.sent, queue.status.dropped) == (3, 2)
 
 
-def test_shutdown_does_not_wait_for_an_exporter_that_hangs(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor, "SHUTDOWN_TIMEOUT_S", 0.05)
+def test_shutdown_does_not_wait_for_an_exporter_that_hangs(make: Make) -> None:
     hangs, goes_on = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -190,14 +192,129 @@ def test_shutdown_does_not_wait_for_an_exporter_that_hangs(make: Make, monkeypat
         goes_on.wait()
 
     queue = make(Exporter(hang), max_export_batch_size=1)
+    queue._shutdown_timeout_s = 0.05
     queue.emit(ended(1))
     assert hangs.wait(10)
     queue.emit(ended(7))
     began = time.monotonic()
     queue.shutdown()
     assert time.monotonic() - began < 5
-    assert (queue.status.queued, queue.status.dropped) == (0, 7)
+    assert (queue.status.queued, queue.status.dropped_by) == (0, {"shutdown": 8})
     goes_on.set()
+
+
+class Backend:
+    """Takes batches, or not, as it is told."""
+
+    def __init__(self) -> None:
+        self.answers: list[Delivery] = []
+        self.taken = 0
+        self.asked = threading.Semaphore(0)
+
+    def __call__(self, items: Sequence[Item]) -> Delivery:
+        answer = self.answers.pop(0) if self.answers else Delivery(True)
+        if answer:
+            self.taken += len(as_spans(items)) - answer.rejected
+        self.asked.release()
+        return answer
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+@pytest.fixture
+def queue(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeferredSpanProcessor]:
+    """Return a queue whose thread does nothing by itself."""
+    for name, value in (("SCHEDULE_DELAY", 3_600_000), ("MAX_QUEUE_SIZE", 10), ("MAX_EXPORT_BATCH_SIZE", 10)):
+        monkeypatch.setenv(f"OTEL_BSP_{name}", str(value))
+    made = DeferredSpanProcessor(Exporter(), backend, name="otlp", target="http://collector")
+    yield made
+    made.shutdown()
+
+
+def test_what_the_backend_can_not_take_now_is_kept_and_sent_later(
+    queue: DeferredSpanProcessor, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    down = Delivery(False, retry=True, why="connection refused")
+    backend.answers = [down, down]
+    queue.emit(ended(4))
+    for _ in range(2):
+        assert not queue.force_flush()
+        status = queue.status
+        assert (status.queued, status.sent, status.dropped, status.is_failing) == (4, 0, 0, True)
+    queue.emit(ended(5))
+    assert queue.force_flush()
+    assert (backend.taken, queue.status.sent, queue.status.queued, queue.status.failures) == (9, 9, 0, 2)
+    assert not queue.status.is_failing
+    assert caplog.messages == [
+        "otlp to http://collector: spans could not be exported: connection refused; kept, to be tried again "
+        "(told once, until it works again)",
+        "otlp to http://collector: spans are exported again",
+    ]
+
+
+def test_a_queue_that_can_not_be_sent_stays_within_its_bound(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    backend.answers = [Delivery(False, retry=True)] * 5
+    for _ in range(5):
+        queue.emit(ended(3))
+        queue.force_flush()
+    assert (queue.status.queued, queue.status.dropped_by) == (9, {"queue_full": 6})
+    assert queue.force_flush()
+    assert backend.taken == 9
+
+
+def test_what_the_backend_refuses_is_dropped_and_the_rest_goes_on(
+    queue: DeferredSpanProcessor, backend: Backend
+) -> None:
+    backend.answers = [Delivery(False, why="400 Bad Request"), Delivery(True, why="1 was too old", rejected=1)]
+    queue.emit(ended(6))
+    assert queue.force_flush()
+    queue.emit(ended(6))
+    assert queue.force_flush()
+    assert (queue.status.sent, queue.status.dropped_by) == (5, {"rejected": 7})
+    assert queue.status.last_error == "1 was too old"
+
+
+@pytest.mark.parametrize(("asked_s", "pause_s"), [(None, 1.0), (0.0, 1.0), (7.0, 7.0), (86_400.0, 300.0)])
+def test_the_pause_is_the_one_that_the_backend_asks_for_within_reason(
+    queue: DeferredSpanProcessor, backend: Backend, asked_s: float | None, pause_s: float
+) -> None:
+    backend.answers = [Delivery(False, retry=True, wait_s=asked_s)]
+    queue.emit(ended(1))
+    assert not queue.force_flush()
+    assert queue._pause_s == pause_s
+    assert queue.force_flush()
+    assert queue._pause_s == 0
+
+
+def test_pauses_double_up_to_half_a_minute(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    backend.answers = [Delivery(False, retry=True)] * 8
+    queue.emit(ended(1))
+    pauses = []
+    for _ in range(7):
+        queue.force_flush()
+        pauses.append(queue._pause_s)
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_a_pause_ends_with_the_process_and_what_is_queued_gets_a_last_chance(
+    queue: DeferredSpanProcessor, backend: Backend
+) -> None:
+    backend.answers = [Delivery(False, retry=True, wait_s=300)]
+    queue.emit(ended(10))  # a full batch
+    assert backend.asked.acquire(timeout=10)
+    queue.shutdown()
+    assert (backend.taken, queue.status.dropped) == (10, 0)
+
+
+def test_what_is_left_at_shutdown_is_counted(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    backend.answers = [Delivery(False, retry=True)] * 10
+    queue.emit(ended(4))
+    queue.shutdown()
+    assert (backend.taken, queue.status.dropped_by, queue.status.queued) == (0, {"shutdown": 4}, 0)
 
 
 def test_an_idle_queue_has_no_thread(make: Make) -> None:

@@ -1,0 +1,124 @@
+"""What leaves the process: the panel, its JSON, and the page that Prometheus fetches."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, Response, abort, request
+
+from telemetry.admin import answers, figures
+
+if TYPE_CHECKING:
+    from telemetry.exporters.status import Exporting, ExportStatus
+
+Look = Callable[[], Sequence["Exporting"]]
+METRICS_PATH = "/metrics"
+_REASONS = {
+    "queue_full": "did not fit into the queue",
+    "rejected": "rejected by the backend",
+    "shutdown": "left at shutdown",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One exporter as the panel shows it."""
+
+    name: str
+    signal: str
+    target: str
+    word: str
+    """How it goes: `works`, `fails`, or `waits` for the first thing to send."""
+    status: figures.Status
+    last_success: str
+    queue: str
+    sent: str
+    dropped: str
+    why_dropped: str
+    last_error: str
+
+
+def add_routes(blueprint: Blueprint, look: Look) -> None:
+    """Give `blueprint` the JSON of the exporters that `look` returns and, where Prometheus is one of them, `/metrics`."""
+
+    def show() -> Response:
+        return answers.json({"exporters": [body(exporter) for exporter in look()]})
+
+    def page() -> Response:
+        write = next((exporter.page for exporter in look() if hasattr(exporter, "page")), None)
+        if write is None:
+            abort(404)
+        content, content_type = write(request.headers.get("Accept", ""))
+        return Response(content, content_type=content_type)
+
+    rule = "/api/admin/performance/exporters"
+    blueprint.add_url_rule(rule, "performance_exporters", show, methods=["GET"], strict_slashes=False)
+    if any(hasattr(exporter, "page") for exporter in look()):
+        blueprint.add_url_rule(METRICS_PATH, "metrics", page, methods=["GET"])
+
+
+def body(exporter: Exporting) -> dict[str, Any]:
+    """Return one exporter as JSON: numbers of spans for traces, of data points for metrics."""
+    status = exporter.status
+    return {
+        "name": exporter.name,
+        "signal": exporter.signal,
+        "target": exporter.target,
+        "failing": status.is_failing,
+        "queued": status.queued,
+        "queue_limit": status.queue_limit,
+        "sent": status.sent,
+        "dropped": status.dropped,
+        "dropped_by": dict(status.dropped_by),
+        "failures": status.failures,
+        "last_success": _time(status.last_success_unix_ns),
+        "last_error": status.last_error,
+        "last_error_at": _time(status.last_error_unix_ns),
+    }
+
+
+def rows(look: Look, now_unix_nano: int) -> list[Row]:
+    """Return what the panel shows."""
+    return [_row(exporter, exporter.status, now_unix_nano) for exporter in look()]
+
+
+def _row(exporter: Exporting, status: ExportStatus, now_unix_nano: int) -> Row:
+    if status.is_failing:
+        word, judged = "fails", figures.POOR
+    else:
+        word = "works" if status.last_success_unix_ns else "waits"
+        judged = figures.WARNING if status.dropped else figures.GOOD
+    queue = (
+        f"{figures.count(status.queued)} of {figures.count(status.queue_limit)}" if status.queue_limit else figures.NONE
+    )
+    error = status.last_error or ""
+    if error and not status.is_failing:
+        error = f"{error} ({_since(status.last_error_unix_ns, now_unix_nano)})"
+    return Row(
+        exporter.name,
+        exporter.signal,
+        exporter.target,
+        word,
+        judged,
+        _since(status.last_success_unix_ns, now_unix_nano),
+        queue,
+        figures.count(status.sent),
+        figures.count(status.dropped),
+        ", ".join(
+            f"{figures.count(number)} {_REASONS.get(reason, reason)}" for reason, number in status.dropped_by.items()
+        ),
+        error,
+    )
+
+
+def _since(unix_ns: int | None, now_unix_nano: int) -> str:
+    return "never" if unix_ns is None else figures.ago(unix_ns, now_unix_nano)
+
+
+def _time(unix_ns: int | None) -> str | None:
+    if unix_ns is None:
+        return None
+    return datetime.datetime.fromtimestamp(unix_ns // 10**9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,105 @@
+"""What a backend has answered, and what that means for a batch."""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Final
+
+from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from telemetry.exporters.status import Delivery
+
+_LATER: Final = frozenset({429, 502, 503, 504})  # OTLP specification, "Retryable Response Codes"
+_PROTOBUF: Final = "application/x-protobuf"
+_NO_OTLP: Final = ("text/html", "text/plain; version=")  # a web page, or a page of Prometheus metrics
+_NOISE: Final = re.compile(r"<urllib3[^>]*>: |HTTPS?Connection(Pool)?\([^)]*\): ?|Max retries exceeded with url: \S+ ")
+
+
+class ListeningTransport(BaseHTTPTransport):
+    """Passes requests on, and keeps the last answer. For one thread."""
+
+    def __init__(self, inner: BaseHTTPTransport, hint: str = "") -> None:
+        self._inner = inner
+        self._hint = f": {hint}" if hint else ""
+        self.last: BaseHTTPResult | None = None
+
+    def request(self, method: str, url: str, **options: Any) -> BaseHTTPResult:
+        self.last = None
+        self.last = self._inner.request(method, url, **options)
+        return self.last
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def is_connection_error(self, exception: Exception | None) -> bool:
+        return self._inner.is_connection_error(exception)
+
+    def judge(self, succeeded: bool) -> Delivery:
+        """Return what became of the batch whose last answer was kept; `succeeded` is what the SDK makes of it."""
+        last = self.last
+        if last is None:
+            return Delivery(succeeded, why="" if succeeded else "the exporter could not deliver them")
+        status = last.status_code
+        if status is None:
+            return Delivery(False, retry=True, why=_in_words(last.error) + self._hint)
+        kind = str(_headers(last).get("content-type", "")).lower()
+        if 200 <= status < 300 and kind.startswith(_NO_OTLP):
+            return Delivery(False, why=f"what answers is no OTLP receiver: {status}, {kind}{self._hint}")
+        if succeeded and status < 300:
+            return _taken(last, kind)
+        why = f"the backend answers {status} {_phrase(status)}".rstrip()
+        if status in _LATER:
+            return Delivery(False, retry=True, wait_s=_retry_after_s(_headers(last)), why=why)
+        return Delivery(False, why=why + self._hint)
+
+
+def _taken(result: BaseHTTPResult, kind: str) -> Delivery:
+    """Return a delivery, less what the backend says that it has thrown away (OTLP specification, "Partial Success")."""
+    try:
+        content = result.content() if kind.startswith(_PROTOBUF) else b""
+        partial = ExportTraceServiceResponse.FromString(
+            content
+        ).partial_success  # field numbers are those of metrics, too
+    except Exception:  # a body that can't be read says nothing
+        return Delivery(True)
+    if not partial.rejected_spans:
+        return Delivery(True)
+    why = f"the backend has rejected {partial.rejected_spans}: {partial.error_message or 'it does not say why'}"
+    return Delivery(True, why=why, rejected=partial.rejected_spans)
+
+
+def _headers(result: BaseHTTPResult) -> Any:
+    try:
+        return result.headers()
+    except Exception:
+        return {}
+
+
+def _retry_after_s(headers: Any) -> float | None:
+    text = str(headers.get("retry-after") or "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _in_words(error: Exception | None) -> str:
+    """Return why nothing came back, without the names of Python objects."""
+    if error is None:
+        return "nothing came back"
+    reason = getattr(error, "reason", None)
+    text = _NOISE.sub("", str(reason or error)).strip()
+    return text or type(error).__name__

@@ -1,0 +1,78 @@
+"""What the standard `OTEL_EXPORTER_OTLP_*` variables say, and whether that can be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from telemetry.errors import SettingsError
+
+if TYPE_CHECKING:
+    from telemetry.exporters.status import Signal
+
+PREFIX: Final = "OTEL_EXPORTER_OTLP_"
+PROTOCOLS: Final = ("http/protobuf", "grpc")
+_SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics")
+_FILES: Final = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+_COMPRESSIONS: Final = ("none", "gzip", "deflate")
+
+
+def is_set(signal: Signal, environment: Mapping[str, str]) -> bool:
+    """Tell whether there is an endpoint for `signal`."""
+    return bool(_value("ENDPOINT", signal, environment)[1])
+
+
+def protocol(signal: Signal, environment: Mapping[str, str]) -> str:
+    """Return the protocol for `signal`, `http/protobuf` by default."""
+    return _value("PROTOCOL", signal, environment)[1] or PROTOCOLS[0]
+
+
+def protocol_variable(signal: Signal, environment: Mapping[str, str]) -> str:
+    """Return the variable that says the protocol for `signal`."""
+    return _value("PROTOCOL", signal, environment)[0]
+
+
+def check(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise `SettingsError` for the first variable that is wrong, naming it, what it must be and what it was."""
+    for signal in _SIGNALS:
+        variable, given = _value("PROTOCOL", signal, environment)
+        if given and given not in PROTOCOLS:
+            raise SettingsError(f"{variable} must be {' or '.join(PROTOCOLS)}, got {given!r}")
+        variable, given = _value("ENDPOINT", signal, environment)
+        if given and not _is_address(given, may_lack_scheme=protocol(signal, environment) == "grpc"):
+            raise SettingsError(f"{variable} must be an address such as http://127.0.0.1:4318, got {given!r}")
+        variable, given = _value("COMPRESSION", signal, environment)
+        if given and given.lower() not in _COMPRESSIONS:
+            raise SettingsError(f"{variable} must be {' or '.join(_COMPRESSIONS)}, got {given!r}")
+        variable, given = _value("TIMEOUT", signal, environment)
+        if given and not _is_positive(given):
+            raise SettingsError(f"{variable} must be a number of seconds over 0, got {given!r}")
+        for name in _FILES:
+            variable, given = _value(name, signal, environment)
+            if given and not Path(given).is_file():
+                raise SettingsError(f"{variable} must be a file that exists, got {given!r}")
+
+
+def _value(name: str, signal: Signal, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return the variable that is in force for `signal`, and its value."""
+    own, common = f"{PREFIX}{signal.upper()}_{name}", PREFIX + name
+    value = environment.get(own, "").strip()
+    return (own, value) if value else (common, environment.get(common, "").strip())
+
+
+def _is_address(text: str, *, may_lack_scheme: bool) -> bool:
+    try:
+        parts = urlsplit(text if "//" in text or not may_lack_scheme else f"http://{text}")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False

@@ -1,0 +1,111 @@
+"""Metrics that are pushed: the SDK's periodic reader, with a status to look at and a bound on its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+
+from telemetry.exporters.processor import SHUTDOWN_TIMEOUT_S
+from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
+
+_log = logging.getLogger(__name__)
+
+Judge = Callable[[bool], Delivery]
+"""Tells what became of an export, given whether the SDK's exporter says that it went well."""
+
+
+class PushReader(PeriodicExportingMetricReader):
+    """Collects and exports every `OTEL_METRIC_EXPORT_INTERVAL`.
+
+    What it sends are sums since the start, so an export that fails loses nothing: the next one tells as much, and more.
+    """
+
+    signal: Signal = "metrics"
+
+    def __init__(
+        self,
+        exporter: MetricExporter,
+        judge: Judge | None = None,
+        *,
+        name: str = "",
+        target: str = "",
+        shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
+    ) -> None:
+        self.name = name or type(exporter).__name__
+        self.target = target
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._is_shut_down = False
+        self._watched = _WatchedExporter(exporter, judge, self.name)
+        super().__init__(self._watched)
+
+    @property
+    def status(self) -> ExportStatus:
+        """How exporting goes, now."""
+        return self._watched.tally.status()
+
+    def begin_shutdown(self) -> None:
+        """Begin the last export, in the thread of its own. Returns at once."""
+        self._shutdown_event.set()
+
+    def shutdown(self, timeout_millis: float = 30_000, until: float | None = None, **kwargs: Any) -> None:
+        """Export once more and end, not later than `until` by the monotonic clock (in three seconds)."""
+        if self._is_shut_down:
+            return
+        self._is_shut_down = True
+        left_s = self._shutdown_timeout_s if until is None else max(0.0, until - time.monotonic())
+        super().shutdown(min(timeout_millis, left_s * 1000), **kwargs)
+
+
+class _WatchedExporter(MetricExporter):
+    """Counts what `inner` does."""
+
+    def __init__(self, inner: MetricExporter, judge: Judge | None, name: str) -> None:
+        super().__init__(inner._preferred_temporality, inner._preferred_aggregation)
+        self._inner = inner
+        self._judge = judge
+        self._name = name
+        self.tally = Tally()
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        try:
+            result = self._inner.export(metrics_data, timeout_millis=timeout_millis, **kwargs)
+            delivery = self._delivery(result is MetricExportResult.SUCCESS)
+        except Exception as error:
+            delivery = Delivery(False, why=f"{type(error).__name__}: {error}")
+        if delivery:
+            if self.tally.sent(count_points(metrics_data)):
+                _log.info("%s: metrics are exported again", self._name)
+            return MetricExportResult.SUCCESS
+        if self.tally.failed(delivery.why):
+            _log.warning("%s: metrics could not be exported: %s (told once, until it works)", self._name, delivery.why)
+        return MetricExportResult.FAILURE
+
+    def _delivery(self, succeeded: bool) -> Delivery:
+        if self._judge is not None:
+            return self._judge(succeeded)
+        return Delivery(succeeded, why="" if succeeded else "the exporter could not deliver them")
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        self._inner.shutdown(timeout_millis, **kwargs)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return self._inner.force_flush(timeout_millis)
+
+
+def count_points(metrics_data: MetricsData) -> int:
+    """Return how many data points there are."""
+    return sum(
+        len(metric.data.data_points)
+        for resource in metrics_data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    )

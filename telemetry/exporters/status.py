@@ -1,0 +1,129 @@
+"""How exporting goes: what the dashboard's panel, `doctor` and the metrics about exporting all read."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple, Protocol
+
+Signal = Literal["traces", "metrics"]
+
+QUEUE_FULL: Final = "queue_full"
+REJECTED: Final = "rejected"
+SHUTDOWN: Final = "shutdown"
+_MOST_CHARACTERS: Final = 300
+_NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
+
+
+class Delivery(NamedTuple):
+    """What became of a batch; it is true where the backend has taken it."""
+
+    delivered: bool
+    retry: bool = False
+    """Whether the same batch may well be taken later."""
+    wait_s: float | None = None
+    """How long the backend asks to wait before that."""
+    why: str = ""
+    rejected: int = 0
+    """How many items of a batch that was taken the backend says that it has thrown away."""
+
+    def __bool__(self) -> bool:
+        return self.delivered
+
+
+@dataclass(frozen=True, slots=True)
+class ExportStatus:
+    """Numbers since the start: of spans for traces, of data points for metrics."""
+
+    queued: int = 0
+    queue_limit: int = 0
+    sent: int = 0
+    dropped_by: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    """What is lost, by reason: the queue was full, the backend rejected it, or there was no time left at shutdown."""
+    failures: int = 0
+    """Attempts that failed; what they tried to send may have been sent since."""
+    is_failing: bool = False
+    """Whether the last attempt failed."""
+    last_success_unix_ns: int | None = None
+    last_error: str | None = None
+    last_error_unix_ns: int | None = None
+
+    @property
+    def dropped(self) -> int:
+        """How many are lost."""
+        return sum(self.dropped_by.values())
+
+
+class Exporting(Protocol):
+    """An exporter at work."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the settings."""
+
+    @property
+    def signal(self) -> Signal:
+        """What it exports."""
+
+    @property
+    def target(self) -> str:
+        """Where that goes, without secrets."""
+
+    @property
+    def status(self) -> ExportStatus:
+        """How it goes, now."""
+
+
+class Tally:
+    """Counts for one exporter. Thread-safe."""
+
+    def __init__(self, queue_limit: int = 0) -> None:
+        self._lock = threading.Lock()
+        self._status = ExportStatus(queue_limit=queue_limit)
+
+    def status(self, queued: int = 0) -> ExportStatus:
+        """Return the counts, with so many items that wait."""
+        with self._lock:
+            return replace(self._status, queued=queued)
+
+    def start_anew(self) -> None:
+        """Forget everything, in a forked child."""
+        self._lock = threading.Lock()
+        self._status = ExportStatus(queue_limit=self._status.queue_limit)
+
+    def sent(self, number: int) -> bool:
+        """Count a delivery; return whether it is the first after failures."""
+        with self._lock:
+            recovered = self._status.is_failing
+            self._status = replace(
+                self._status,
+                sent=self._status.sent + number,
+                is_failing=False,
+                last_success_unix_ns=time.time_ns(),
+            )
+            return recovered
+
+    def failed(self, why: str) -> bool:
+        """Count an attempt that failed; return whether it is the first since one went well."""
+        with self._lock:
+            first = not self._status.is_failing
+            self._status = replace(
+                self._status,
+                failures=self._status.failures + 1,
+                is_failing=True,
+                last_error=why[:_MOST_CHARACTERS],
+                last_error_unix_ns=time.time_ns(),
+            )
+            return first
+
+    def dropped(self, number: int, reason: str) -> None:
+        """Count what is lost."""
+        if number:
+            with self._lock:
+                known = self._status.dropped_by
+                self._status = replace(
+                    self._status, dropped_by=MappingProxyType({**known, reason: known.get(reason, 0) + number})
+                )
