@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile -q --universal --no-strip-extras --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 WORKERS ?= 2
 
-.PHONY: run test install install-server lint fix bench profile docs-check test-browser test-contract screenshots vendor lock coverage clean
+.PHONY: run test install install-server lint fix bench profile docs-check test-backends test-browser test-contract screenshots vendor lock coverage clean
 
 run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
@@ -59,6 +59,10 @@ profile: install
 
 test-contract: install
 	$(BIN)/python -m pytest tests/contract $(ARGS)
+
+test-backends: install
+	$(BIN)/python tools/backends.py
+	$(BIN)/python -m pytest tests/backends $(ARGS)
 
 test-browser: install
 	$(BIN)/python -m pytest tests/e2e $(ARGS)

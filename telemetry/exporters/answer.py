@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 
+import requests
 from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -103,3 +104,12 @@ def _in_words(error: Exception | None) -> str:
     reason = getattr(error, "reason", None)
     text = _NOISE.sub("", str(reason or error)).strip()
     return text or type(error).__name__
+
+
+class Session(requests.Session):
+    """A session whose own certificate is not overruled by `REQUESTS_CA_BUNDLE`, as that of `requests` is."""
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        if verify is None and self.verify is not True:
+            verify = self.verify
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)

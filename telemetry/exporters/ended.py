@@ -98,6 +98,11 @@ class EndedRequest:
         """How many spans this becomes, at most."""
         return len(self.queries) + (self.server is not None)
 
+    @property
+    def exact_span_count(self) -> int:
+        """How many spans this becomes: without the queries whose spans the SDK has made."""
+        return sum(not query[4] for query in self.queries) + (self.server is not None)
+
     def spans(self) -> list[ReadableSpan]:
         """Return the spans, as the SDK would have made them."""
         made = [] if self.server is None else [self._server_span(self.server)]

@@ -89,7 +89,7 @@ def processor(
     options: Options, name: str = "otlp", endpoint: str | None = None, hint: str = ""
 ) -> DeferredSpanProcessor:
     """Return a processor that exports as the standard `OTEL_EXPORTER_OTLP_*` variables say, or to `endpoint`."""
-    exporter = OTLPSpanExporter(endpoint)
+    exporter = OTLPSpanExporter(endpoint, session=answer.Session())
     _bound_timeout(exporter)
     return DeferredSpanProcessor(
         exporter,
@@ -102,7 +102,7 @@ def processor(
 
 def reader(options: Options, name: str = "otlp") -> PushReader:
     """Return a reader that pushes metrics as the standard variables say."""
-    exporter = OTLPMetricExporter()
+    exporter = OTLPMetricExporter(session=answer.Session())
     answers = listen(getattr(exporter, "_client", None))
     judge = None if answers is None else answers.judge
     target = shown(getattr(exporter, "_endpoint", ""))

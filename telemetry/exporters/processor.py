@@ -162,7 +162,9 @@ class DeferredSpanProcessor(SpanProcessor):
 
     def _send_batch(self, batch: list[tuple[Item, int]]) -> bool:
         """Send a batch; return whether to go on with the next."""
-        delivery = self._deliver([item for item, _ in batch])
+        items = [item for item, _ in batch]
+        exact = sum(item.exact_span_count if isinstance(item, EndedRequest) else 1 for item in items)
+        delivery = self._deliver(items) if exact else Delivery(True)
         spans = sum(number for _, number in batch)
         if delivery.retry and not delivery:
             self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
@@ -175,11 +177,11 @@ class DeferredSpanProcessor(SpanProcessor):
             return False
         if delivery:
             self._tally.dropped(delivery.rejected, counts.REJECTED)
-            if self._tally.sent(spans - delivery.rejected):
+            if self._tally.sent(exact - delivery.rejected):
                 _log.info("%s: spans are exported again", self._shown)
         if not delivery or delivery.why:
             if not delivery:
-                self._tally.dropped(spans, counts.REJECTED)
+                self._tally.dropped(exact, counts.REJECTED)
             self._tell_failed(delivery.why)
         return True
 
