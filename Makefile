@@ -61,6 +61,7 @@ test-contract: install
 	$(BIN)/python -m pytest tests/contract $(ARGS)
 
 test-backends: install
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/backends.lock || true
 	$(BIN)/python tools/backends.py
 	$(BIN)/python -m pytest tests/backends $(ARGS)
 
@@ -71,6 +72,7 @@ lock: install
 	$(LOCK) pyproject.toml --extra server requirements/build.in requirements/dev.in -o requirements/dev.lock
 	$(LOCK) pyproject.toml --extra server requirements/build.in -c requirements/dev.lock -o requirements/server.lock
 	$(LOCK) requirements/node.in -o requirements/node.lock
+	$(LOCK) --prerelease=allow requirements/backends.in -c requirements/dev.lock -o requirements/backends.lock
 
 clean:
 	rm -rf $(VENV) build dist var .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

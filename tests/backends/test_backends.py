@@ -100,6 +100,7 @@ def prometheus(folder: Path, shop: int, collector: int) -> Any:
         {
             "job_name": name,
             "honor_labels": name == "collector",
+            "metric_relabel_configs": [{"source_labels": ["service_name"], "regex": "|shop", "action": "keep"}],
             "static_configs": [{"targets": [f"127.0.0.1:{at}"], "labels": {"source": name}}],
         }
         for name, at in (("app", shop), ("collector", collector))
@@ -193,7 +194,10 @@ def test_each_request_is_one_trace_in_jaeger_with_the_right_tree(run: Run) -> No
 
 
 def test_jaeger_has_no_other_traces_of_the_app(run: Run) -> None:
-    found = get(run.stand.jaeger, "/api/traces", service=run.service, limit="5000")["data"]
+    found = eventually(
+        lambda: get(run.stand.jaeger, "/api/traces", service=run.service, limit="5000")["data"],
+        wanted=lambda traces: len(traces) >= len(run.log),
+    )
     assert sorted(trace["traceID"].zfill(32) for trace in found) == sorted(sent.trace_id for sent in run.log)
 
 
