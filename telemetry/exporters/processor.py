@@ -219,7 +219,9 @@ class DeferredSpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Send what is queued now; false if that takes longer, or the backend does not take it."""
-        return self._drain(time.monotonic() + timeout_millis / 1000) and self._exporter.force_flush(timeout_millis)
+        if not self._drain(time.monotonic() + timeout_millis / 1000):
+            return False
+        return self._exporter.force_flush(timeout_millis) is not False  # many exporters return nothing
 
     def begin_shutdown(self) -> None:
         """Take nothing any more, and begin to send what is queued, in the thread of its own. Returns at once."""

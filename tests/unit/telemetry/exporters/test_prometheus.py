@@ -1,0 +1,73 @@
+"""The page that Prometheus fetches: behind the admin rule, outside the windows, and as exact as the instruments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client.parser import text_string_to_metric_families
+
+from telemetry import PerformanceMetrics
+from tests.conftest import Instrument
+
+
+@pytest.fixture
+def app(instrumented: Instrument, metrics: PerformanceMetrics) -> Iterator[Flask]:
+    provider = MeterProvider(shutdown_on_exit=False)
+    made = Flask("shop")
+    made.add_url_rule("/<name>", view_func=lambda name: name)
+    instrumented(made, meter_provider=provider, exporters=["prometheus"])
+    yield made
+    provider.shutdown()
+
+
+def value(page: str, name: str, **labels: str) -> float:
+    (found,) = (
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+    return found
+
+
+def test_the_page_counts_what_the_admin_json_counts(app: Flask, metrics: PerformanceMetrics) -> None:
+    client = app.test_client()
+    for _ in range(3):
+        client.get("/one")
+    metrics.record_cache_hit()
+    for _ in range(2):  # looking changes nothing
+        answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert answer.content_type.startswith("text/plain")
+        assert value(answer.text, "http_server_request_duration_seconds_count", http_route="/<name>") == 3
+        assert value(answer.text, "telemetry_cache_lookups_total", telemetry_cache_outcome="hit") == 1
+    assert metrics.snapshot()["endpoints"]["GET /<name>"]["request_count"] == 3
+    assert set(metrics.snapshot()["endpoints"]) == {"GET /<name>"}
+
+
+def test_the_page_is_closed_to_those_who_may_not_see_the_admin_pages(app: Flask) -> None:
+    assert app.test_client().get("/metrics", environ_base={"REMOTE_ADDR": "192.168.1.7"}).status_code == 403
+
+
+def test_a_scraper_gets_the_format_that_it_asks_for(app: Flask) -> None:
+    accept = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    answer = app.test_client().get("/metrics", headers={"Accept": accept})
+    assert answer.content_type.startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_the_panel_tells_when_it_was_fetched(app: Flask) -> None:
+    client = app.test_client()
+    (row,) = client.get("/api/admin/performance/exporters").json["exporters"]
+    assert (row["name"], row["signal"], row["last_success"]) == ("prometheus", "metrics", None)
+    client.get("/metrics")
+    (row,) = client.get("/api/admin/performance/exporters").json["exporters"]
+    assert row["last_success"] is not None
+
+
+def test_without_the_exporter_the_page_is_not_there(instrumented: Instrument) -> None:
+    app = instrumented(Flask("shop"), exporters=[])
+    assert app.test_client().get("/metrics").status_code == 404
