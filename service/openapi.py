@@ -70,6 +70,23 @@ TIMELINE = exactly(
         "trace_id": listed({"type": ["string", "null"], "pattern": "^[0-9a-f]{32}$"}),
     }
 )
+EXPORTER = exactly(
+    {
+        "name": TEXT,
+        "signal": {"enum": ["traces", "metrics"]},
+        "target": TEXT,
+        "failing": {"type": "boolean"},
+        "queued": COUNT,
+        "queue_limit": COUNT,
+        "sent": COUNT,
+        "dropped": COUNT,
+        "dropped_by": {"type": "object", "additionalProperties": COUNT},
+        "failures": COUNT,
+        "last_success": {"type": ["string", "null"], "format": "date-time"},
+        "last_error": {"type": ["string", "null"]},
+        "last_error_at": {"type": ["string", "null"], "format": "date-time"},
+    }
+)
 SCHEMAS: Final[dict[str, Schema]] = {
     "Error": {
         "type": "object",
@@ -87,6 +104,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "RouteStats": ROUTE_STATS,
     "Snapshot": SNAPSHOT,
     "Timeline": TIMELINE,
+    "Exporters": exactly({"exporters": listed(EXPORTER)}),
     "CacheStatus": exactly(
         {
             "caches": {"type": "object", "additionalProperties": exactly({"entries": COUNT, "max_entries": COUNT})},
@@ -189,6 +207,13 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
                 parameter("range", "query", {"enum": list(RANGES_S), "default": DEFAULT_RANGE}, "How far back."),
                 parameter("route", "query", TEXT, "One route alone."),
             ],
+        )
+    },
+    "/api/admin/performance/exporters": {
+        "get": operation(
+            "What leaves the process: queue, sent, dropped, last success and last error of each exporter.",
+            answers(200, "The exporters that the server has set up.", reference("Exporters"), 401),
+            admin=True,
         )
     },
     "/api/admin/performance/report": {
