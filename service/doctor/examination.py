@@ -8,6 +8,7 @@ from typing import Final
 
 from config import Settings
 from service.doctor.clock import ClockWatch
+from service.doctor.exporting import check_chosen, check_running
 from service.doctor.finding import Finding
 from service.doctor.folders import check_data, check_database, check_videos
 from service.doctor.measuring import check_instrumentors, check_telemetry
@@ -27,6 +28,8 @@ def examine(settings: Settings, progress: Callable[[str], object] = lambda _: No
         ("port", lambda: check_port(settings.host, settings.port)),
         ("telemetry", check_telemetry),
         ("exporter", lambda: check_exporter(os.environ)),
+        ("exporters", lambda: check_chosen(os.environ)),
+        ("exporters", lambda: check_running(settings.host, settings.port, data)),
         ("double counting", lambda: check_instrumentors(os.environ)),
         ("clock", lambda: clock.check(data)),
     )
