@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         description="The least important messages that are logged.",
         json_schema_extra=_must_be("one of debug, info, warning, error"),
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="How log lines are written; both say trace, span and X-Request-ID of the request that they belong to.",
+        json_schema_extra=_must_be("text or json"),
+    )
 
     @field_validator("*", mode="before")
     @classmethod

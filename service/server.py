@@ -27,6 +27,7 @@ from config import Settings
 from service.errors import ServerError
 from service.lock import FileLock
 from service.security import MAX_BODIES
+from telemetry.logs import JsonFormatter, TraceContextFilter
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -46,9 +47,7 @@ class WorkerLoader:
     settings: Settings
 
     def __call__(self) -> Flask:
-        logging.basicConfig(
-            level=self.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-        )
+        set_up_logging(self.settings)
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # It tells of every burst of changes.
         for name in ("opentelemetry.baggage.propagation", "opentelemetry.trace.span"):
             logging.getLogger(name).setLevel(logging.ERROR)  # They repeat headers that anybody may send, however long.
@@ -59,6 +58,15 @@ class WorkerLoader:
         app = create_app(self.settings)
         atexit.register(app.extensions[EXTENSION].close)
         return app
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Log to standard error as the settings say; each line of a request with the ids of its span."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(TraceContextFilter())
+    plain = logging.Formatter("%(levelname)s %(name)s: %(message)s%(request_context)s")
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else plain)
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
 
 
 def _end_with_the_server() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from errno import EADDRINUSE
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -14,6 +15,7 @@ from service.doctor.finding import Finding, why
 _TIMEOUT_S: Final = 3.0
 _SIGNALS: Final = (("TRACES", "/v1/traces"), ("METRICS", "/v1/metrics"))
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
 def check_port(host: str, port: int) -> Iterator[Finding]:
@@ -65,10 +67,15 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
     base = environment.get(_ENDPOINT, "").strip()
     asked: dict[str, str] = {}
     wrong: dict[str, str] = {}
+    is_grpc = False
     for signal, path in _SIGNALS:
         variable = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
         own = environment.get(variable, "").strip()
         if not own and not base:
+            continue
+        if "grpc" in (environment.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"), environment.get(_PROTOCOL)):
+            is_grpc = True
+            yield _ask_grpc(own or base, variable if own else _ENDPOINT)
             continue
         name, given = (variable, own) if own else (_ENDPOINT, base)
         if _is_address(given):
@@ -76,6 +83,10 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
         else:
             wrong[name] = given
     if not asked and not wrong:
+        if is_grpc or any(
+            environment.get(f"OTEL_{signal}_EXPORTER", "").strip() not in ("", "none") for signal, _ in _SIGNALS
+        ):
+            return  # what is named there is another check's to tell
         yield Finding("ok", "exporter", f"{_ENDPOINT} is not set: nothing leaves the machine.")
         return
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -86,6 +97,18 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("problem", "exporter", text, "Correct it, or unset it.")
     for url, variable in asked.items():
         yield _ask_exporter(url, variable, environment)
+
+
+def _ask_grpc(url: str, variable: str) -> Finding:
+    """Look whether anybody listens there; to speak gRPC is the exporter's."""
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        host, port = parts.hostname or "", parts.port or 4317
+        socket.create_connection((host, port), timeout=_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        remedy = f"Start the collector, correct {variable}, or unset it; requests are served as ever meanwhile."
+        return Finding("problem", "exporter", f"nobody listens at {parts.netloc}: {why(error)}.", remedy)
+    return Finding("ok", "exporter", f"{host} port {port} is open (gRPC).")
 
 
 def _is_address(url: str) -> bool:
