@@ -101,7 +101,7 @@ class EndedRequest:
     @property
     def exact_span_count(self) -> int:
         """How many spans this becomes: without the queries whose spans the SDK has made."""
-        return sum(not query[4] for query in self.queries) + (self.server is not None)
+        return sum(not query[4] & MADE for query in self.queries) + (self.server is not None)
 
     def spans(self) -> list[ReadableSpan]:
         """Return the spans, as the SDK would have made them."""

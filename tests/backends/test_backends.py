@@ -155,6 +155,10 @@ def check_server_span(span: dict[str, Any], sent: Sent) -> None:
     assert found["client.address"] == "127.0.0.1"
     assert found.get(instruments.ERROR_TYPE) == kind.error
     assert found.get("error", False) is (kind.error is not None)
+    assert found[instruments.REQUEST_OPERATIONS] == len(kind.spans)
+    assert found[instruments.REQUEST_STATEMENTS] == kind.statements
+    assert 0 < found[instruments.REQUEST_DB_DURATION] * 1e6 <= span["duration"] + 1
+    assert found.get(instruments.REQUEST_VERDICT) == kind.verdict
     events = [{field["key"]: field["value"] for field in event["fields"]} for event in span["logs"] or []]
     assert [event["exception.type"] for event in events if event["event"] == "exception"] == (
         [kind.error] if kind.error else []
@@ -174,6 +178,9 @@ def check_query_span(span: dict[str, Any], root: dict[str, Any], name: str, kind
     assert found[instruments.DB_QUERY_TEXT].startswith(f"{operation} ")
     assert found.get(instruments.ERROR_TYPE) == kind.error
     assert root["startTime"] <= span["startTime"]
+    path, line = Path(found[instruments.CODE_FILE_PATH]), int(found[instruments.CODE_LINE_NUMBER])
+    assert path.name == "shop.py"
+    assert "execute(" in (ROOT / "tests" / "backends" / "shop.py").read_text("utf-8").splitlines()[line - 1]
 
 
 def test_the_client_got_the_answers_that_it_should(run: Run) -> None:

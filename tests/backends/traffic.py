@@ -24,6 +24,9 @@ class Kind:
     spans: tuple[str, ...]
     """The names of its query spans, in order."""
     error: str | None = None
+    statements: int = 1
+    """How many different statements those are."""
+    verdict: str = "ok"
 
 
 KINDS = (
@@ -31,7 +34,7 @@ KINDS = (
     Kind("/items/4", "GET /items/<item>", "/items/<int:item>", 200, ("SELECT item",)),
     Kind("/items/6", "GET /items/<item>", "/items/<int:item>", 200, ("SELECT item",)),
     Kind("/items/999", "GET /items/<item>", "/items/<int:item>", 404, ("SELECT item",)),
-    Kind("/tagged", "GET /tagged", "/tagged", 200, ("SELECT item", *("SELECT tag",) * ITEMS)),
+    Kind("/tagged", "GET /tagged", "/tagged", 200, ("SELECT item", *("SELECT tag",) * ITEMS), None, 2),
     Kind("/fails", "GET /fails", "/fails", 500, ("SELECT item",), "sqlite3.OperationalError"),
     Kind("/stream", "GET /stream", "/stream", 200, ("SELECT item",) * 3),
 )

@@ -20,6 +20,7 @@ from telemetry.exporters import jsonfile
 from telemetry.exporters.ended import EndedRequest, Source
 from telemetry.exporters.jsonfile import RotatedFile
 from telemetry.exporters.registry import Options
+from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(
     Resource({"service.name": "t"}),
@@ -31,9 +32,7 @@ SOURCE = Source(
 
 
 def ended() -> EndedRequest:
-    return EndedRequest(
-        SOURCE, SpanContext(0xAB, 0xCD, False, TraceFlags(1)), 0, 5, None, [("SELECT 1", 0, 7, None, False)]
-    )
+    return EndedRequest(SOURCE, SpanContext(0xAB, 0xCD, False, TraceFlags(1)), 0, 5, None, [query("SELECT 1", 0, 7)])
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
