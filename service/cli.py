@@ -57,8 +57,9 @@ def _check_start(settings: Settings) -> str:
     line for the user."""
     from service.admin import load_token
     from service.db import Database
+    from telemetry.exporters import registry
 
-    telemetry.TelemetrySettings.load()
+    registry.check(telemetry.TelemetrySettings.load())
     Database(settings.data.resolve() / "library.sqlite3").close()
     return load_token(settings.data.resolve())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from telemetry.errors import SettingsError
 from telemetry.exporters import endpoints
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 JAEGER_ENDPOINT = "http://localhost:4318/v1/traces"
 _JAEGER_HINT = "Jaeger takes OTLP over HTTP on port 4318; 4317 is gRPC, and 16686 has its pages"
-_MISSING = "{} needs a package that is not installed: pip install 'local-video-server[{}]'"
 
 
 def otlp_processor(options: Options) -> SpanProcessor:
@@ -56,19 +54,10 @@ def jaeger_processor(options: Options) -> SpanProcessor:
 
 def prometheus_reader(_: Options) -> MetricReader:
     """Return what the page `/metrics` shows."""
-    try:
-        from telemetry.exporters.prometheus import ScrapedReader
-    except ImportError as error:
-        raise SettingsError(_MISSING.format("the exporter prometheus", "prometheus")) from error
+    from telemetry.exporters.prometheus import ScrapedReader
+
     return ScrapedReader()
 
 
 def _is_grpc(signal: Signal) -> bool:
-    if endpoints.protocol(signal, os.environ) != "grpc":
-        return False
-    try:
-        import opentelemetry.exporter.otlp.proto.grpc  # noqa: F401
-    except ImportError as error:
-        shown = f"{endpoints.protocol_variable(signal, os.environ)}=grpc"
-        raise SettingsError(_MISSING.format(shown, "grpc")) from error
-    return True
+    return endpoints.protocol(signal, os.environ) == "grpc"

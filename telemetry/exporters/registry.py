@@ -10,6 +10,7 @@ OpenTelemetry's entry-point groups, where packages of exporters announce themsel
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,10 +117,28 @@ class Installed:
         return foreign.reader(self.name, self.metrics, options)
 
 
+def _check_otlp() -> None:
+    endpoints.check()
+    for signal in _GROUPS:
+        if endpoints.protocol(signal, os.environ) == "grpc":
+            variable = endpoints.protocol_variable(signal, os.environ)
+            _check_installed(f"{variable}=grpc", "opentelemetry.exporter.otlp.proto.grpc", "grpc")
+
+
+def _check_prometheus() -> None:
+    _check_installed("the exporter prometheus", "opentelemetry.exporter.prometheus", "prometheus")
+
+
+def _check_installed(what: str, module: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        package = _EXTRA.format(extra)
+        raise SettingsError(f"{what} needs a package that is not installed: pip install '{package}'")
+
+
 BUILT_IN: Final[Mapping[str, BuiltIn]] = {
-    "otlp": BuiltIn("otlp", "choice:otlp_processor", "choice:otlp_reader", endpoints.check),
-    "jaeger": BuiltIn("jaeger", "choice:jaeger_processor", None, endpoints.check),
-    "prometheus": BuiltIn("prometheus", None, "choice:prometheus_reader"),
+    "otlp": BuiltIn("otlp", "choice:otlp_processor", "choice:otlp_reader", _check_otlp),
+    "jaeger": BuiltIn("jaeger", "choice:jaeger_processor", None, _check_otlp),
+    "prometheus": BuiltIn("prometheus", None, "choice:prometheus_reader", _check_prometheus),
     "jsonfile": BuiltIn("jsonfile", "jsonfile:processor", "jsonfile:reader"),
 }
 
@@ -146,6 +165,11 @@ def choose(given: Sequence[str | Exporter] | None = None, environment: Mapping[s
         resolved = _resolve(given, "exporters", ("traces", "metrics"))
         return Chosen(resolved, resolved)
     return Chosen(_from_environment("traces", environment), _from_environment("metrics", environment))
+
+
+def check(settings: TelemetrySettings) -> None:
+    """Raise `SettingsError` if `instrument` would, with these settings and this environment."""
+    choose(settings.exporters or None)
 
 
 def known(signals: Sequence[Signal] = ("traces", "metrics")) -> list[str]:
