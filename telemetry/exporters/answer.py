@@ -17,7 +17,10 @@ from telemetry.exporters.status import Delivery
 _LATER: Final = frozenset({429, 502, 503, 504})  # OTLP specification, "Retryable Response Codes"
 _PROTOBUF: Final = "application/x-protobuf"
 _NO_OTLP: Final = ("text/html", "text/plain; version=")  # a web page, or a page of Prometheus metrics
-_NOISE: Final = re.compile(r"<urllib3[^>]*>: |HTTPS?Connection(Pool)?\([^)]*\): ?|Max retries exceeded with url: \S+ ")
+_REASON: Final = re.compile(
+    r"Failed to resolve '[^']*'|\[SSL: [A-Z_]+\] [^(\"']+|\[Errno -?\d+\] [^\"')]+|Read timed out|Connection broken"
+)
+"""What went wrong, in the words of the operating system, out of those of the libraries around it."""
 
 
 class ListeningTransport(BaseHTTPTransport):
@@ -101,9 +104,9 @@ def _in_words(error: Exception | None) -> str:
     """Return why nothing came back, without the names of Python objects."""
     if error is None:
         return "nothing came back"
-    reason = getattr(error, "reason", None)
-    text = _NOISE.sub("", str(reason or error)).strip()
-    return text or type(error).__name__
+    text = str(error)
+    found = _REASON.search(text)
+    return (found[0] if found else text).strip() or type(error).__name__
 
 
 class Session(requests.Session):

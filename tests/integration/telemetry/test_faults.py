@@ -88,9 +88,10 @@ class Backend:
 
     def _serve(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:
-            connection.settimeout(0.1)
+            connection.settimeout(10)
             peer = connection if self._tls is None else self._tls.wrap_socket(connection, server_side=True)
             with peer:
+                peer.settimeout(0.1)
                 while not self._closing.is_set() and self._serve_one(peer):
                     pass
 
