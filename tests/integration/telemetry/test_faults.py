@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from telemetry import pipeline
 from telemetry.exporters.status import ExportStatus
 from tests.conftest import Instrument
+from tests.integration.telemetry.test_foreign_apps import SHOP, run
 
 CERTIFICATES = Path(__file__).with_name("certificates")
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
@@ -350,3 +351,25 @@ def test_shutdown_sends_what_is_queued(backend: Backend, world: Callable[[str], 
     app.serve(20)
     app.tracer_provider.shutdown()
     assert (len(backend.spans), app.status.sent, app.status.dropped) == (20, 20, 0)
+
+
+@pytest.mark.parametrize("fault", ["slow", "unavailable"])
+def test_a_process_whose_backend_is_not_well_ends_within_one_bound_for_spans_and_metrics(
+    fault: str, backend: Backend, tmp_path: Path
+) -> None:
+    backend.answer = FAULTS[fault]
+    program = (
+        SHOP
+        + """
+    import logging, time
+    logging.disable(logging.CRITICAL)
+    from telemetry import instrument, pipeline
+    app = instrument(create_app())
+    assert app.test_client().get("/shop/items").status_code == 200
+    began = time.monotonic()
+    pipeline.shutdown()
+    print(json.dumps({"s": time.monotonic() - began}))
+    """
+    )
+    found = run(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{backend.port}")
+    assert found["s"] < 3 + 2

@@ -1,0 +1,93 @@
+"""Metrics that are pushed: nothing is lost by an export that fails, and all of it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+
+from telemetry.exporters.reader import PushReader
+from telemetry.exporters.status import Delivery
+
+
+class Exporter(MetricExporter):
+    """Keeps what it gets, unless it is told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails: str | None = None
+        self.sums: list[int] = []
+        self.is_shut_down = False
+
+    def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
+        if self.fails == "raises":
+            raise ConnectionError("gone")
+        if self.fails:
+            return MetricExportResult.FAILURE
+        (point,) = metrics_data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+        self.sums.append(point.value)
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+        self.is_shut_down = True
+
+
+@pytest.fixture
+def exporter() -> Exporter:
+    return Exporter()
+
+
+@pytest.fixture
+def reader(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> Iterator[PushReader]:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "3600000")
+    made = PushReader(exporter, name="otlp", target="http://collector")
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.parametrize("how", ["raises", "answers"])
+def test_what_an_export_could_not_tell_the_next_one_does(
+    reader: PushReader, exporter: Exporter, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    counter = provider.get_meter("t").create_counter("count")
+    counter.add(1)
+    exporter.fails = how
+    for _ in range(3):
+        reader.collect()
+    assert (reader.status.is_failing, reader.status.failures, reader.status.sent) == (True, 3, 0)
+    exporter.fails = None
+    counter.add(1)
+    reader.collect()
+    assert exporter.sums == [2]
+    assert (reader.status.is_failing, reader.status.sent, reader.status.dropped) == (False, 1, 0)
+    words = {"raises": "ConnectionError: gone", "answers": "the exporter could not deliver them"}[how]
+    assert caplog.messages == [
+        f"otlp: metrics could not be exported: {words} (told once, until it works)",
+        "otlp: metrics are exported again",
+    ]
+
+
+def test_the_last_export_comes_with_the_end(reader: PushReader, exporter: Exporter) -> None:
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider.get_meter("t").create_counter("count").add(5)
+    provider.shutdown()
+    reader.shutdown()
+    assert (exporter.sums, exporter.is_shut_down) == ([5], True)
+
+
+def test_who_hears_the_backend_judges(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "3600000")
+    reader = PushReader(exporter, lambda succeeded: Delivery(False, why=f"a web page, {succeeded}"))
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider.get_meter("t").create_counter("count").add(5)
+    reader.collect()
+    assert reader.status.last_error == "a web page, True"
+    provider.shutdown()
