@@ -13,7 +13,7 @@ from flask import Flask
 
 from telemetry import pipeline, source
 from telemetry.admin import create_blueprint, guard
-from telemetry.errors import InstrumentationError
+from telemetry.errors import InstrumentationError, SettingsError
 from telemetry.exporters import registry
 from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
@@ -106,6 +106,10 @@ def instrument(
             meter_provider = metrics.meter_provider
         metrics = metrics or get_metrics()
         chosen = registry.choose(exporters if exporters is not None else settings.exporters or None)
+        if not settings.admin and any(getattr(each, "name", None) == "prometheus" for each in chosen.metrics):
+            raise SettingsError(
+                "admin must be true with the exporter prometheus, whose page is an admin page, got false"
+            )
         service_name = service_name or app.name
         meter_provider = meter_provider or pipeline.meter_provider(service_name, service_version)
         tracer_provider = tracer_provider or pipeline.tracer_provider(service_name, service_version)

@@ -9,7 +9,7 @@ from flask import Flask
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client.parser import text_string_to_metric_families
 
-from telemetry import PerformanceMetrics
+from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings
 from tests.conftest import Instrument
 
 
@@ -71,3 +71,8 @@ def test_the_panel_tells_when_it_was_fetched(app: Flask) -> None:
 def test_without_the_exporter_the_page_is_not_there(instrumented: Instrument) -> None:
     app = instrumented(Flask("shop"), exporters=[])
     assert app.test_client().get("/metrics").status_code == 404
+
+
+def test_without_admin_pages_there_is_no_place_for_it(instrumented: Instrument) -> None:
+    with pytest.raises(SettingsError, match="admin must be true with the exporter prometheus"):
+        instrumented(Flask("shop"), exporters=["prometheus"], settings=TelemetrySettings(admin=False))
