@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from telemetry import source
@@ -41,6 +43,7 @@ REPEATS: Final = 5
 """So many runs of one statement from one line make a finding, unless the setting `repeats_warning` says another number."""
 
 _LONG_LIST: Final = 10
+_SHORT_PAGE: Final = 5
 _PAUSE_NS: Final = 5_000_000
 _PAUSE_RATIO: Final = 5
 _NAMES: Final = {
@@ -79,8 +82,13 @@ class Group:
     errors: int = 0
     rows: int | None = None
     flags: int = 0
-    list_size: int = 0
+    listed: int = 0
+    """Values in lists behind IN, of all runs."""
     transactions: set[int] = field(default_factory=set)
+    idle_ns: int = 0
+    """Time between the runs, where they are not kept one by one."""
+    more_transactions: int = 0
+    """Transactions beside those, which are not known by their numbers."""
     runs_kept: list[Query] = field(default_factory=list)
     _seen: set[object] = field(default_factory=set)
 
@@ -96,8 +104,11 @@ class Group:
 
     @property
     def is_recursive(self) -> bool:
-        """Whether the function that runs it calls itself."""
-        return self.site[0] is not None and self.site[0] is self.site[2]
+        """Whether the function that runs it calls itself, or does so in a comprehension or lambda of its own."""
+        code, caller = self.site[0], self.site[2]
+        if not isinstance(code, CodeType) or caller is None:
+            return False
+        return code is caller or any(caller is each for each in code.co_consts)
 
     def add(self, query: Query, parameters: object, fetch: tuple[int, int] | None = None) -> None:
         """Add one run; equal `parameters` are of equal runs, and `fetch` is what its rows took and how many there were."""
@@ -107,7 +118,7 @@ class Group:
         self._count(1, duration_ns, duration_ns, int(error_type is not None), rows, flags)
         self._seen.add((sql, parameters))
         self.distinct = len(self._seen)
-        self.list_size = max(self.list_size, statement(sql).list_size)
+        self.listed += statement(sql).list_size
         if transaction:
             self.transactions.add(transaction)
         self.runs_kept.append(query)
@@ -124,6 +135,9 @@ class Group:
     @property
     def pauses(self) -> bool:
         """Whether much more time lies between the runs than they take, as where something is waited for."""
+        if len(self.runs_kept) < self.runs:
+            gap_ns, took_ns = self.idle_ns / max(self.runs - 1, 1), self.duration_ns / self.runs
+            return gap_ns >= _PAUSE_NS and gap_ns >= _PAUSE_RATIO * took_ns
         starts = [(query[1], query[2]) for query in self.runs_kept]
         gaps = [later - start - took for (start, took), (later, _) in itertools.pairwise(starts)]
         if not gaps:
@@ -194,18 +208,20 @@ def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
 def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
     """Return the short of `analyse`; a request with few queries needs no grouping."""
     if kept.query_count < repeats:
-        statements = len({statement(query[0]).text for query in kept.queries})
-        return Summary(statements, OK, 1 if statements == kept.query_count else kept.query_count - statements + 1)
+        groups = group(kept)
+        return Summary(
+            len({each.statement.text for each in groups}), OK, max((each.runs for each in groups), default=0)
+        )
     return analyse(kept, repeats).summary
 
 
 def group(kept: KeptRequest) -> list[Group]:
     """Return the queries of a request by fingerprint and line, in the order of their first runs."""
-    groups: dict[tuple[str, int, int, int, int], Group] = {}
+    groups: dict[tuple[object, ...], Group] = {}
 
     def of(sql: str, site: Site, at: int) -> Group:
         known = statement(sql)
-        key = (known.text, id(site[0]), site[1], id(site[2]), site[3])
+        key = (known.text, *_line_key(site[0], site[1]), *_line_key(site[2], site[3]))
         found = groups.get(key)
         if found is None:
             found = groups[key] = Group(known, sql, site, at)
@@ -219,10 +235,19 @@ def group(kept: KeptRequest) -> list[Group]:
     for at, each in enumerate(kept.sums):
         found = of(each.sql, each.site, at)
         found._count(each.runs, each.duration_ns, each.longest_ns, each.errors, each.rows, each.flags)
-        found.distinct += len(each.distinct)
+        found.distinct += each.distinct
+        found.idle_ns += each.last_ns - each.first_ns - each.duration_ns
         found.transactions |= each.transactions
-        found.list_size = max(found.list_size, statement(each.sql).list_size)
+        found.more_transactions += each.transaction_count - len(each.transactions)
+        found.listed += statement(each.sql).list_size * each.runs
     return list(groups.values())
+
+
+def _line_key(code: CodeType | str | None, position: int) -> tuple[object, int]:
+    """Return what is equal for two places in one line."""
+    if isinstance(code, CodeType):
+        return id(code), source.line_number(code, position)
+    return code, position
 
 
 def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
@@ -240,10 +265,23 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     if not one.statement.reads:
         return None
     if one.distinct == 1:
-        return _same_again(one)
-    if _is_paging(one):
+        return None if _may_have_changed(one, groups) else _same_again(one)
+    feeder = _feeder(one, groups)
+    if _is_paging(one, feeder):
         return Finding(PAGING, f"{_ran(one)}, each for another part of {one.statement.table or 'the rows'}", "", one)
-    return _n_plus_one(one, _feeder(one, groups))
+    return _n_plus_one(one, feeder)
+
+
+def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
+    """Tell whether the request wrote between most of the runs, or the answer is no table's, as of a clock: it asks anew."""
+    if not one.statement.table:
+        return True
+    writers = [each for each in groups if each.statement.writes or each.flags & SCRIPT]
+    if not one.runs_kept or len(one.runs_kept) < one.runs:
+        return sum(each.runs for each in writers) * 2 >= one.runs
+    writes = sorted(query[1] for each in writers for query in each.runs_kept)
+    seen = {bisect_left(writes, query[1]) for query in one.runs_kept}
+    return len(seen) * 2 > one.runs
 
 
 def _same_again(one: Group) -> Finding:
@@ -275,7 +313,7 @@ def _mend(one: Group, feeder: Group | None) -> str:
 
 
 def _write_loop(one: Group) -> Finding:
-    verb, number = one.statement.operation, len(one.transactions)
+    verb, number = one.statement.operation, len(one.transactions) + one.more_transactions
     where = "in one transaction" if number == 1 else f"in {number} transactions" if number else "one by one"
     mend = "one executemany" if verb in ("INSERT", "REPLACE") else f"one executemany, or one {verb} for all rows"
     if number > 1:
@@ -283,12 +321,19 @@ def _write_loop(one: Group) -> Finding:
     return Finding(WRITE_LOOP, f"{_ran(one)} {where}", mend, one)
 
 
-def _is_paging(one: Group) -> bool:
-    """Tell whether each run reads another part of the same rows: by OFFSET, by the last key, or by a long list of keys."""
+def _is_paging(one: Group, feeder: Group | None) -> bool:
+    """Tell whether each run reads another part of the same rows: by OFFSET, by the last key, or by a long list of keys.
+
+    A page of the rows that equal something looks like the first rows for each of many things: it is told by its order, or
+    by there being nothing that it could run for.
+    """
     known = one.statement
-    if known.has_limit and (known.has_offset or known.is_ranged) and not known.equals:
-        return True
-    return one.list_size >= _LONG_LIST
+    if known.has_limit and (known.limit is None or known.limit >= _SHORT_PAGE):
+        if known.is_ranged and (not known.equals or known.is_ordered_by_range):
+            return True
+        if known.has_offset and (not known.equals or feeder is None):
+            return True
+    return one.listed >= _LONG_LIST * one.runs
 
 
 def _feeder(one: Group, groups: Sequence[Group]) -> Group | None:
@@ -364,8 +409,9 @@ def growth(requests: Iterable[KeptRequest]) -> list[Growth]:
     for kept in requests:
         if not kept.query_count:
             continue
-        for one in group(kept):
-            if one.statement.reads and one.distinct == one.runs and not _is_paging(one) and not one.errors:
+        groups = group(kept)
+        for one in groups:
+            if _is_for_each(one, groups):
                 key = (kept.route, one.statement.text, str(one.line))
                 runs.setdefault(key, {})[one.runs] = one
     found: dict[str, Growth] = {}
@@ -373,6 +419,13 @@ def growth(requests: Iterable[KeptRequest]) -> list[Growth]:
         if len(by_runs) >= _LEAST_STEPS and (route not in found or max(by_runs) > found[route].runs[-1]):
             found[route] = Growth(route, by_runs[max(by_runs)], tuple(sorted(by_runs)))
     return sorted(found.values(), key=lambda each: -each.runs[-1])
+
+
+def _is_for_each(one: Group, groups: Sequence[Group]) -> bool:
+    """Tell whether a statement runs for one thing after another."""
+    if not one.statement.reads or one.distinct < one.runs or one.errors:
+        return False
+    return not _is_paging(one, _feeder(one, groups))
 
 
 def _few(numbers: Sequence[int]) -> Sequence[int]:

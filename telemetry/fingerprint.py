@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ _LONGEST: Final = 20_000
 
 _ELLIPSIS: Final = "(…)"
 _LITERALS: Final = frozenset({"STRING", "NUMBER", "HEX_STRING", "BIT_STRING", "BYTE_STRING", "NATIONAL_STRING"})
+_RESOLUTIONS: Final = ("ROLLBACK", "ABORT", "REPLACE", "FAIL", "IGNORE")  # UPDATE OR …
 _COMPARISONS: Final = frozenset({"=", "==", "IS"})
 _INEQUALITIES: Final = frozenset({"<", ">", "<=", ">="})
 _NO_SPACE_BEFORE: Final = frozenset({",", ")", ".", ";", "("})
@@ -45,6 +47,7 @@ _KEYWORDS_BEFORE_PAREN: Final = frozenset(
 )
 _MASKED: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _SPACE: Final = re.compile(r"\s+")
+_LIMIT: Final = re.compile(r"\bLIMIT\s+(\d{1,9})\b(?!\s*,)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,10 @@ class Statement:
     """Columns that are compared with a value by `=`."""
     is_ranged: bool
     """Whether a column is compared with a value by `<` or `>`."""
+    is_ordered_by_range: bool
+    """Whether its rows come in the order of such a column, as where each page begins behind the last row of the one before."""
+    limit: int | None
+    """The number behind LIMIT, where that is written out."""
     is_counted: bool
     """Whether all that it selects is one aggregate, such as COUNT(*)."""
 
@@ -81,12 +88,9 @@ class Statement:
 @functools.lru_cache(maxsize=4096)
 def statement(sql: str) -> Statement:
     """Return the fingerprint of `sql`; what is no SQL gets one too."""
-    try:
-        words = _words(sql[:_LONGEST])
-    except Exception:  # the tokenizer meets whatever text an app sends
-        words = _SPACE.sub(" ", _MASKED.sub("?", sql[:_LONGEST])).strip().split(" ")
-    words, list_size = _collapsed(words)
+    words, list_size = _collapsed(_read(sql[:_LONGEST]))
     operation, table = _operation(words)
+    ranged = set(_compared(words, _INEQUALITIES))
     upper = [word.upper() for word in words]
     return Statement(
         text=_joined(words),
@@ -96,14 +100,27 @@ def statement(sql: str) -> Statement:
         has_limit="LIMIT" in upper,
         has_offset="OFFSET" in upper or _has_comma_limit(upper),
         equals=tuple(_compared(words, _COMPARISONS)),
-        is_ranged=any(True for _ in _compared(words, _INEQUALITIES)),
+        is_ranged=bool(ranged),
+        is_ordered_by_range=not ranged.isdisjoint(_ordered_by(words)),
+        limit=int(limit[-1]) if (limit := _LIMIT.findall(sql)) else None,
         is_counted=_is_counted(upper),
     )
 
 
+def _read(sql: str) -> list[str]:
+    """Return the words of `sql`, which may be cut off in the middle of a literal, or no SQL at all."""
+    for end in ("", "'", '"', "*/"):
+        try:
+            return _words(sql + end)
+        except Exception:  # noqa: S112  # the tokenizer meets whatever text an app sends
+            continue
+    return _SPACE.sub(" ", _MASKED.sub("?", sql)).strip().split(" ")
+
+
 def _words(sql: str) -> list[str]:
     """Return the tokens of `sql` as they are written, with `?` for literals and parameters."""
-    tokens = _tokenizer().tokenize(sql)
+    with _tokenizing:
+        tokens = _tokenizer().tokenize(sql)
     words: list[str] = []
     skip = False
     for at, token in enumerate(tokens):
@@ -137,11 +154,18 @@ def _is_sign(words: Sequence[str]) -> bool:
     )
 
 
+_tokenizing: Final = threading.Lock()
+"""A tokenizer holds the text that it is at; two pages may be drawn at once."""
+
+
 @functools.cache
 def _tokenizer() -> Any:
     from sqlglot.dialects.sqlite import SQLite  # 200 ms, for those who look
 
-    return SQLite.Tokenizer()
+    class Tokenizer(SQLite.Tokenizer):
+        COMMANDS: ClassVar = set()  # else what is behind REPLACE or EXPLAIN is one text to it
+
+    return Tokenizer()
 
 
 def _collapsed(words: list[str]) -> tuple[list[str], int]:
@@ -153,7 +177,7 @@ def _collapsed(words: list[str]) -> tuple[list[str], int]:
         out.append(word)
         at += 1
         if word == "IN" and (end := _list_end(words, at)):
-            longest = max(longest, (end - at) // 2)
+            longest = max(longest, words[at:end].count("?"))
             out.append(_ELLIPSIS)
             at = end
         elif word == "VALUES":
@@ -169,13 +193,16 @@ def _collapsed(words: list[str]) -> tuple[list[str], int]:
 
 
 def _list_end(words: Sequence[str], at: int) -> int:
-    """Return where a list of values that begins at `at` is over, 0 if there is none."""
+    """Return where a list of values that begins at `at` is over, 0 if there is none; it may be empty, or cut off."""
     if words[at : at + 1] != ["("]:
         return 0
     end = at + 1
     while words[end : end + 2] == ["?", ","]:
         end += 2
-    return end + 2 if words[end : end + 2] == ["?", ")"] else 0
+    rest = list(words[end : end + 2])
+    if rest in (["?", ")"], ["?"]):
+        return end + len(rest)
+    return end + 1 if rest[:1] == [")"] and end == at + 1 else end if not rest else 0
 
 
 def _group_end(words: Sequence[str], at: int) -> int:
@@ -199,8 +226,8 @@ def _operation(words: Sequence[str]) -> tuple[str, str]:
                 operation = word.upper()
                 break
     for before, name in itertools.pairwise(words):
-        is_named = before in ("FROM", "INTO") or (before == "UPDATE" and operation == "UPDATE")
-        if is_named and name != "(" and name != "OR":
+        is_named = before in ("FROM", "INTO") or (before in ("UPDATE", *_RESOLUTIONS) and operation == "UPDATE")
+        if is_named and name not in ("(", "OR"):
             return operation, name.strip("\"'`[]")
     return operation, ""
 
@@ -213,6 +240,13 @@ def _compared(words: Sequence[str], operators: frozenset[str]) -> list[str]:
             if name not in ("?", ")"):
                 found.append(name.strip("\"'`[]"))
     return found
+
+
+def _ordered_by(words: Sequence[str]) -> Sequence[str]:
+    """Return the words behind the last ORDER BY, names without their quotes."""
+    upper = [word.upper() for word in words]
+    starts = [at for at, word in enumerate(upper) if word == "ORDER BY" or upper[at - 1 : at + 1] == ["ORDER", "BY"]]
+    return [word.strip("\"'`[]") for word in words[starts[-1] :]] if starts else ()
 
 
 def _has_comma_limit(upper: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ import itertools
 import os
 import sqlite3
 import threading
+import weakref
 from collections import deque
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -39,7 +40,7 @@ class Hold(NamedTuple):
 class ConnectionState:
     """What is known of one connection: its file, and the write transaction it is in."""
 
-    __slots__ = ("file", "record", "since_ns", "transaction")
+    __slots__ = ("__weakref__", "file", "record", "since_ns", "transaction")
 
     def __init__(self, file: str | None) -> None:
         self.file = file
@@ -50,7 +51,9 @@ class ConnectionState:
 
 _lock = threading.Lock()
 _numbers = itertools.count(1)
-_open: dict[int, ConnectionState] = {}
+_open: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
+"""What is in a write transaction; SQLite rolls back that of a connection that is thrown away without being closed."""
+
 _past: deque[Hold] = deque(maxlen=256)
 _files: dict[str, None] = {}
 _file_of: dict[str, str] = {}
@@ -89,7 +92,8 @@ def path_of(database: Any, is_uri: bool) -> str | None:
 def wrote(
     connection: sqlite3.Connection, record: RequestRecord | None, sql: str, start_ns: int, duration_ns: int, rows: int
 ) -> int:
-    """Note a statement that changed rows (`rows` is not negative) or took long; return the number of its write transaction.
+    """Note a statement that changed rows (`rows` is not negative), returns none or took long, and return the number of the
+    write transaction that it changed rows in, 0 for none.
 
     The time it waited is added to `record`.
     """
@@ -104,6 +108,8 @@ def wrote(
             if record is not None:
                 record.wait_ns += waited_ns
     if rows < 0:
+        if state.transaction:  # it may have been a COMMIT
+            released(connection)
         return 0
     if not connection.in_transaction:
         if file is not None:
@@ -162,7 +168,9 @@ def _held_by_others(own: ConnectionState, file: str, start_ns: int, end_ns: int)
     with _lock:
         holds = [(hold.start_ns, hold.end_ns) for hold in _past if hold.file == file]
         holds += [
-            (other.since_ns, end_ns) for other in _open.copy().values() if other.file == file and other is not own
+            (other.since_ns, end_ns)
+            for reference in _open.valuerefs()
+            if (other := reference()) is not None and other.file == file and other is not own
         ]
     held_ns = sum(max(0, min(end_ns, until) - max(start_ns, since)) for since, until in holds)
     return min(held_ns, end_ns - start_ns)

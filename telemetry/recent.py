@@ -6,6 +6,7 @@ ones and the sums of all. Everything told about them, fingerprints, source lines
 
 from __future__ import annotations
 
+import sys
 import threading
 from bisect import insort
 from collections import Counter, deque
@@ -14,18 +15,21 @@ from operator import itemgetter
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from telemetry import source
 from telemetry.readers.window import copied, route_name
+from telemetry.requests import Sums, sums_of
 
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
 
-    from telemetry.requests import Query, RequestRecord, Sums
+    from telemetry.requests import Query, RequestRecord, SumKey
 
 MAX_KEPT_QUERIES: Final = 500
 """Queries of one request that are kept one by one."""
 
 _REQUEST_BYTES: Final = 500
 _QUERY_BYTES: Final = 280
+_SUMS_BYTES: Final = 1200
 _MAX_SQL: Final = 2000
 _CUT: Final = " …"
 
@@ -78,13 +82,26 @@ class KeptRequest(NamedTuple):
             return fetched_ns + sum(each.duration_ns for each in self.sums)
         return fetched_ns + sum([query[2] for query in self.queries])
 
-    def shortened(self) -> Row:
-        """Return it without what makes it large: long statements, and queries beyond the first hundred."""
-        queries = [(_cut(query[0]), *query[1:]) for query in self.queries[:100]]
-        for each in self.sums or ():
-            each.sql = _cut(each.sql)
-        cost = _REQUEST_BYTES + (_QUERY_BYTES + _MAX_SQL) * (len(queries) + len(self.sums or ()))
-        return tuple(self._replace(queries=queries, estimated_bytes=cost))
+    def shortened(self, max_bytes: int) -> Row:
+        """Return it without what makes it large: long statements, queries beyond the first, sums of rare statements.
+
+        The figures stay exact: what there is no room for goes into sums of the line it comes from, or of all.
+        """
+        sums = self.sums
+        if sums is None:
+            sums = summed(self.queries, self.repeats or {})
+        cut: dict[str, str] = {}
+        queries = [(_cut(query[0], cut), *query[1:]) for query in self.queries[:100]]
+        for each in sums:
+            each.sql = _cut(each.sql, cut)
+        room = max_bytes - _REQUEST_BYTES
+        while len(sums) > 1 and sum(map(_sums_bytes, sums)) > room // 2:
+            sums = _folded(sums, (len(sums) - 1) // 2)
+        room -= sum(map(_sums_bytes, sums))
+        while queries and _queries_bytes(queries) > room:
+            queries = queries[: len(queries) // 2]
+        cost = _REQUEST_BYTES + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
+        return tuple(self._replace(queries=queries, repeats=None, sums=sums, estimated_bytes=cost))
 
 
 Row = tuple[Any, ...]
@@ -102,13 +119,16 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         record.sum_up(queries)
         queries = (record.first or [])[:MAX_KEPT_QUERIES]
         sums = list((record.sums or {}).values())
+        for each in sums:
+            each.settle()
     elif record.parameters:
         repeats = _ordinals(record.parameters)
     if record.streamed:
         transfer_ns = perf_counter_ns() - record.start_ns
-    cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries)
-    if sums is not None:
-        cost += sum(_QUERY_BYTES + len(each.sql) for each in sums)
+    if sums is None:
+        cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries)
+    else:
+        cost = _REQUEST_BYTES + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
     trace_id, span_id = ids
     return (
         record.method,
@@ -132,8 +152,42 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
     )
 
 
-def _cut(sql: str) -> str:
-    return sql if len(sql) <= _MAX_SQL else sql[:_MAX_SQL] + _CUT
+def _cut(sql: str, known: dict[str, str]) -> str:
+    """Return `sql` no longer than it may be; equal statements are one object afterwards."""
+    found = known.get(sql)
+    if found is None:
+        found = known[sql] = sql if len(sql) <= _MAX_SQL else sql[:_MAX_SQL] + _CUT
+    return found
+
+
+def _sums_bytes(sums: Sums) -> int:
+    return _SUMS_BYTES + sys.getsizeof(sums.sql)
+
+
+def _queries_bytes(queries: Sequence[Query]) -> int:
+    """Return what `queries` and their statements take, each statement once."""
+    statements = {id(query[0]): query[0] for query in queries}
+    return _QUERY_BYTES * len(queries) + sum(map(sys.getsizeof, statements.values()))
+
+
+def summed(queries: Sequence[Query], repeats: Mapping[int, int]) -> list[Sums]:
+    """Return the settled sums of `queries`."""
+    sums: dict[SumKey, Sums] = {}
+    for query in queries:
+        sums_of(sums, query).add(query, repeats.get(query[1]))
+    for each in sums.values():
+        each.settle()
+    return list(sums.values())
+
+
+def _folded(sums: Sequence[Sums], number: int) -> list[Sums]:
+    """Return the `number` of `sums` with the most runs, in their order, and the others as one."""
+    kept = set(sorted(range(len(sums)), key=lambda at: -sums[at].runs)[:number])
+    rest = Sums("", source.NO_SITE)
+    for at, each in enumerate(sums):
+        if at not in kept:
+            rest.absorb(each)
+    return [*(sums[at] for at in sorted(kept)), rest]
 
 
 def _ordinals(parameters: Mapping[int, int]) -> Mapping[int, int] | None:
@@ -191,7 +245,8 @@ class RecentRequests:
     def __init__(self, newest: int = 200, worst: int = 10, max_bytes: int = 8 * 1024 * 1024) -> None:
         self._worst_size = worst
         self._share = max_bytes // 2
-        self._large = self._share // max(newest, 1)  # as long as none is larger, the newest need no counting
+        # As long as none is larger, the newest need no counting: they fill half of their share, the larger ones the other.
+        self._large = self._share // (2 * max(newest, 1))
         self._lock = threading.Lock()
         self._newest: deque[Row] = deque(maxlen=newest)
         self._routes: dict[tuple[str, str], Worst] = {}
@@ -212,7 +267,7 @@ class RecentRequests:
     def add(self, kept: Row, worst: Worst) -> None:
         """Keep a request, whose route has `worst`."""
         if kept[_BYTES] > self._share // 4:
-            kept = KeptRequest._make(kept).shortened()
+            kept = KeptRequest._make(kept).shortened(self._share // 4)
         self._newest.append(kept)
         if kept[_BYTES] > self._large:
             self._trim()
@@ -226,9 +281,10 @@ class RecentRequests:
     def _trim(self) -> None:
         with self._lock:
             newest = self._newest
-            total = sum(kept[_BYTES] for kept in copied(newest))
-            while total > self._share and len(newest) > 1:
-                total -= newest.popleft()[_BYTES]
+            large = sum(size for kept in copied(newest) if (size := kept[_BYTES]) > self._large)
+            while large > self._share // 2 and len(newest) > 1:
+                size = newest.popleft()[_BYTES]
+                large -= size if size > self._large else 0
 
     def _rank(self, kept: Row, worst: Worst) -> None:
         size = self._worst_size

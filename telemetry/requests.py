@@ -29,6 +29,7 @@ MAX_SUMS: Final = 500
 """Statements that a request keeps sums of; later ones share those of the line that they come from."""
 _MAX_DISTINCT: Final = 2000
 _SAMPLE: Final = 40
+_FEW: Final = 8
 
 
 MADE: Final = 1
@@ -52,15 +53,19 @@ class Sums:
     """What is kept of the queries of one statement and site beyond the first `MAX_PENDING_QUERIES` of a request."""
 
     __slots__ = (
+        "_seen",
         "distinct",
         "duration_ns",
         "errors",
+        "first_ns",
         "flags",
+        "last_ns",
         "longest_ns",
         "rows",
         "runs",
         "site",
         "sql",
+        "transaction_count",
         "transactions",
     )
 
@@ -70,15 +75,21 @@ class Sums:
         self.runs = 0
         self.duration_ns = 0
         self.longest_ns = 0
+        self.first_ns = 0  # when the first run began
+        self.last_ns = 0  # and the last one ended
         self.errors = 0
         self.flags = 0
         self.rows = -1
-        self.distinct: set[int] = set()  # keyed hashes of the parameters, emptied with the request
+        self.distinct = 0  # how many different parameters there were, once it is settled
         self.transactions: set[int] = set()
+        self.transaction_count = 0
+        self._seen: set[int] = set()  # keyed hashes of the parameters
 
     def add(self, query: Query, parameters: int | None) -> None:
         """Count one query; `parameters` is their keyed hash."""
-        duration_ns, error_type, flags, rows, transaction = query[2:7]
+        start_ns, duration_ns, error_type, flags, rows, transaction = query[1:7]
+        self.first_ns = self.first_ns or start_ns
+        self.last_ns = max(self.last_ns, start_ns + duration_ns)
         self.runs += 1
         self.duration_ns += duration_ns
         self.longest_ns = max(self.longest_ns, duration_ns)
@@ -86,8 +97,8 @@ class Sums:
         self.flags |= flags
         if rows >= 0:
             self.rows = rows + max(self.rows, 0)
-        if len(self.distinct) < _MAX_DISTINCT:
-            self.distinct.add(self.runs if parameters is None else parameters)
+        if len(self._seen) < _MAX_DISTINCT:
+            self._seen.add(-self.runs if parameters is None else parameters)
         if transaction and len(self.transactions) < _MAX_DISTINCT:
             self.transactions.add(transaction)
 
@@ -95,6 +106,25 @@ class Sums:
         """Count what it took to fetch rows."""
         self.duration_ns += took_ns
         self.rows = rows + max(self.rows, 0)
+
+    def settle(self) -> None:
+        """End with the request: of hashes and transactions, numbers remain. Where too many differed to tell, all did."""
+        self.distinct = self.runs if len(self._seen) >= _MAX_DISTINCT else len(self._seen)
+        self._seen = set()
+        self.transaction_count = len(self.transactions)
+        if self.transaction_count > _FEW:
+            self.transactions = set(sorted(self.transactions)[:_FEW])
+
+    def absorb(self, other: Sums) -> None:
+        """Take over the figures of `other`, when both are settled."""
+        self.runs += other.runs
+        self.duration_ns += other.duration_ns
+        self.longest_ns = max(self.longest_ns, other.longest_ns)
+        self.errors += other.errors
+        if other.rows >= 0:
+            self.rows = other.rows + max(self.rows, 0)
+        self.distinct += other.distinct
+        self.transaction_count += other.transaction_count
 
 
 SumKey = tuple[str, int, int]
@@ -223,13 +253,13 @@ class RequestRecord:
             self.sums, self.first = {}, queries
         parameters = self.parameters.pop if self.first is not queries else self.parameters.get
         for query in queries:
-            sums = _sums_of(self.sums, query)
+            sums = sums_of(self.sums, query)
             sums.add(query, parameters(query[1], None))
             if query[1] in self.fetches:
                 sums.fetched(*self.fetches.pop(query[1]))
 
 
-def _sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
+def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
     """Return the sums that `query` belongs to, bounded in number however many statements there are."""
     sql, code, position = query[0], query[7], query[8]
     key = (sql, id(code), position)

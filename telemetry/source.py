@@ -135,11 +135,12 @@ def line_of(code: CodeType | str | None, position: int) -> SourceLine | None:
         return SourceLine(short_name(code), position, "")
     name = code.co_qualname if hasattr(code, "co_qualname") else code.co_name
     function = "" if name.startswith("<") else name.replace("<locals>.", "")
-    return SourceLine(short_name(code.co_filename), _line(code, position), function)
+    return SourceLine(short_name(code.co_filename), line_number(code, position), function)
 
 
 @functools.lru_cache(maxsize=2048)
-def _line(code: CodeType, position: int) -> int:
+def line_number(code: CodeType, position: int) -> int:
+    """Return the number of the line that holds the instruction at `position` of `code`."""
     for start, end, line in code.co_lines():
         if start <= position < end and line is not None:
             return line
@@ -149,9 +150,14 @@ def _line(code: CodeType, position: int) -> int:
 def caller_of(site: Site) -> SourceLine | None:
     """Return what called the line of `site`, if that is code of the app too."""
     code = site[2]
-    if code is None or (isinstance(code, CodeType) and not is_app(code.co_filename)):
+    if code is None or (isinstance(code, CodeType) and not (_is_python(code.co_filename) and is_app(code.co_filename))):
         return None
     return line_of(code, site[3])
+
+
+def _is_python(file: str) -> bool:
+    """Tell a module from a template, whose compiled code has other line numbers than its text."""
+    return file.endswith((".py", ".pyw")) or file.startswith("<")
 
 
 @functools.lru_cache(maxsize=2048)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from telemetry import PerformanceMetrics, instrument, set_metrics, uninstrument
+from telemetry.recent import KeptRequest
 
 hypothesis_settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("default")
@@ -62,3 +64,24 @@ def instrumented(metrics: PerformanceMetrics) -> Iterator[Instrument]:
     yield make
     for app in apps:
         uninstrument(app)
+
+
+@pytest.fixture
+def kept_of(instrumented: Instrument, metrics: PerformanceMetrics) -> Callable[[Callable[[], Any]], KeptRequest]:
+    """Run a function inside a request of an app of the test's own, and return what is kept of the request."""
+    app = Flask("kept_of", root_path=str(Path(__file__).parent))
+    work: list[Callable[[], Any]] = []
+
+    @app.get("/")
+    def view() -> str:
+        work.pop()()
+        return "done"
+
+    instrumented(app)
+
+    def run(function: Callable[[], Any]) -> KeptRequest:
+        work.append(function)
+        app.test_client().get("/")
+        return metrics.recent.all()[0]
+
+    return run

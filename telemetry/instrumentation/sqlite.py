@@ -79,7 +79,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         duration_ns = perf_counter_ns() - start_ns
         rows = cursor.rowcount
         transaction = 0
-        if rows >= 0 or duration_ns >= _WORTH_ASKING_NS:
+        if rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
             transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
         frame = _getframe(_depth)
         code: Any = frame.f_code
@@ -411,7 +411,7 @@ def _timed_elsewhere(
         transaction = 0
         if error is not None:
             locks.failed(record, error, duration_ns)
-        elif rows >= 0 or duration_ns >= _WORTH_ASKING_NS:
+        elif rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
             transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
         query = (sql, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
         if token is not None:

@@ -1,0 +1,74 @@
+"""Requests as they are kept, made from lists of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import CodeType
+from typing import Any
+
+from werkzeug.routing import Rule
+
+from telemetry.recent import KeptRequest
+from telemetry.requests import Query
+
+MS = 1_000_000
+
+
+def code(name: str = "view", file: str = "/srv/app/views.py") -> CodeType:
+    """Return a code object of the app, as one of its functions has."""
+    namespace: dict[str, Any] = {}
+    exec(compile(f"\n\ndef {name}():\n    return 1\n", file, "exec"), namespace)
+    return namespace[name].__code__
+
+
+VIEW = code()
+
+
+def query(
+    sql: str,
+    start_ns: int,
+    *,
+    took_ns: int = 1000,
+    error: str | None = None,
+    flags: int = 0,
+    rows: int = -1,
+    transaction: int = 0,
+    at: CodeType | None = VIEW,
+    position: int = 0,
+    caller: CodeType | None = None,
+) -> Query:
+    """Return a query as a request records it."""
+    return (sql, start_ns, took_ns, error, flags, rows, transaction, at, position, caller, 0)
+
+
+def each(sql: str, times: int, *, since: int = 0, step_ns: int = 2000, **options: Any) -> list[Query]:
+    """Return `times` runs of a statement, one after the other."""
+    return [query(sql, since + 1 + at * step_ns, **options) for at in range(times)]
+
+
+def kept(
+    queries: Sequence[Query], *, same: bool = False, route: str = "/", number: int = 1, **values: Any
+) -> KeptRequest:
+    """Return a request with these queries; with `same`, equal statements had equal parameters."""
+    ordinals: dict[str, int] = {}
+    repeats = {each[1]: ordinals.setdefault(each[0], len(ordinals)) for each in queries} if same else None
+    made = KeptRequest(
+        method="GET",
+        rule=Rule(route, endpoint="view"),
+        path=route,
+        status=200,
+        error_type=None,
+        start_ns=0,
+        start_unix_ns=number,
+        duration_ns=MS,
+        transfer_ns=None,
+        trace_id=number,
+        span_id=number,
+        query_count=len(queries),
+        wait_ns=0,
+        queries=queries,
+        repeats=repeats,
+        sums=None,
+        estimated_bytes=500 + 280 * len(queries),
+    )
+    return made._replace(**values)

@@ -1,0 +1,242 @@
+"""What the queries of a request come to. The shapes of whole requests are in `benchmarks/corpus.py`."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry import fanout
+from telemetry.fanout import analyse, growth, summary
+from telemetry.recent import summed
+from telemetry.requests import MANY, SCRIPT
+from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
+
+POSTS = query("SELECT id, author FROM posts", 0)
+AUTHOR = "SELECT name FROM users WHERE id = ?"
+QUIET = "SELECT 1 FROM t WHERE a = ?"
+
+
+def test_one_statement_for_each_row_is_an_n_plus_one_with_its_evidence_and_the_query_that_feeds_it() -> None:
+    found = analyse(kept([POSTS, *each(AUTHOR, 20, since=10, took_ns=MS)]))
+    (finding,) = found.findings
+    assert found.verdict == fanout.N_PLUS_ONE
+    assert finding.is_warning
+    assert finding.text == (
+        "SELECT users ran 20 times at /srv/app/views.py:3, 20 ms. It follows the query at /srv/app/views.py:3"
+    )
+    assert finding.mend == "a JOIN of users in the query of posts, or one query with id IN (…)"
+    assert finding.feeder is not None
+    assert finding.feeder.sql == POSTS[0]
+
+
+@pytest.mark.parametrize(("runs", "repeats", "expected"), [(4, 5, "ok"), (5, 5, "n_plus_one"), (4, 4, "n_plus_one")])
+def test_so_many_runs_make_a_finding(runs: int, repeats: int, expected: str) -> None:
+    request = kept(each(AUTHOR, runs))
+    assert analyse(request, repeats).verdict == summary(request, repeats).verdict == expected
+
+
+def test_the_same_statement_from_other_lines_is_counted_for_each_line() -> None:
+    queries = [query(AUTHOR, at, at=code(f"view{at}")) for at in range(1, 8)]
+    found = analyse(kept(queries))
+    assert found.findings == ()
+    assert len(found.groups) == 7
+    assert found.summary == (1, "ok", 1)
+
+
+def test_a_helper_is_told_by_the_line_that_calls_it() -> None:
+    helper = code("query_db")
+    others = [query(AUTHOR, at, at=helper, caller=code(f"view{at}")) for at in range(1, 8)]
+    loop = [query(AUTHOR, at, at=helper, caller=VIEW) for at in range(10, 17)]
+    assert analyse(kept(others)).verdict == fanout.OK
+    (finding,) = analyse(kept([*others, *loop])).findings
+    assert "called at /srv/app/views.py:3" in finding.text
+
+
+def test_statements_that_differ_in_their_literals_are_one() -> None:
+    queries = [query(f"SELECT name FROM users WHERE id = {at}", at + 1) for at in range(9)]
+    (one,) = analyse(kept(queries)).groups
+    assert (one.runs, one.distinct, one.sql) == (9, 9, "SELECT name FROM users WHERE id = 0")
+
+
+def test_equal_parameters_are_duplicates() -> None:
+    (finding,) = analyse(kept(each(AUTHOR, 6), same=True)).findings
+    assert finding.kind == fanout.DUPLICATES
+    assert "6 times" in finding.text
+    assert "same parameters" in finding.text
+    assert "flask.g" in finding.mend
+
+
+def test_asking_again_after_each_write_is_no_duplicate() -> None:
+    asked, written = (
+        each(sql, 6, since=since) for sql, since in (("SELECT count(*) FROM t", 0), ("INSERT INTO t VALUES (?)", 500))
+    )
+    queries = sorted([*asked, *written], key=lambda one: one[1])
+    assert [each.kind for each in analyse(kept(queries, same=True)).findings] == [fanout.WRITE_LOOP]
+    assert analyse(kept([*asked, *each("INSERT INTO t VALUES (?)", 6, since=10**6)], same=True)).verdict == (
+        fanout.DUPLICATES
+    )
+
+
+def test_what_is_of_no_table_may_change_by_itself() -> None:
+    assert analyse(kept(each("SELECT datetime('now')", 9), same=True)).findings == ()
+
+
+def test_pauses_between_equal_runs_are_polling() -> None:
+    (finding,) = analyse(kept(each(QUIET, 6, step_ns=20 * MS), same=True)).findings
+    assert (finding.kind, finding.is_warning, finding.mend) == (fanout.POLLING, False, "")
+
+
+def test_runs_that_failed_until_one_did_not_are_retries() -> None:
+    failed = each("INSERT INTO t VALUES (?)", 5, error="sqlite3.OperationalError")
+    (finding,) = analyse(kept([*failed, query("INSERT INTO t VALUES (?)", 10**6, rows=1)])).findings
+    assert finding.kind == fanout.RETRIES
+    assert "5 of them failed" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("transactions", "text", "mend"),
+    [
+        ([7] * 6, "in one transaction", "one executemany"),
+        ([1, 2, 3, 4, 5, 6], "in 6 transactions", "each commit waits for the disk"),
+        ([0] * 6, "one by one", "one executemany"),
+    ],
+)
+def test_a_loop_of_writes_tells_its_transactions(transactions: list[int], text: str, mend: str) -> None:
+    queries = [
+        query("INSERT INTO t VALUES (?)", at + 1, rows=1, transaction=number) for at, number in enumerate(transactions)
+    ]
+    (finding,) = analyse(kept(queries)).findings
+    assert finding.kind == fanout.WRITE_LOOP
+    assert text in finding.text
+    assert mend in finding.mend
+
+
+def test_executemany_is_bulk_and_a_script_is_nothing() -> None:
+    queries = [
+        query("INSERT INTO t VALUES (?)", 1, flags=MANY, rows=50),
+        *each("CREATE TABLE t (a)", 9, since=9, flags=SCRIPT),
+    ]
+    found = analyse(kept(queries))
+    assert [finding.kind for finding in found.findings] == [fanout.BULK]
+    assert "50 rows, by executemany" in found.findings[0].text
+    assert found.verdict == fanout.OK
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM t ORDER BY a LIMIT 50 OFFSET ?",
+        "SELECT * FROM t WHERE id > ? ORDER BY id LIMIT 50",
+        "SELECT * FROM t WHERE owner = ? AND id > ? ORDER BY id LIMIT 50",
+        "SELECT * FROM t WHERE owner = ? ORDER BY a LIMIT ? OFFSET ?",
+        f"SELECT * FROM t WHERE id IN ({', '.join('?' * 50)})",
+    ],
+)
+def test_pages_and_chunks_are_paging(sql: str) -> None:
+    (finding,) = analyse(kept(each(sql, 9))).findings
+    assert finding.kind == fanout.PAGING
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM comments WHERE post = ? ORDER BY id DESC LIMIT 3",
+        "SELECT * FROM comments WHERE post = ? ORDER BY id LIMIT ? OFFSET ?",
+        "SELECT * FROM comments WHERE id > ? ORDER BY id LIMIT 1",
+        "SELECT * FROM comments WHERE post IN (?)",
+    ],
+)
+def test_the_first_rows_for_each_row_are_no_pages(sql: str) -> None:
+    found = analyse(kept([POSTS, *each(sql, 9, since=10)]))
+    assert found.verdict == fanout.N_PLUS_ONE
+
+
+def test_a_function_that_calls_itself_is_told_of_with_recursive() -> None:
+    queries = each("SELECT id FROM t WHERE parent = ?", 9, caller=VIEW)
+    assert "WITH RECURSIVE" in analyse(kept(queries)).findings[0].mend
+
+
+def test_a_count_for_each_row_is_told_of_group_by() -> None:
+    queries = [POSTS, *each("SELECT COUNT(*) FROM likes WHERE post = ?", 9, since=9)]
+    assert analyse(kept(queries)).findings[0].mend == "one query with GROUP BY post"
+
+
+def test_many_different_statements_are_a_fixed_batch() -> None:
+    queries = [query(f"SELECT {at} FROM t{at}", at + 1) for at in range(8)]
+    (finding,) = analyse(kept(queries)).findings
+    assert (finding.kind, finding.is_warning) == (fanout.BATCH, False)
+
+
+def test_the_worst_comes_first_and_among_equals_the_costliest() -> None:
+    queries = [
+        *each("INSERT INTO t VALUES (?)", 9, took_ns=MS),
+        *each("SELECT a FROM t WHERE b = ?", 6, since=10**5),
+        *each("SELECT a FROM u WHERE b = ?", 6, since=10**6, took_ns=MS),
+    ]
+    found = analyse(kept(queries))
+    assert [(each.kind, each.group and each.group.statement.table) for each in found.findings] == [
+        ("n_plus_one", "u"),
+        ("n_plus_one", "t"),
+        ("write_loop", "t"),
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["SELECT a FROM t WHERE b = ?", "SELECT 2 FROM u", "UPDATE t SET a = 1"]), st.booleans()
+        )
+    )
+)
+def test_no_run_is_lost_in_groups_nor_in_sums(runs: list[tuple[str, bool]]) -> None:
+    queries = [query(sql, at + 1, took_ns=at, error="Oops" if bad else None) for at, (sql, bad) in enumerate(runs)]
+    one_by_one = kept(queries)
+    in_sums = one_by_one._replace(queries=[], sums=summed(queries, {}))
+    for request in (one_by_one, in_sums):
+        groups = analyse(request).groups
+        assert sum(group.runs for group in groups) == len(queries)
+        assert sum(group.duration_ns for group in groups) == sum(query[2] for query in queries) == request.db_time_ns
+        assert sum(group.errors for group in groups) == sum(bad for _, bad in runs)
+    told = [[(each.kind, each.text) for each in analyse(request).findings] for request in (one_by_one, in_sums)]
+    assert told[0] == told[1]
+
+
+def test_names_of_all_verdicts_and_remarks() -> None:
+    assert [fanout.name_of(kind) for kind in (*fanout.VERDICTS, *fanout.REMARKS)] == [
+        *("N+1", "duplicates", "loop of writes", "ok"),
+        *("retries", "polling", "paging", "executemany", "fixed batch"),
+    ]
+
+
+def grown(*numbers: int, sql: str = AUTHOR, same: bool = False) -> list[fanout.Growth]:
+    return growth(
+        kept([POSTS, *each(sql, number, since=10)], same=same, route="/posts", number=at)
+        for at, number in enumerate(numbers)
+    )
+
+
+def test_a_route_whose_queries_grow_is_named_even_if_no_request_crosses_the_limit() -> None:
+    (found,) = grown(1, 4, 2, 4)
+    assert (found.route, found.runs) == ("GET /posts", (1, 2, 4))
+    assert found.text == "its queries grow: SELECT users ran 1 → 2 → 4 times at /srv/app/views.py:3"
+    assert grown(10, 250, 50)[0].runs == (10, 50, 250)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(), (5,), (5, 5, 5, 5), (5, 7, 5, 7)],
+)
+def test_what_stays_the_same_or_switches_between_two_numbers_does_not_grow(numbers: tuple[int, ...]) -> None:
+    assert grown(*numbers) == []
+
+
+def test_pages_duplicates_and_writes_do_not_grow() -> None:
+    assert grown(1, 2, 3, 4, sql="SELECT * FROM t WHERE id > ? ORDER BY id LIMIT 100") == []
+    assert grown(2, 3, 4, 5, same=True) == []
+    assert grown(1, 2, 3, 4, sql="INSERT INTO t VALUES (?)") == []
+
+
+def test_requests_by_route() -> None:
+    requests = [kept([], route="/a"), kept([], route="/b"), kept([], route="/a")]
+    assert {route: len(found) for route, found in fanout.by_route(requests).items()} == {"GET /a": 2, "GET /b": 1}

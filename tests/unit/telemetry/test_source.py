@@ -1,0 +1,249 @@
+"""The line of the app that a query comes from, however the call gets there."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import re
+import sqlite3
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, render_template, render_template_string
+
+from telemetry import PerformanceMetrics, TelemetrySettings, source
+from telemetry.recent import KeptRequest
+from tests.conftest import Instrument
+
+Kept = Callable[[Callable[[], Any]], KeptRequest]
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    """A connection that is seen: it is opened while an app is instrumented."""
+    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as made:
+        made.execute("CREATE TABLE t (a)")
+        yield made
+
+
+def lines(kept: KeptRequest) -> list[tuple[str, int, str]]:
+    found = [source.line_of(query[7], query[8]) for query in kept.queries]
+    assert all(line is not None and line.file.endswith("test_source.py") for line in found)
+    return [(line.file, line.line, line.function.rpartition(".")[2]) for line in found if line is not None]
+
+
+def marked(function: Callable[..., Any], name: str) -> int:
+    """Return the number of the line of `function` that ends in `# name`."""
+    text, first = inspect.getsourcelines(function)
+    return next(first + at for at, line in enumerate(text) if line.rstrip().endswith(f"# {name}"))
+
+
+def test_the_line_of_a_call_is_the_line_of_its_view(kept_of: Kept, db: sqlite3.Connection) -> None:
+    def view() -> None:
+        db.execute("SELECT 1")  # first
+        db.cursor().execute("SELECT 2")  # second
+        db.executemany("INSERT INTO t VALUES (?)", [(1,)])  # third
+        db.cursor().executemany("INSERT INTO t VALUES (?)", [(1,)])  # fourth
+        db.executescript("SELECT 1")  # fifth
+        db.cursor().executescript("SELECT 1")  # sixth
+        db.execute("SELECT 1").execute("SELECT 2")  # seventh
+
+    names = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "seventh"]
+    assert [line[1] for line in lines(kept_of(view))] == [marked(view, name) for name in names]
+
+
+def test_a_call_over_several_lines_is_told_by_one_of_them(kept_of: Kept, db: sqlite3.Connection) -> None:
+    def view() -> None:
+        db.execute(  # begins
+            "SELECT ?, ?",
+            (
+                1,
+                2,
+            ),
+        )
+
+    assert lines(kept_of(view))[0][1] == marked(view, "begins")
+
+
+def rows(db: sqlite3.Connection, number: int) -> Iterator[Any]:
+    for key in range(number):
+        yield db.execute("SELECT ?", (key,)).fetchone()  # in the generator
+
+
+def test_a_generator_has_its_own_line_and_who_asks_it_is_the_caller(kept_of: Kept, db: sqlite3.Connection) -> None:
+    def view() -> None:
+        list(rows(db, 3))  # asks
+
+    kept = kept_of(view)
+    assert [line[1:] for line in lines(kept)] == [(marked(rows, "in the generator"), "rows")] * 3
+    caller = source.caller_of(kept.queries[0][7:])
+    assert caller is not None
+    assert caller.line == marked(view, "asks")
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def around(*args: Any) -> Any:
+        return function(*args)  # around
+
+    return around
+
+
+@decorated
+def one(db: sqlite3.Connection, key: int) -> Any:
+    return db.execute("SELECT ?", (key,)).fetchone()  # one
+
+
+def test_a_decorated_function_has_its_own_line(kept_of: Kept, db: sqlite3.Connection) -> None:
+    kept = kept_of(lambda: one(db, 1))
+    assert [line[1:] for line in lines(kept)] == [(marked(inspect.unwrap(one), "one"), "one")]
+    caller = source.caller_of(kept.queries[0][7:])
+    assert caller is not None
+    assert caller.line == marked(decorated, "around")
+
+
+def test_comprehensions_lambdas_and_what_c_code_calls_have_the_line_that_is_written(
+    kept_of: Kept, db: sqlite3.Connection
+) -> None:
+    def view() -> None:
+        [db.execute("SELECT ?", (key,)) for key in range(2)]  # list
+        sum(db.execute("SELECT ?", (key,)).fetchone()[0] for key in range(2))  # generator
+        list(map(lambda key: db.execute("SELECT ?", (key,)), range(2)))  # noqa: C417  # lambda
+        list(map(db.execute, ["SELECT 1", "SELECT 2"]))  # map
+        sorted([2, 1], key=lambda key: db.execute("SELECT ?", (key,)).fetchone())  # sorted
+
+    names = ["list", "list", "generator", "generator", "lambda", "lambda", "map", "map", "sorted", "sorted"]
+    assert [line[1] for line in lines(kept_of(view))] == [marked(view, name) for name in names]
+
+
+def test_a_connection_class_of_the_app_is_the_line_and_who_calls_it_the_caller(kept_of: Kept) -> None:
+    class Database(sqlite3.Connection):
+        def one(self, sql: str, *parameters: Any) -> Any:
+            return self.execute(sql, parameters).fetchone()  # inside
+
+    def view() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:", factory=Database)) as db:
+            db.one("SELECT ?", 1)  # outside
+
+    kept = kept_of(view)
+    assert lines(kept)[0][1:] == (marked(Database.one, "inside"), "one")
+    assert (source.caller_of(kept.queries[0][7:]) or pytest.fail("no caller")).line == marked(view, "outside")
+
+
+TEMPLATE = """<ul>
+{%- for key in keys %}
+  <li>{{ db.execute("SELECT ?", (key,)).fetchone()[0] }}</li>
+{%- endfor %}
+</ul>
+{{ ask(7) }}
+"""
+
+
+@pytest.fixture
+def site(instrumented: Instrument, tmp_path: Path) -> Iterator[Flask]:
+    """An app whose templates ask the database."""
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "page.html").write_text(TEMPLATE, "utf-8")
+    (tmp_path / "templates" / "around.html").write_text("\n{% for _ in 'ab' %}\n{% include 'page.html' %}{% endfor %}")
+    app = Flask("site", root_path=str(tmp_path), template_folder="templates")
+    instrumented(app)
+    seen = sqlite3.connect(":memory:", check_same_thread=False)
+
+    def ask(key: int) -> Any:
+        return seen.execute("SELECT ?", (key,)).fetchone()[0]  # ask
+
+    values: dict[str, Any] = {"db": seen, "keys": [1, 2], "ask": ask}
+    app.add_url_rule("/page", "page", lambda: render_template("page.html", **values))
+    app.add_url_rule("/around", "around", lambda: render_template("around.html", **values))
+    app.add_url_rule("/text", "text", lambda: render_template_string("\n{{ db.execute('SELECT 1') }}", **values))
+    yield app
+    seen.close()
+
+
+def told(metrics: PerformanceMetrics) -> list[tuple[str, str]]:
+    queries = metrics.recent.all()[0].queries
+    return [(str(source.line_of(query[7], query[8])), str(source.caller_of(query[7:]))) for query in queries]
+
+
+def test_a_query_in_a_template_has_the_templates_line_and_the_view_is_its_caller(
+    site: Flask, metrics: PerformanceMetrics, tmp_path: Path
+) -> None:
+    assert site.test_client().get("/page").status_code == 200
+    in_template, _, in_function = told(metrics)
+    assert in_template[0] == f"{tmp_path.name}/templates/page.html:3"
+    assert re.fullmatch(r".*test_source\.py:\d+", in_template[1])
+    assert "test_source.py" in in_function[0]
+    assert in_function[1] == "None", "the line of a compiled template is no line of its text"
+
+
+def test_an_included_template_and_a_template_of_a_text_have_their_own_lines(
+    site: Flask, metrics: PerformanceMetrics, tmp_path: Path
+) -> None:
+    site.test_client().get("/around")
+    assert [line for line, _ in told(metrics)].count(f"{tmp_path.name}/templates/page.html:3") == 4
+    site.test_client().get("/text")
+    assert [line for line, _ in told(metrics)] == ["<template>:2"]
+
+
+def test_where_no_code_of_the_app_is_at_work_the_nearest_other_line_stands_for_it() -> None:
+    namespace: dict[str, Any] = {"find": source.find, "frame": sys._getframe}
+    file = str(Path(sysconfig.get_path("stdlib")) / "somewhere.py")
+    exec(compile("\ndef library():\n    return find(frame())\n", file, "exec"), namespace)
+    found = source.find(None)
+    assert found == source.NO_SITE
+    site = namespace["library"]()
+    assert (source.line_of(site[0], site[1]) or pytest.fail("no line")).function.startswith("test_")
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (str(Path(sysconfig.get_path("purelib")) / "flask" / "app.py"), False),
+        (str(Path(sysconfig.get_path("stdlib")) / "json" / "__init__.py"), False),
+        ("/usr/lib/python3/dist-packages/flask/app.py", False),
+        (str(Path(source.__file__)), False),
+        ("/srv/app/views.py", True),
+        ("<stdin>", True),
+        ("<frozen importlib._bootstrap>", False),
+        ("<string>", False),
+    ],
+)
+def test_whose_code_a_file_is(file: str, expected: bool) -> None:
+    assert source.is_app(file) is expected
+
+
+def test_an_app_that_is_installed_as_a_package_is_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_apps", set())
+    root = Path(sysconfig.get_path("purelib")) / "their_app"
+    assert not source.is_app(str(root / "views.py"))
+    source.add_root(str(root))
+    assert source.is_app(str(root / "views.py"))
+    assert source.short_name(str(root / "views.py")) == str(Path("their_app", "views.py"))
+    assert not source.is_app(str(root / "lib" / "site-packages" / "flask" / "app.py"))
+    source.short_name.cache_clear()
+    source.KINDS.clear()
+
+
+def test_source_lines_can_be_switched_off(instrumented: Instrument, metrics: PerformanceMetrics) -> None:
+    app = Flask("off")
+
+    @app.get("/")
+    def view() -> str:
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            list(map(db.execute, ["SELECT 1"]))
+        return ""
+
+    instrumented(app, settings=TelemetrySettings(source_lines=False))
+    app.test_client().get("/")
+    (query,) = metrics.recent.all()[0].queries
+    assert query[7:] == source.NO_SITE
+
+
+def test_the_text_of_a_line() -> None:
+    assert source.text_of(__file__, 1).startswith('"""The line of the app')
+    assert source.text_of("/nowhere.py", 3) == ""
