@@ -238,7 +238,7 @@ def group(kept: KeptRequest) -> list[Group]:
         found.distinct += each.distinct
         found.idle_ns += each.last_ns - each.first_ns - each.duration_ns
         found.transactions |= each.transactions
-        found.more_transactions += each.transaction_count - len(each.transactions)
+        found.more_transactions += each.more_transactions
         found.listed += statement(each.sql).list_size * each.runs
     return list(groups.values())
 
@@ -314,7 +314,7 @@ def _mend(one: Group, feeder: Group | None) -> str:
 
 def _write_loop(one: Group) -> Finding:
     verb, number = one.statement.operation, len(one.transactions) + one.more_transactions
-    where = "in one transaction" if number == 1 else f"in {number} transactions" if number else "one by one"
+    where = "in one transaction" if number == 1 else f"in {number:,} transactions" if number else "one by one"
     mend = "one executemany" if verb in ("INSERT", "REPLACE") else f"one executemany, or one {verb} for all rows"
     if number > 1:
         mend += ", in one transaction: each commit waits for the disk"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from telemetry import source
 from telemetry.readers.window import copied, route_name
-from telemetry.requests import Sums, sums_of
+from telemetry.requests import Sums, masked, sums_of
 
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
@@ -30,6 +30,7 @@ MAX_KEPT_QUERIES: Final = 500
 _REQUEST_BYTES: Final = 500
 _QUERY_BYTES: Final = 280
 _SUMS_BYTES: Final = 1200
+_MANY_SUMS: Final = 50
 _MAX_SQL: Final = 2000
 _CUT: Final = " …"
 
@@ -118,9 +119,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
     if record.sums is not None or len(queries) > MAX_KEPT_QUERIES:
         record.sum_up(queries)
         queries = (record.first or [])[:MAX_KEPT_QUERIES]
-        sums = list((record.sums or {}).values())
-        for each in sums:
-            each.settle()
+        sums = settled(record.sums or {})
     elif record.parameters:
         repeats = _ordinals(record.parameters)
     if record.streamed:
@@ -175,9 +174,22 @@ def summed(queries: Sequence[Query], repeats: Mapping[int, int]) -> list[Sums]:
     sums: dict[SumKey, Sums] = {}
     for query in queries:
         sums_of(sums, query).add(query, repeats.get(query[1]))
-    for each in sums.values():
+    return settled(sums)
+
+
+def settled(sums: Mapping[SumKey, Sums]) -> list[Sums]:
+    """Return `sums` as they are kept: where there are many, those of statements that differ in literals alone as one."""
+    found = list(sums.values())
+    if len(found) > _MANY_SUMS:
+        merged: dict[tuple[str, int, int], Sums] = {}
+        for each in found:
+            first = merged.setdefault((masked(each.sql), id(each.site[0]), each.site[1]), each)
+            if first is not each:
+                first.absorb(each)
+        found = list(merged.values())
+    for each in found:
         each.settle()
-    return list(sums.values())
+    return found
 
 
 def _folded(sums: Sequence[Sums], number: int) -> list[Sums]:

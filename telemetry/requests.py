@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context, create_key, get_current
 
-from telemetry.source import Site
+from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
     from flask import Request
@@ -28,7 +29,8 @@ MAX_PENDING_QUERIES = 1000
 MAX_SUMS: Final = 500
 """Statements that a request keeps sums of; later ones share those of the line that they come from."""
 _MAX_DISTINCT: Final = 2000
-_SAMPLE: Final = 40
+_SAMPLE: Final = 1000
+_LITERAL: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _FEW: Final = 8
 
 
@@ -53,6 +55,7 @@ class Sums:
     """What is kept of the queries of one statement and site beyond the first `MAX_PENDING_QUERIES` of a request."""
 
     __slots__ = (
+        "_last",
         "_seen",
         "distinct",
         "duration_ns",
@@ -61,11 +64,11 @@ class Sums:
         "flags",
         "last_ns",
         "longest_ns",
+        "more_transactions",
         "rows",
         "runs",
         "site",
         "sql",
-        "transaction_count",
         "transactions",
     )
 
@@ -82,8 +85,9 @@ class Sums:
         self.rows = -1
         self.distinct = 0  # how many different parameters there were, once it is settled
         self.transactions: set[int] = set()
-        self.transaction_count = 0
+        self.more_transactions = 0  # beside those, of which the numbers are kept
         self._seen: set[int] = set()  # keyed hashes of the parameters
+        self._last = 0
 
     def add(self, query: Query, parameters: int | None) -> None:
         """Count one query; `parameters` is their keyed hash."""
@@ -99,8 +103,12 @@ class Sums:
             self.rows = rows + max(self.rows, 0)
         if len(self._seen) < _MAX_DISTINCT:
             self._seen.add(-self.runs if parameters is None else parameters)
-        if transaction and len(self.transactions) < _MAX_DISTINCT:
-            self.transactions.add(transaction)
+        if transaction and transaction not in self.transactions:
+            if len(self.transactions) < _MAX_DISTINCT:
+                self.transactions.add(transaction)
+            elif transaction != self._last:
+                self.more_transactions += 1
+                self._last = transaction
 
     def fetched(self, took_ns: int, rows: int) -> None:
         """Count what it took to fetch rows."""
@@ -111,12 +119,14 @@ class Sums:
         """End with the request: of hashes and transactions, numbers remain. Where too many differed to tell, all did."""
         self.distinct = self.runs if len(self._seen) >= _MAX_DISTINCT else len(self._seen)
         self._seen = set()
-        self.transaction_count = len(self.transactions)
-        if self.transaction_count > _FEW:
+        if len(self.transactions) > _FEW:
+            self.more_transactions += len(self.transactions) - _FEW
             self.transactions = set(sorted(self.transactions)[:_FEW])
 
     def absorb(self, other: Sums) -> None:
-        """Take over the figures of `other`, when both are settled."""
+        """Take over the figures of `other`."""
+        self.first_ns = min(self.first_ns or other.first_ns, other.first_ns)
+        self.last_ns = max(self.last_ns, other.last_ns)
         self.runs += other.runs
         self.duration_ns += other.duration_ns
         self.longest_ns = max(self.longest_ns, other.longest_ns)
@@ -124,7 +134,9 @@ class Sums:
         if other.rows >= 0:
             self.rows = other.rows + max(self.rows, 0)
         self.distinct += other.distinct
-        self.transaction_count += other.transaction_count
+        self._seen |= other._seen
+        self.transactions |= other.transactions
+        self.more_transactions += other.more_transactions
 
 
 SumKey = tuple[str, int, int]
@@ -265,15 +277,24 @@ def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
     key = (sql, id(code), position)
     found = sums.get(key)
     if found is None:
+        site = query[7:]
         if len(sums) >= MAX_SUMS:
-            key = (sql[:_SAMPLE], id(code), position)
+            key = (masked(sql), id(code), position)
             found = sums.get(key)
             if found is None and len(sums) >= 2 * MAX_SUMS:
-                key = ("", 0, 0)
+                key, sql, site = ("", 0, 0), "", NO_SITE
                 found = sums.get(key)
         if found is None:
-            found = sums[key] = Sums(sql, query[7:])
+            found = sums[key] = Sums(sql, site)
     return found
+
+
+def masked(sql: str) -> str:
+    """Return the beginning of `sql` without its literals: what statements that differ in these alone have in common.
+
+    The fingerprint says it better, but is not for the request's path.
+    """
+    return _LITERAL.sub("?", sql[:_SAMPLE])
 
 
 _spill_lock = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import inspect
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -13,8 +14,13 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from opentelemetry.sdk.trace import TracerProvider
 
-from telemetry import PerformanceMetrics, uninstrument
+from telemetry import PerformanceMetrics, instrument, source, uninstrument
+from telemetry.fanout import analyse
+from telemetry.instrumentation import sqlite
+from telemetry.recent import KeptRequest
+from telemetry.requests import MADE, MANY, SCRIPT
 
 Instrumented = Callable[..., Flask]
 
@@ -242,3 +248,156 @@ def test_a_reference_to_connect_taken_while_instrumented_opens_plain_connections
     uninstrument(app)
     with contextlib.closing(kept(":memory:")) as opened:
         assert type(opened) is sqlite3.Connection
+
+
+# -- what goes with each query ---------------------------------------------------------------------------------------------
+
+Kept = Callable[[Callable[[], Any]], KeptRequest]
+
+
+def test_rows_flags_and_errors_go_with_each_query(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def view() -> None:
+            opened.execute("UPDATE t SET a = a")
+            opened.executemany("INSERT INTO t VALUES (?)", [(1,), (2,), (3,)])
+            opened.execute("SELECT * FROM t")
+            opened.executescript("SELECT 1")
+            opened.execute("DELETE FROM t")
+            with contextlib.suppress(sqlite3.Error):
+                opened.execute("SELECT * FROM missing")
+
+        told = [(query[3], query[4] & ~MADE, query[5]) for query in kept_of(view).queries]
+    assert told == [
+        (None, 0, 1),
+        (None, MANY, 3),
+        (None, 0, -1),
+        (None, SCRIPT, -1),
+        (None, 0, 4),
+        ("sqlite3.OperationalError", 0, -1),
+    ]
+
+
+class Point:
+    """A parameter that has no hash but is adapted."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and other.x == self.x
+
+    def __conform__(self, _: Any) -> int:
+        return self.x
+
+
+@pytest.mark.parametrize(
+    ("sql", "same", "different"),
+    [
+        ("SELECT a FROM t WHERE a = ?", lambda _: (1,), lambda at: (at,)),
+        ("SELECT a FROM t WHERE a = ?", lambda _: [1], lambda at: [at]),
+        ("SELECT a FROM t WHERE a = ?", lambda _: ["x" * 99], lambda at: ["x" * at]),
+        ("SELECT a FROM t WHERE a = ?", lambda _: (b"x",), lambda at: (bytes(at + 1),)),
+        ("SELECT a FROM t WHERE a = :a", lambda _: {"a": 1, "b": 2}, lambda at: {"a": at, "b": 2}),
+        ("SELECT a FROM t WHERE a = ?", lambda _: (None,), lambda at: (-10 * at,)),
+    ],
+    ids=["tuple", "list", "long text", "bytes", "dict", "none and negative"],
+)
+def test_equal_parameters_are_told_from_different_ones(
+    sql: str, same: Callable[[int], Any], different: Callable[[int], Any], kept_of: Kept
+) -> None:
+    with contextlib.closing(connection()) as opened:
+        found = analyse(kept_of(lambda: [opened.execute(sql, same(at)) for at in range(6)]))
+        assert [group.distinct for group in found.groups] == [1]
+        assert found.verdict == "duplicates"
+        found = analyse(kept_of(lambda: [opened.execute(sql, different(at)) for at in range(6)]))
+        assert [group.distinct for group in found.groups] == [6]
+        assert found.verdict == "n_plus_one"
+
+
+def test_parameters_that_cannot_be_compared_are_taken_for_different_ones(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+        found = analyse(kept_of(lambda: [opened.execute("SELECT a FROM t WHERE a = ?", (Point(1),)) for _ in range(6)]))
+        assert [group.distinct for group in found.groups] == [6]
+
+
+def test_connect_is_replaced_in_modules_that_had_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    import types
+
+    module = types.ModuleType("an_app_that_had_taken_connect")
+    exec("from sqlite3 import connect", module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    metrics = PerformanceMetrics()
+    app = instrument(Flask(__name__), metrics=metrics, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    app.add_url_rule("/", "view", lambda: str(ask()))
+
+    def ask() -> Any:
+        with contextlib.closing(module.connect(":memory:")) as opened:
+            return opened.execute("SELECT 1").fetchone()
+
+    try:
+        app.test_client().get("/")
+        assert metrics.recent.all()[0].query_count == 1
+    finally:
+        uninstrument(app)
+        assert module.connect is sqlite3.connect
+
+
+def test_connections_opened_before_are_warned_of(
+    caplog: pytest.LogCaptureFixture, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    sqlite._warn_of_open_connections.cache_clear()
+    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as before:
+        app = Flask(__name__)
+        app.add_url_rule("/", "view", lambda: str(before.execute("SELECT 1").fetchone()))
+        instrumented(app)
+        app.test_client().get("/")
+    assert "1 sqlite3 connection(s) were opened before instrument(app)" in caplog.text
+    assert metrics.recent.all()[0].query_count == 0
+    sqlite._warn_of_open_connections.cache_clear()
+
+
+def test_lazy_loads_of_an_orm_have_the_line_that_reads_the_attribute(kept_of: Kept) -> None:
+    from sqlalchemy import ForeignKey, Integer, String, create_engine, select
+    from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, relationship
+    from sqlalchemy.pool import StaticPool
+
+    class Base(DeclarativeBase):
+        pass
+
+    class User(Base):
+        __tablename__ = "users"
+        id = mapped_column(Integer, primary_key=True)
+        name = mapped_column(String)
+
+    class Post(Base):
+        __tablename__ = "posts"
+        id = mapped_column(Integer, primary_key=True)
+        author_id = mapped_column(ForeignKey(User.id))
+        author = relationship(User)
+
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all([Post(id=key, author=User(id=key, name=f"name {key}")) for key in range(1, 8)])
+        session.commit()
+
+    def view() -> None:
+        with Session(engine) as session:
+            for post in session.scalars(select(Post)):  # all
+                assert post.author.name  # lazily
+
+    text, first = inspect.getsourcelines(view)
+    kept = kept_of(view)
+    engine.dispose()
+    lines = [source.line_of(query[7], query[8]) for query in kept.queries]
+    numbers = {
+        mark: first + next(at for at, line in enumerate(text) if f"# {mark}" in line) for mark in ("all", "lazily")
+    }
+    assert [line.line for line in lines if line] == [numbers["all"], *[numbers["lazily"]] * 7]
+    found = analyse(kept)
+    assert found.verdict == "n_plus_one"
+    assert "posts" in found.findings[0].mend

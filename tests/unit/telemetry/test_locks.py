@@ -1,0 +1,182 @@
+"""What connections lose to each other's write locks, told from the transactions that they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import gc
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import pytest
+
+from telemetry import locks
+from telemetry.recent import KeptRequest
+
+Kept = Callable[[Callable[[], Any]], KeptRequest]
+MS = 1_000_000
+
+
+@pytest.fixture
+def file(tmp_path: Path, kept_of: Kept) -> Path:
+    """A database with a table, whose connections are seen."""
+    path = tmp_path / "data.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE t (a)")
+    return path
+
+
+@contextlib.contextmanager
+def opened(file: Path, **options: Any) -> Iterator[Any]:
+    with contextlib.closing(sqlite3.connect(file, check_same_thread=False, **options)) as db:
+        yield db
+
+
+def transactions(kept: KeptRequest) -> list[int]:
+    """Return the transactions of the writes of a request, numbered from 0."""
+    found = [query[6] for query in kept.queries if query[6]]
+    return [found.index(number) and sorted(set(found)).index(number) for number in found]
+
+
+def insert_twice(db: sqlite3.Connection) -> None:
+    db.execute("INSERT INTO t VALUES (1)")
+    db.execute("INSERT INTO t VALUES (2)")
+
+
+ENDS: dict[str, Callable[[sqlite3.Connection], Any]] = {
+    "commit()": lambda db: db.commit(),
+    "rollback()": lambda db: db.rollback(),
+    "COMMIT": lambda db: db.execute("COMMIT"),
+    "END": lambda db: db.cursor().execute("  -- over\n end"),
+    "ROLLBACK": lambda db: db.execute("rollback"),
+    "a script, which commits first": lambda db: db.executescript("SELECT 1"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_however_a_transaction_ends_the_next_one_is_another(end: str, file: Path, kept_of: Kept) -> None:
+    with opened(file) as db:
+
+        def view() -> None:
+            insert_twice(db)
+            ENDS[end](db)
+            insert_twice(db)
+            db.commit()
+
+        assert transactions(kept_of(view)) == [0, 0, 1, 1]
+
+
+def test_a_context_manager_is_one_transaction_and_autocommit_many(file: Path, kept_of: Kept) -> None:
+    with opened(file) as db, opened(file, isolation_level=None) as plain:
+
+        def view() -> None:
+            with db:
+                insert_twice(db)
+            insert_twice(plain)
+
+        assert transactions(kept_of(view)) == [0, 0, 1, 2]
+
+
+def test_savepoints_are_parts_of_their_transaction(file: Path, kept_of: Kept) -> None:
+    with opened(file, isolation_level=None) as db:
+
+        def view() -> None:
+            db.execute("BEGIN")
+            for name in ("one", "two"):
+                db.execute(f"SAVEPOINT {name}")
+                db.execute("INSERT INTO t VALUES (1)")
+                db.execute(f"RELEASE {name}")
+            db.execute("COMMIT")
+
+        assert transactions(kept_of(view)) == [0, 0]
+
+
+def test_a_statement_that_fails_for_a_lock_has_lost_its_time(file: Path, kept_of: Kept) -> None:
+    with opened(file, isolation_level=None) as holder, opened(file, timeout=0.02) as other:
+
+        def view() -> None:
+            holder.execute("BEGIN IMMEDIATE")
+            with contextlib.suppress(sqlite3.OperationalError):
+                other.execute("INSERT INTO t VALUES (1)")
+            holder.execute("ROLLBACK")
+
+        kept = kept_of(view)
+        failed = kept.queries[1]
+        assert failed[3] == "sqlite3.OperationalError"
+        assert kept.wait_ns == failed[2] > 0
+
+
+def test_the_time_another_connection_held_the_lock_is_time_waited(file: Path, kept_of: Kept) -> None:
+    with opened(file) as holder, opened(file, timeout=30) as other:
+        holder.execute("INSERT INTO t VALUES (1)")
+        waiting = threading.Event()
+
+        def view() -> None:
+            def insert() -> None:
+                waiting.set()
+                other.execute("INSERT INTO t VALUES (2)")
+
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(insert,))
+            thread.start()
+            waiting.wait(5)
+            until = perf_counter_ns() + 30 * MS
+            while perf_counter_ns() < until:
+                pass  # the other one is in its call, and waits
+            holder.commit()
+            thread.join()
+            other.rollback()
+
+        kept = kept_of(view)
+        waited = next(query for query in kept.queries if query[0].startswith("INSERT"))
+        assert 0 < kept.wait_ns <= waited[2]
+        hold = next(hold for hold in locks.longest_holds() if hold.file == str(file))
+        assert hold.end_ns - hold.start_ns >= kept.wait_ns
+
+
+def test_a_connection_that_is_thrown_away_in_a_transaction_holds_nothing(file: Path, kept_of: Kept) -> None:
+    db: Any = sqlite3.connect(file)
+    db.execute("INSERT INTO t VALUES (1)")
+    assert any(state.file == str(file) for state in locks._open.values())
+    db._telemetry, state = None, db._telemetry
+    db.close()
+    del state
+    gc.collect()
+    assert not any(state.file == str(file) for state in locks._open.values())
+
+
+def test_close_ends_the_hold(file: Path, kept_of: Kept) -> None:
+    with opened(file) as db:
+        db.execute("INSERT INTO t VALUES (1)")
+    assert not any(state.file == str(file) for state in locks._open.values())
+
+
+@pytest.mark.parametrize(
+    ("database", "is_uri", "expected"),
+    [
+        ("data.db", False, str(Path.cwd() / "data.db")),
+        (Path("/srv/data.db"), False, "/srv/data.db"),
+        (b"/srv/data.db", False, "/srv/data.db"),
+        ("file:/srv/my%20data.db?mode=ro", True, "/srv/my data.db"),
+        ("file::memory:?cache=shared", True, None),
+        ("file:name?mode=memory&cache=shared", True, None),
+        (":memory:", False, None),
+        ("", False, None),
+        (None, False, None),
+    ],
+)
+def test_the_path_of_what_connect_was_given(database: Any, is_uri: bool, expected: str | None) -> None:
+    assert locks.path_of(database, is_uri) == expected
+
+
+def test_files_are_known_and_so_is_the_size_of_their_log(file: Path, kept_of: Kept) -> None:
+    assert locks.wal_bytes(str(file)) is None
+    with opened(file) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        with db:
+            insert_twice(db)
+        assert locks.files()[0] == str(file)
+        assert (locks.wal_bytes(str(file)) or 0) > 0

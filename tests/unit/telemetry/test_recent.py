@@ -1,0 +1,223 @@
+"""What is kept of requests is the newest and the worst, within its bound, with figures that stay exact."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+import tracemalloc
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry import TelemetrySettings, fanout
+from telemetry.performance import PerformanceMetrics
+from telemetry.recent import MAX_KEPT_QUERIES, KeptRequest, RecentRequests, summed
+from telemetry.requests import MAX_SUMS
+from tests.conftest import Instrument
+from tests.unit.telemetry.queries import each, kept
+
+Kept = Callable[[Callable[[], Any]], KeptRequest]
+
+
+def add(recent: RecentRequests, request: KeptRequest, route: str = "/") -> None:
+    recent.add(tuple(request), recent.of_route("GET", route))
+
+
+def numbers(recent: RecentRequests) -> list[int]:
+    return [request.trace_id for request in recent.all()]
+
+
+def test_the_newest_are_kept_and_the_newest_comes_first() -> None:
+    recent = RecentRequests(newest=3, worst=0)
+    for number in range(1, 8):
+        add(recent, kept([], number=number))
+    assert numbers(recent) == [7, 6, 5]
+    assert recent.find(6) is not None
+    assert recent.find(1) is None
+
+
+def test_of_each_route_the_slowest_those_with_most_queries_and_the_failing_are_kept() -> None:
+    recent = RecentRequests(newest=1, worst=2)
+    for number in range(1, 11):
+        add(recent, kept([], number=number, duration_ns=1000 - number), "/slow")
+        add(recent, kept([], number=100 + number, query_count=number, duration_ns=1), "/queries")
+        add(recent, kept([], number=200 + number, error_type="500" if number in (3, 5, 7) else None), "/failing")
+    found = set(numbers(recent))
+    assert {1, 2} <= found
+    assert {109, 110} <= found
+    assert {205, 207} <= found
+    assert 203 not in found
+
+
+def test_a_request_that_is_kept_for_several_reasons_is_told_once() -> None:
+    recent = RecentRequests()
+    add(recent, kept([], query_count=9, error_type="500"))
+    assert numbers(recent) == [1]
+
+
+def test_clear_forgets_all() -> None:
+    recent = RecentRequests()
+    add(recent, kept(each("SELECT 1", 9)))
+    recent.clear()
+    assert recent.all() == []
+    assert recent.estimated_bytes == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 5), st.booleans()), max_size=60), st.integers(1, 20))
+def test_the_bound_holds_whatever_comes(requests: list[tuple[int, int, bool]], newest: int) -> None:
+    recent = RecentRequests(newest=newest, worst=3, max_bytes=65_536)
+    for number, (length, queries, failed) in enumerate(requests):
+        made = kept(each("SELECT 1" + "1" * length, queries), number=number, duration_ns=length)
+        made = made._replace(
+            estimated_bytes=made.estimated_bytes + length * queries, error_type="500" if failed else None
+        )
+        add(recent, made, f"/{number % 3}")
+        assert recent.estimated_bytes <= 65_536
+        assert number in numbers(recent), "the newest request is always kept"
+
+
+def test_small_requests_after_large_ones_stay_within_the_bound() -> None:
+    recent = RecentRequests(newest=200, worst=0, max_bytes=2**20)
+    for number in range(1000):
+        add(recent, kept([], number=number, estimated_bytes=2**17 if number % 100 < 5 else 2**20 // 402))
+        assert recent.estimated_bytes <= 2**20
+
+
+def test_a_large_request_is_shortened_and_its_figures_stay_exact() -> None:
+    queries = [
+        (f"SELECT {at} FROM t{at} WHERE a = '{'x' * 5000}'", at + 1, 7, *one[3:])
+        for at, one in enumerate(each("", MAX_KEPT_QUERIES))
+    ]
+    request = kept(queries)
+    for room in (16_384, 262_144):
+        short = KeptRequest._make(request.shortened(room))
+        assert short.estimated_bytes <= room
+        assert (short.query_count, short.db_time_ns) == (len(queries), 7 * len(queries))
+        assert sum(group.runs for group in fanout.analyse(short).groups) == len(queries)
+        assert all(len(query[0]) < 2100 for query in short.queries)
+
+
+def test_sums_of_equal_runs_say_how_many_differed() -> None:
+    (same,) = summed(each("SELECT 1", 9), {one[1]: 0 for one in each("SELECT 1", 9)})
+    (different,) = summed(each("SELECT 1", 9), {})
+    assert (same.runs, same.distinct) == (9, 1)
+    assert (different.runs, different.distinct) == (9, 9)
+
+
+def deep_bytes(root: object) -> int:
+    """Return what is reachable from `root`, without code, modules and classes, which are there anyway."""
+    from gc import get_referents
+
+    seen: set[int] = set()
+    total, todo = 0, [root]
+    while todo:
+        found = todo.pop()
+        if id(found) in seen or isinstance(found, CodeType | type) or callable(found):
+            continue
+        seen.add(id(found))
+        total += sys.getsizeof(found)
+        if not type(found).__module__.startswith("werkzeug"):
+            todo.extend(get_referents(found))
+    return total
+
+
+def one_statement(db: sqlite3.Connection, number: int) -> None:
+    for key in range(number):
+        db.execute("SELECT a FROM t WHERE a = ?", (key,))
+
+
+def as_many_literals(db: sqlite3.Connection, number: int) -> None:
+    for key in range(number):
+        db.execute(f"SELECT a FROM t WHERE a = {key}")
+
+
+def long_literals(db: sqlite3.Connection, number: int) -> None:
+    for key in range(number):
+        db.execute(f"SELECT a FROM t WHERE a = '{key:03000}'")
+
+
+def own_transactions(db: sqlite3.Connection, number: int) -> None:
+    for key in range(number):
+        db.execute(f"INSERT INTO t VALUES ({key})")
+        db.commit()
+
+
+@pytest.mark.parametrize(
+    ("work", "number", "verdict"),
+    [
+        (one_statement, 100_000, "n_plus_one"),
+        (as_many_literals, 100_000, "n_plus_one"),
+        (long_literals, 20_000, "n_plus_one"),
+        (own_transactions, 20_000, "write_loop"),
+        (long_literals, MAX_KEPT_QUERIES, "n_plus_one"),
+    ],
+)
+def test_very_many_queries_are_counted_exactly_and_kept_within_the_bound(
+    work: Callable[[sqlite3.Connection, int], None],
+    number: int,
+    verdict: str,
+    kept_of: Kept,
+    metrics: PerformanceMetrics,
+) -> None:
+    metrics.recent._share, before = 2**19, metrics.recent._share
+
+    def view() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level="DEFERRED")) as db:
+            db.execute("CREATE TABLE t (a)")
+            work(db, number)
+
+    request = kept_of(view)
+    metrics.recent._share = before
+    assert request.query_count == number + 1
+    found = fanout.analyse(request)
+    assert sum(group.runs for group in found.groups) == number + 1
+    assert found.verdict == verdict
+    assert request.estimated_bytes <= 2**19 // 4
+    assert deep_bytes(request) <= 1.5 * request.estimated_bytes
+    assert len(request.sums or ()) <= 2 * MAX_SUMS + 1
+    assert not any(each._seen for each in request.sums or ()), "hashes end with the request"
+    if work is own_transactions:
+        assert f"in {number:,} transactions" in found.findings[0].text
+
+
+def test_what_is_kept_takes_about_what_is_estimated(instrumented: Instrument, metrics: PerformanceMetrics) -> None:
+    """A bound of 1 MB holds by the count of the allocator too, over requests of all sizes."""
+    from flask import Flask
+
+    app = Flask("sizes")
+
+    @app.get("/<int:number>")
+    def view(number: int) -> str:
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            for key in range(number):
+                db.execute(f"SELECT {key}")
+                db.execute("SELECT ?", (key,))
+        return ""
+
+    made = PerformanceMetrics(TelemetrySettings(recent_bytes=2**20))
+    instrumented(app, metrics=made, settings=made.settings)
+    client = app.test_client()
+    client.get("/3")
+    made.recent.clear()
+    sizes = [1, 5, 20, 60, 5, 200, 1, 700, 3, 1500]
+    for size in sizes:
+        client.get(f"/{size}")
+    made.recent.clear()
+    tracemalloc.start()
+    try:
+        for size in sizes * 4:
+            client.get(f"/{size}")
+        estimated, before = made.recent.estimated_bytes, tracemalloc.get_traced_memory()[0]
+        count = len(made.recent.all())
+        made.recent.clear()
+        freed = before - tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert count >= 10
+    assert estimated <= 2**20
+    assert freed <= 1.5 * estimated
