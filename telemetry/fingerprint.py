@@ -45,6 +45,20 @@ _KEYWORDS_BEFORE_PAREN: Final = frozenset(
         "ALL",
     }
 )
+_NAMED_BEHIND: Final = frozenset({"FROM", "INTO", "JOIN", "UPDATE", "TABLE", "."})
+# https://www.sqlite.org/lang_keywords.html; the tokenizer knows the words of other databases as well, such as SETTINGS.
+_WORDS: Final = (
+    "ABORT ACTION ADD AFTER ALL ALTER ALWAYS ANALYZE AND AS ASC ATTACH AUTOINCREMENT BEFORE BEGIN BETWEEN BY CASCADE CASE "
+    "CAST CHECK COLLATE COLUMN COMMIT CONFLICT CONSTRAINT CREATE CROSS CURRENT CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP "
+    "DATABASE DEFAULT DEFERRABLE DEFERRED DELETE DESC DETACH DISTINCT DO DROP EACH ELSE END ESCAPE EXCEPT EXCLUDE EXCLUSIVE "
+    "EXISTS EXPLAIN FAIL FILTER FIRST FOLLOWING FOR FOREIGN FROM FULL GENERATED GLOB GROUP GROUPS HAVING IF IGNORE "
+    "IMMEDIATE IN INDEX INDEXED INITIALLY INNER INSERT INSTEAD INTERSECT INTO IS ISNULL JOIN KEY LAST LEFT LIKE LIMIT MATCH "
+    "MATERIALIZED NATURAL NO NOT NOTHING NOTNULL NULL NULLS OF OFFSET ON OR ORDER OTHERS OUTER OVER PARTITION PLAN PRAGMA "
+    "PRECEDING PRIMARY QUERY RAISE RANGE RECURSIVE REFERENCES REGEXP REINDEX RELEASE RENAME REPLACE RESTRICT RETURNING "
+    "RIGHT ROLLBACK ROW ROWS SAVEPOINT SELECT SET TABLE TEMP TEMPORARY THEN TIES TO TRANSACTION TRIGGER UNBOUNDED UNION "
+    "UNIQUE UPDATE USING VACUUM VALUES VIEW VIRTUAL WHEN WHERE WINDOW WITH WITHOUT"
+)
+_KEYWORDS: Final = frozenset(_WORDS.split())
 _MASKED: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _SPACE: Final = re.compile(r"\s+")
 _LIMIT: Final = re.compile(r"\bLIMIT\s+(\d{1,9})\b(?!\s*,)", re.IGNORECASE)
@@ -143,8 +157,16 @@ def _words(sql: str) -> list[str]:
         elif kind == "IDENTIFIER":
             words.append(sql[token.start : token.end + 1])
         else:
-            words.append(text.upper() if kind != "VAR" and text.replace("_", "").replace(" ", "").isalpha() else text)
+            words.append(text.upper() if _is_keyword(text, words) else text)
     return words
+
+
+def _is_keyword(text: str, before: Sequence[str]) -> bool:
+    """Tell a keyword of SQLite from a name, which may be spelled like one."""
+    upper = text.upper()
+    if before and before[-1] in _NAMED_BEHIND and upper not in ("OR", "IF"):
+        return False
+    return all(word in _KEYWORDS for word in upper.split())
 
 
 def _is_sign(words: Sequence[str]) -> bool:

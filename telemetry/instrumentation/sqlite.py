@@ -81,6 +81,8 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         transaction = 0
         if rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
             transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+            if rows == 0 and cursor.description is not None:
+                rows = -1  # of RETURNING it is known when all are fetched
         frame = _getframe(_depth)
         code: Any = frame.f_code
         if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
@@ -413,6 +415,8 @@ def _timed_elsewhere(
             locks.failed(record, error, duration_ns)
         elif rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
             transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+            if rows == 0 and cursor.description is not None:
+                rows = -1
         query = (sql, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
         if token is not None:
             detach(token)

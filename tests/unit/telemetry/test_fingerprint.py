@@ -94,6 +94,12 @@ def test_operation_and_table(sql: str, operation: str, table: str) -> None:
     assert (found.operation, found.table) == (operation, table)
 
 
+def test_names_that_are_keywords_elsewhere_stay_as_they_are_written() -> None:
+    sql = "select t.key, Format from settings t join Action on t.[name] = Show group by comment"
+    assert statement(sql).text == "SELECT t.key, Format FROM settings t JOIN Action ON t.[name] = Show GROUP BY comment"
+    assert statement("update or ignore settings set value = null").table == "settings"
+
+
 def test_what_a_statement_compares_limits_and_counts() -> None:
     page = statement("SELECT * FROM t WHERE owner = ? AND t.id > ? ORDER BY t.id LIMIT 50")
     assert (page.equals, page.is_ranged, page.is_ordered_by_range, page.limit) == (("owner",), True, True, 50)
