@@ -430,6 +430,9 @@ def _timed_elsewhere(
             capture.record_queries((query,), context, started_ns + duration_ns)
         if span is not None:
             end_span(span, error, error_type, duration_ns, started_ns)
+        # Else error and frame hold each other, and with them the cursor: SQLite would keep the lock of a connection that
+        # the app has closed until the garbage collector comes by.
+        error = None
 
 
 def _only_told(

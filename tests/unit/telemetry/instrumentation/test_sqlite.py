@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import gc
 import inspect
 import sqlite3
 import threading
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from flask import Flask
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from telemetry import PerformanceMetrics, instrument, source, uninstrument
 from telemetry.fanout import analyse
@@ -401,3 +404,30 @@ def test_lazy_loads_of_an_orm_have_the_line_that_reads_the_attribute(kept_of: Ke
     found = analyse(kept)
     assert found.verdict == "n_plus_one"
     assert "posts" in found.findings[0].mend
+
+
+@pytest.mark.parametrize("looked_at", [True, False], ids=["spans are looked at", "no exporter"])
+def test_an_error_that_was_handled_keeps_no_cursor_and_so_no_lock(
+    looked_at: bool, instrumented: Instrumented, tmp_path: Path
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    if looked_at:
+        provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    app = instrumented(Flask(__name__), tracer_provider=provider)
+    file = tmp_path / "data.db"
+
+    @app.get("/")
+    def view() -> str:
+        with contextlib.closing(sqlite3.connect(file, timeout=0)) as opened:
+            opened.execute("CREATE TABLE IF NOT EXISTS t (a UNIQUE)")
+            with contextlib.suppress(sqlite3.IntegrityError):
+                opened.execute("INSERT INTO t VALUES (1), (1)")
+        return ""
+
+    gc.disable()
+    try:
+        app.test_client().get("/")
+        with contextlib.closing(sqlite3.connect(file, timeout=0)) as other:
+            other.execute("INSERT INTO t VALUES (2)")
+    finally:
+        gc.enable()
