@@ -29,6 +29,7 @@ MAX_KEPT_QUERIES: Final = 500
 
 _REQUEST_BYTES: Final = 500
 _QUERY_BYTES: Final = 280
+_FETCH_BYTES: Final = 260
 _SUMS_BYTES: Final = 1200
 _MANY_SUMS: Final = 50
 _MAX_SQL: Final = 2000
@@ -90,7 +91,7 @@ class KeptRequest(NamedTuple):
         """
         sums = self.sums
         if sums is None:
-            sums = summed(self.queries, self.repeats or {})
+            sums = summed(self.queries, self.repeats or {}, self.fetches)
         cut: dict[str, str] = {}
         queries = [(_cut(query[0], cut), *query[1:]) for query in self.queries[:100]]
         for each in sums:
@@ -102,7 +103,8 @@ class KeptRequest(NamedTuple):
         while queries and _queries_bytes(queries) > room:
             queries = queries[: len(queries) // 2]
         cost = _REQUEST_BYTES + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
-        return tuple(self._replace(queries=queries, repeats=None, sums=sums, estimated_bytes=cost))
+        fetches = {} if self.sums is None else self.fetches
+        return tuple(self._replace(queries=queries, repeats=None, sums=sums, fetches=fetches, estimated_bytes=cost))
 
 
 Row = tuple[Any, ...]
@@ -124,9 +126,11 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         repeats = _ordinals(record.parameters)
     if record.streamed:
         transfer_ns = perf_counter_ns() - record.start_ns
+    fetches: Mapping[int, tuple[int, int]] = record.fetches
     if sums is None:
-        cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries)
+        cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCH_BYTES * len(fetches)
     else:
+        fetches = _together(fetches)
         cost = _REQUEST_BYTES + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
     trace_id, span_id = ids
     return (
@@ -146,7 +150,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         queries,
         repeats,
         sums,
-        record.fetches,
+        fetches,
         cost,
     )
 
@@ -169,11 +173,21 @@ def _queries_bytes(queries: Sequence[Query]) -> int:
     return _QUERY_BYTES * len(queries) + sum(map(sys.getsizeof, statements.values()))
 
 
-def summed(queries: Sequence[Query], repeats: Mapping[int, int]) -> list[Sums]:
+def _together(fetches: Mapping[int, tuple[int, int]]) -> Mapping[int, tuple[int, int]]:
+    """Return `fetches` of queries that are known by their sums alone as one."""
+    if not fetches:
+        return fetches
+    return {0: (sum(took_ns for took_ns, _ in fetches.values()), sum(rows for _, rows in fetches.values()))}
+
+
+def summed(queries: Sequence[Query], repeats: Mapping[int, int], fetches: Mapping[int, tuple[int, int]]) -> list[Sums]:
     """Return the settled sums of `queries`."""
     sums: dict[SumKey, Sums] = {}
     for query in queries:
-        sums_of(sums, query).add(query, repeats.get(query[1]))
+        found = sums_of(sums, query)
+        found.add(query, repeats.get(query[1]))
+        if query[1] in fetches:
+            found.fetched(*fetches[query[1]])
     return settled(sums)
 
 

@@ -69,6 +69,7 @@ def kept(
         queries=queries,
         repeats=repeats,
         sums=None,
+        fetches={},
         estimated_bytes=500 + 280 * len(queries),
     )
     return made._replace(**values)

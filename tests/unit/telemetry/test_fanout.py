@@ -192,7 +192,7 @@ def test_the_worst_comes_first_and_among_equals_the_costliest() -> None:
 def test_no_run_is_lost_in_groups_nor_in_sums(runs: list[tuple[str, bool]]) -> None:
     queries = [query(sql, at + 1, took_ns=at, error="Oops" if bad else None) for at, (sql, bad) in enumerate(runs)]
     one_by_one = kept(queries)
-    in_sums = one_by_one._replace(queries=[], sums=summed(queries, {}))
+    in_sums = one_by_one._replace(queries=[], sums=summed(queries, {}, {}))
     for request in (one_by_one, in_sums):
         groups = analyse(request).groups
         assert sum(group.runs for group in groups) == len(queries)

@@ -103,8 +103,8 @@ def test_a_large_request_is_shortened_and_its_figures_stay_exact() -> None:
 
 
 def test_sums_of_equal_runs_say_how_many_differed() -> None:
-    (same,) = summed(each("SELECT 1", 9), {one[1]: 0 for one in each("SELECT 1", 9)})
-    (different,) = summed(each("SELECT 1", 9), {})
+    (same,) = summed(each("SELECT 1", 9), {one[1]: 0 for one in each("SELECT 1", 9)}, {})
+    (different,) = summed(each("SELECT 1", 9), {}, {})
     assert (same.runs, same.distinct) == (9, 1)
     assert (different.runs, different.distinct) == (9, 9)
 
@@ -141,6 +141,11 @@ def long_literals(db: sqlite3.Connection, number: int) -> None:
         db.execute(f"SELECT a FROM t WHERE a = '{key:03000}'")
 
 
+def fetched_later(db: sqlite3.Connection, number: int) -> None:
+    for cursor in [db.execute("SELECT a FROM t WHERE a = ?", (key,)) for key in range(number)]:
+        cursor.fetchall()
+
+
 def own_transactions(db: sqlite3.Connection, number: int) -> None:
     for key in range(number):
         db.execute(f"INSERT INTO t VALUES ({key})")
@@ -154,6 +159,8 @@ def own_transactions(db: sqlite3.Connection, number: int) -> None:
         (as_many_literals, 100_000, "n_plus_one"),
         (long_literals, 20_000, "n_plus_one"),
         (own_transactions, 20_000, "write_loop"),
+        (fetched_later, 20_000, "n_plus_one"),
+        (fetched_later, MAX_KEPT_QUERIES - 1, "n_plus_one"),
         (long_literals, MAX_KEPT_QUERIES, "n_plus_one"),
     ],
 )
