@@ -271,17 +271,19 @@ class RecentRequests:
     def __init__(self, newest: int = 200, worst: int = 10, max_bytes: int = 8 * 1024 * 1024) -> None:
         self._worst_size = worst
         self._share = max_bytes // 2
-        # As long as none is larger, the newest need no counting: they fill half of their share, the larger ones the other.
+        # As long as none is larger, the newest need no counting: together they fill half of their share at most.
         self._large = self._share // (2 * max(newest, 1))
         self._lock = threading.Lock()
         self._newest: deque[Row] = deque(maxlen=newest)
         self._routes: dict[tuple[str, str], Worst] = {}
         self._worst_bytes = 0
+        self._large_bytes = self._large_count = 0  # of the newest, those that are large
 
     def clear(self) -> None:
         """Forget every request."""
         with self._lock:
             self._newest.clear()
+            self._large_bytes = self._large_count = 0
             for worst in self._routes.values():
                 worst.only(self._worst_size, lambda _: False)
             self._worst_bytes = 0
@@ -294,9 +296,10 @@ class RecentRequests:
         """Keep a request, whose route has `worst`."""
         if kept[_BYTES] > self._share // 4:
             kept = KeptRequest._make(kept).shortened(self._share // 4)
-        self._newest.append(kept)
-        if kept[_BYTES] > self._large:
-            self._trim()
+        if kept[_BYTES] > self._large or self._large_bytes:
+            self._append_counted(kept)
+        else:
+            self._newest.append(kept)
         if (
             kept[_DURATION] > worst.least_duration_ns
             or kept[_QUERY_COUNT] > worst.least_queries
@@ -304,13 +307,32 @@ class RecentRequests:
         ):
             self._rank(kept, worst)
 
-    def _trim(self) -> None:
+    def _append_counted(self, kept: Row) -> None:
+        """Keep a request while there are large ones, and let the oldest go that are too much with it."""
+        newest = self._newest
         with self._lock:
-            newest = self._newest
-            large = sum(size for kept in copied(newest) if (size := kept[_BYTES]) > self._large)
-            while large > self._share // 2 and len(newest) > 1:
-                size = newest.popleft()[_BYTES]
-                large -= size if size > self._large else 0
+            if newest and len(newest) == newest.maxlen:
+                self._count(newest.popleft(), -1)
+            newest.append(kept)
+            self._count(kept, 1)
+            if self._newest_bytes() > self._share:
+                self._recount()  # others may have appended uncounted
+                while self._newest_bytes() > self._share and len(newest) > 1:
+                    self._count(newest.popleft(), -1)
+
+    def _count(self, kept: Row, sign: int) -> None:
+        if kept[_BYTES] > self._large:
+            self._large_bytes += sign * kept[_BYTES]
+            self._large_count += sign
+
+    def _recount(self) -> None:
+        self._large_bytes = self._large_count = 0
+        for kept in copied(self._newest):
+            self._count(kept, 1)
+
+    def _newest_bytes(self) -> int:
+        """Return what the newest take at most: the large ones what they do, each other one as much as it may."""
+        return self._large_bytes + (len(self._newest) - self._large_count) * self._large
 
     def _rank(self, kept: Row, worst: Worst) -> None:
         size = self._worst_size
