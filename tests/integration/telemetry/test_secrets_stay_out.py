@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from telemetry import PerformanceMetrics, fanout, locks
 from telemetry.exporters import otlp
+from telemetry.exporters.registry import Options
 from telemetry.instrumentation import sqlite
 from tests.conftest import Instrument
 
@@ -216,7 +217,7 @@ def test_no_secret_is_kept_shown_sent_or_logged(
     caplog.set_level(logging.DEBUG)
     secrets = make_secrets()
     exporter, provider = InMemorySpanExporter(), TracerProvider(sampler=sampler, shutdown_on_exit=False)
-    processor = otlp.processor()
+    processor = otlp.processor(Options())
     provider.add_span_processor(processor)
     at_end.callback(provider.shutdown)
     if looked_at:
