@@ -332,7 +332,7 @@ def current_user_again_and_again(db: Any) -> Any:
         current_user()
 
 
-@shape((DUPLICATES, "users"), source="maxcountryman/flask-login issue 110: the user is loaded where a template asks")
+@shape((DUPLICATES, "users"), source="maxcountryman/flask-login issue 110: back to the database for the user, again")
 def current_user_in_a_template(db: Any) -> Any:
     template = "{% for _ in posts %}{{ db.execute('SELECT name FROM users WHERE id = 1').fetchone() }}{% endfor %}"
     return render_template_string(template, db=db, posts=posts(db))
