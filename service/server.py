@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,8 @@ def _end_with_the_server() -> None:
     def watch() -> None:
         server.join()
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_KILL_TIMEOUT_S)  # a signal that comes while the worker starts is lost between two handlers of it
+        os._exit(1)
 
     threading.Thread(target=watch, name="server-watch", daemon=True).start()
 
