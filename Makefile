@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile -q --universal --no-strip-extras --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 WORKERS ?= 2
 
-.PHONY: run test install install-server lint fix bench profile docs-check test-backends test-browser test-contract test-witness screenshots vendor lock coverage clean
+.PHONY: run test install install-server lint fix bench profile docs-check test-backends test-browser test-contract test-servers test-witness screenshots vendor lock coverage clean
 
 run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
@@ -64,6 +64,9 @@ test-backends: install
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/backends.lock || true
 	$(BIN)/python tools/backends.py
 	$(BIN)/python -m pytest tests/backends $(ARGS)
+
+test-servers: install
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/servers tests/benchmarks $(ARGS)
 
 test-witness: install
 	WITNESS_REQUESTS=10000 $(BIN)/python -m pytest -n $(WORKERS) tests/integration/telemetry/test_fan_out_witness.py $(ARGS)

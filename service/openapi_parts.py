@@ -48,7 +48,10 @@ def answers(status: int, description: str, schema: Schema, *errors: int) -> dict
 
 
 def operation(summary: str, responses: dict[str, Any], *, admin: bool = False, **more: Any) -> dict[str, Any]:
-    """Return an operation; an admin one needs the token where the server asks for it."""
+    """Return an operation; an admin one needs the token where the server asks for it, and too many wrong ones end in 429."""
+    if admin:
+        bad = {"application/json": {"schema": reference("Error")}}
+        responses = responses | {"429": {"description": ERRORS[429], "content": bad}}
     return {"summary": summary, **more, "responses": responses} | (
         {"security": SECURITY} if admin else {"security": []}
     )

@@ -8,7 +8,6 @@ is no warning.
 from __future__ import annotations
 
 import itertools
-import statistics
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,7 +141,9 @@ class Group:
         gaps = [later - start - took for (start, took), (later, _) in itertools.pairwise(starts)]
         if not gaps:
             return False
-        gap_ns, took_ns = statistics.median(gaps), statistics.median(took for _, took in starts)
+        from statistics import median  # with its fractions it takes half a megabyte
+
+        gap_ns, took_ns = median(gaps), median(took for _, took in starts)
         return gap_ns >= _PAUSE_NS and gap_ns >= _PAUSE_RATIO * took_ns
 
 

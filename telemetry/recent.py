@@ -33,6 +33,7 @@ _FETCH_BYTES: Final = 260
 _SUMS_BYTES: Final = 1200
 _MANY_SUMS: Final = 50
 _MAX_SQL: Final = 2000
+_NO_FETCHES: Final[Mapping[int, tuple[int, int]]] = {}
 _CUT: Final = " …"
 
 
@@ -126,7 +127,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         repeats = _ordinals(record.parameters)
     if record.streamed:
         transfer_ns = perf_counter_ns() - record.start_ns
-    fetches: Mapping[int, tuple[int, int]] = record.fetches
+    fetches: Mapping[int, tuple[int, int]] = record.fetches or _NO_FETCHES
     if sums is None:
         cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCH_BYTES * len(fetches)
     else:
@@ -147,7 +148,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         span_id,
         record.query_count,
         record.wait_ns,
-        queries,
+        queries or (),  # an empty list and an empty dictionary of its own would be a fifth of the row
         repeats,
         sums,
         fetches,
@@ -235,7 +236,7 @@ def weighed(kept: Row, statement_bytes: int) -> Row:
 class Worst:
     """The worst requests of one route; each list the least bad first, so that the first is the next to go."""
 
-    __slots__ = ("failing", "least_duration_ns", "least_queries", "most_queries", "slowest")
+    __slots__ = ("failing", "least_duration_ns", "least_queries", "most_queries", "numbers", "slowest")
 
     def __init__(self, size: int) -> None:
         self.slowest: list[Row] = []
@@ -243,6 +244,7 @@ class Worst:
         self.failing: deque[Row] = deque(maxlen=size)
         self.least_duration_ns = -1  # what a request has to exceed
         self.least_queries = 0
+        self.numbers: frozenset[int] = frozenset()  # one request of each number of queries says all that ten would
 
     def __iter__(self) -> Iterator[Row]:
         yield from self.slowest
@@ -260,6 +262,7 @@ class Worst:
         """Note what a request has to exceed to be among the worst `size`."""
         self.least_duration_ns = self.slowest[0][_DURATION] if len(self.slowest) >= size else -1
         self.least_queries = self.most_queries[0][_QUERY_COUNT] if len(self.most_queries) >= size else 0
+        self.numbers = frozenset(kept[_QUERY_COUNT] for kept in self.most_queries)
 
 
 class RecentRequests:
@@ -302,7 +305,7 @@ class RecentRequests:
             self._newest.append(kept)
         if (
             kept[_DURATION] > worst.least_duration_ns
-            or kept[_QUERY_COUNT] > worst.least_queries
+            or (kept[_QUERY_COUNT] > worst.least_queries and kept[_QUERY_COUNT] not in worst.numbers)
             or kept[_ERROR] is not None
         ):
             self._rank(kept, worst)
@@ -341,7 +344,7 @@ class RecentRequests:
         with self._lock:
             if kept[_DURATION] > worst.least_duration_ns:
                 self._insert(worst.slowest, kept, itemgetter(_DURATION))
-            if kept[_QUERY_COUNT] > worst.least_queries:
+            if kept[_QUERY_COUNT] > worst.least_queries and kept[_QUERY_COUNT] not in worst.numbers:
                 self._insert(worst.most_queries, kept, itemgetter(_QUERY_COUNT))
             if kept[_ERROR] is not None:
                 if len(worst.failing) == size:

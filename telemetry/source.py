@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import linecache
 import os
-import sysconfig
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -42,9 +41,9 @@ class SourceLine(NamedTuple):
 
 
 def _library_roots() -> set[str]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    paths = {sysconfig.get_path(name) for name in names} | {str(Path(__file__).parent), str(Path(os.__file__).parent)}
-    return {_root(path) for path in paths if path}
+    return {
+        _root(str(Path(file).parent)) for file in (__file__, os.__file__)
+    }  # packages are told by their folder's name
 
 
 def _root(path: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.service.conftest import Running, clips, folder, start
+from tests.servers.conftest import Running, clips, folder, start
 
 __all__ = ["clips", "folder", "start"]
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.integration.service.conftest import PATIENCE_S, ROOT
+from tests.servers.conftest import PATIENCE_S, ROOT
 
 
 def look(folder, *arguments, **environment):

@@ -19,7 +19,7 @@ import pytest
 
 from service.samples import Sample, make_clip
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30
 
 
