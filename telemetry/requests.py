@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from telemetry.exporters.processor import DeferredSpanProcessor, Item
     from telemetry.exporters.tail import Decision
     from telemetry.instrumentation.capture import Capture
+    from telemetry.recent import Row
 
 RECORD_KEY = create_key("telemetry.request")
 MAX_PENDING_QUERIES = 1000
@@ -164,6 +165,7 @@ class RequestRecord:
         "first",
         "held",
         "is_rejected",
+        "kept",
         "method",
         "outer",
         "parameters",
@@ -207,6 +209,7 @@ class RequestRecord:
         ] = {}  # start of a query -> time to fetch its rows in ns, and their number
         self.first: list[Query] | None = None  # the first queries, where there were too many to hold
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
+        self.kept: Row | None = None  # what is known of it, while the SDK's span of it ends
         self.wait_ns = 0  # lost to locks of the database
         self._spilled = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -162,6 +163,21 @@ class EndedRequest:
             end_time=interval[1],
             instrumentation_scope=self.source.scope,
         )
+
+
+class MadeServerSpan(NamedTuple):
+    """A server span that the SDK has made and ended, and what is known of its request's queries."""
+
+    span: ReadableSpan
+    kept: Row
+
+    def annotated(self) -> ReadableSpan:
+        """Return the span with what its queries come to, which is worked out here, away from the request's path."""
+        attributes = BoundedAttributes(None, {**(self.span.attributes or {}), **database_attributes(self.kept)})
+        attributes.dropped = self.span.dropped_attributes
+        made = copy.copy(self.span)
+        made._attributes = attributes
+        return made
 
 
 def environ_facts(environ: Mapping[str, Any]) -> tuple[str | None, ...]:

@@ -20,13 +20,13 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from telemetry.exporters import status as counts
-from telemetry.exporters.ended import EndedRequest
+from telemetry.exporters.ended import EndedRequest, MadeServerSpan
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
 from telemetry.requests import serving
 
 _log = logging.getLogger(__name__)
 
-Item = EndedRequest | ReadableSpan
+Item = EndedRequest | MadeServerSpan | ReadableSpan
 Send = Callable[[Sequence[Item]], Delivery]
 """Sends a batch, and tells what became of it."""
 
@@ -101,11 +101,14 @@ class DeferredSpanProcessor(SpanProcessor):
         if span.context is None or not span.context.trace_flags.sampled:
             return
         record = serving.get()
+        item: Item = span
+        if record is not None and record.kept is not None:  # it is the request's own, which ends now
+            item = MadeServerSpan(span, record.kept)
         held = None if record is None else record.held
         if held is not None:
-            held.append((self, span))
+            held.append((self, item))
         elif record is None or not record.is_rejected:
-            self.emit(span)
+            self.emit(item)
 
     def emit(self, item: Item) -> None:
         """Queue a span or a request, which must be sampled."""
@@ -250,7 +253,10 @@ def as_spans(items: Sequence[Item]) -> list[ReadableSpan]:
     """Return the spans of all items."""
     spans: list[ReadableSpan] = []
     for item in items:
-        spans += item.spans() if isinstance(item, EndedRequest) else [item]
+        if isinstance(item, EndedRequest):
+            spans += item.spans()
+        else:
+            spans.append(item.annotated() if isinstance(item, MadeServerSpan) else item)
     return spans
 
 

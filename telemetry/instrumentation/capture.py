@@ -169,15 +169,20 @@ class Capture:
             span.set_attribute(instruments.REQUEST_OPERATIONS, record.query_count)
             span.set_attribute(instruments.REQUEST_DB_DURATION, record.db_time_ns() / 1e9)
         span.set_attributes(self._decide(record, span.get_span_context().trace_id, error_type, duration_ns))
+        ids = span.get_span_context()
+        kept = None
+        if record.exported and ids.trace_flags.sampled and not is_excluded:
+            kept = row(record, request_path(environ), error_type, duration_ns, (ids.trace_id, ids.span_id))
+        record.kept = kept
         token = serving.set(record)  # our processor leaves the span to the request, if that may not be kept
         try:
             end_span(span, record.error, error_type, duration_ns, record.start_unix_ns)
         finally:
             serving.reset(token)
-        ids = span.get_span_context()
+            record.kept = None
         if record.exported and ids.trace_flags.sampled:
             self.tracing.emit(record, ids, None, record.queries)
-        return ((ids.trace_id, ids.span_id) if ids.is_valid else None), ids.trace_flags.sampled, None
+        return ((ids.trace_id, ids.span_id) if ids.is_valid else None), ids.trace_flags.sampled, kept
 
     def _end_unmade(
         self,

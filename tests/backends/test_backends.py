@@ -157,9 +157,8 @@ def check_server_span(span: dict[str, Any], sent: Sent) -> None:
     assert found.get("error", False) is (kind.error is not None)
     assert found[instruments.REQUEST_OPERATIONS] == len(kind.spans)
     assert found[instruments.REQUEST_DB_DURATION] > 0
-    if kind.verdict is not None:
-        assert (kind.path, found.get(instruments.REQUEST_STATEMENTS)) == (kind.path, kind.statements)
-        assert (kind.path, found.get(instruments.REQUEST_VERDICT)) == (kind.path, kind.verdict)
+    assert (kind.path, found.get(instruments.REQUEST_STATEMENTS)) == (kind.path, kind.statements)
+    assert (kind.path, found.get(instruments.REQUEST_VERDICT)) == (kind.path, kind.verdict)
     events = [{field["key"]: field["value"] for field in event["fields"]} for event in span["logs"] or []]
     assert [event["exception.type"] for event in events if event["event"] == "exception"] == (
         [kind.error] if kind.error else []

@@ -26,17 +26,17 @@ class Kind:
     error: str | None = None
     statements: int = 1
     """How many different statements those are."""
-    verdict: str | None = "ok"
-    """`None` where the SDK makes the span, because the view raises or measures something in it: those carry no verdict."""
+    verdict: str = "ok"
+    """What its queries come to."""
 
 
 KINDS = (
     Kind("/items", "GET /items", "/items", 200, ("SELECT item",)),
-    Kind("/items/4", "GET /items/<item>", "/items/<int:item>", 200, ("SELECT item",), verdict=None),
-    Kind("/items/6", "GET /items/<item>", "/items/<int:item>", 200, ("SELECT item",), verdict=None),
-    Kind("/items/999", "GET /items/<item>", "/items/<int:item>", 404, ("SELECT item",), verdict=None),
+    Kind("/items/4", "GET /items/<item>", "/items/<int:item>", 200, ("SELECT item",)),
+    Kind("/items/6", "GET /items/<item>", "/items/<int:item>", 200, ("SELECT item",)),
+    Kind("/items/999", "GET /items/<item>", "/items/<int:item>", 404, ("SELECT item",)),
     Kind("/tagged", "GET /tagged", "/tagged", 200, ("SELECT item", *("SELECT tag",) * ITEMS), None, 2, "n_plus_one"),
-    Kind("/fails", "GET /fails", "/fails", 500, ("SELECT item",), "sqlite3.OperationalError", verdict=None),
+    Kind("/fails", "GET /fails", "/fails", 500, ("SELECT item",), "sqlite3.OperationalError"),
     Kind("/stream", "GET /stream", "/stream", 200, ("SELECT item",) * 3),
 )
 

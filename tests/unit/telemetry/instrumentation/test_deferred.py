@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections import Counter
@@ -19,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
-from telemetry import PerformanceMetrics
+from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.requests import MAX_PENDING_QUERIES
 
@@ -346,3 +347,33 @@ def test_a_processor_that_raises_costs_its_own_span_alone(
         assert client.get("/").status_code == 200
     assert metrics.db_queries_per_request[:] == [0, 0, 0]
     assert caplog.text.count("later failures are counted only") == 1
+
+
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("export", ["all", "1/1"])
+def test_the_server_span_carries_the_verdict_whoever_makes_it(
+    looks: bool, export: str, instrumented: Callable[..., Flask]
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = DeferredSpanProcessor(exporter)
+    provider.add_span_processor(processor)
+    app = Flask("verdicts")
+
+    @app.get("/")
+    def view() -> str:
+        if looks:
+            trace.get_current_span().set_attribute("app.looked", True)
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            connection.execute("CREATE TABLE tags (id)")
+            for number in range(6):
+                connection.execute("SELECT id FROM tags WHERE id = ?", (number,)).fetchall()
+        return "done"
+
+    instrumented(app, tracer_provider=provider, settings=TelemetrySettings(export=export)).test_client().get("/")
+    provider.shutdown()
+    (server,) = [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+    attributes = dict(server.attributes or {})
+    assert attributes["telemetry.request.verdict"] == "n_plus_one"
+    assert (attributes["telemetry.request.db_operations"], attributes["telemetry.request.db_statements"]) == (7, 2)
+    assert attributes.get("app.looked", False) is looks
