@@ -18,7 +18,7 @@ from service.openapi_parts import (
 )
 from telemetry import fanout
 from telemetry.admin.parameters import DEFAULT_LIMIT, MAX_LIMIT
-from telemetry.admin.requests_api import SORTS
+from telemetry.admin.requests_api import MAX_GROUP, SORTS
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -158,7 +158,14 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
             "How SQLite would run one of its statements.",
             answers(200, "The plan, or why there is none.", reference("Plan"), 401, 404),
             admin=True,
-            parameters=[parameter("group", "query", {"type": "integer", "minimum": 0}, "Position among its groups.")],
+            parameters=[
+                parameter(
+                    "group",
+                    "query",
+                    {"type": "integer", "minimum": 0, "maximum": MAX_GROUP, "default": 0},
+                    "Position among its groups.",
+                )
+            ],
         ),
     },
     "/api/admin/performance/requests/{trace_id}/otlp": {

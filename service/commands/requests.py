@@ -37,7 +37,7 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
 @_asking
 @click.option("--route", help="Only requests of this route, such as 'GET /tag/<tag>'.")
 @click.option("--min-queries", type=click.IntRange(min=0), help="Only requests with so many queries or more.")
-@click.option("--min-ms", type=click.FloatRange(min=0), help="Only requests that took so long or longer.")
+@click.option("--min-ms", type=click.IntRange(min=0), help="Only requests that took so long or longer.")
 @click.option("--errors", is_flag=True, help="Only requests that failed.")
 @click.option("--verdict", type=click.Choice(VERDICTS), help="Only requests whose queries come to this.")
 @click.option("--sort", "sort_by", type=click.Choice(_SORTS), default="started_at", show_default=True)

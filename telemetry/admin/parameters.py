@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -17,7 +16,6 @@ MAX_LIMIT: Final = 1000
 _MOST_CHARACTERS = 100
 _MOST_VALUES = 5
 _WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", re.ASCII)
 
 
 class ParameterError(Exception):
@@ -52,17 +50,6 @@ def whole(parameter: str, default: int, most: int, least: int = 1) -> int:
     if not _WHOLE.fullmatch(given) or not least <= int(given) <= most or (given[0] == "0" and given != "0"):
         raise ParameterError(parameter, must_be, given)
     return int(given)
-
-
-def number(parameter: str, default: float = 0.0) -> float:
-    """Return a number that is not negative."""
-    must_be = "a number from 0 to 999999999"
-    given = single(parameter, must_be)
-    if given is None:
-        return default
-    if not _NUMBER.fullmatch(given) or not math.isfinite(float(given)):
-        raise ParameterError(parameter, must_be, given)
-    return float(given)
 
 
 def one_of(parameter: str, allowed: Sequence[str], default: str | None = None) -> str:

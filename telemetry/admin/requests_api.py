@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
 ANY: Final = ""
+MAX_GROUP: Final = 9999
 API: Final = "/api/admin/performance/requests"
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -43,7 +44,11 @@ def add_routes(blueprint: Blueprint, reader: Reader) -> None:
         if kept is None:
             return not_kept(trace_id)
         groups = fanout.group(kept)
-        at = parameters.whole("group", 0, max(len(groups) - 1, 0), least=0)
+        at = parameters.whole("group", 0, MAX_GROUP, least=0)
+        if groups and at >= len(groups):
+            return answers.json(
+                {"error": f"this request has no group {at}: they are counted from 0 to {len(groups) - 1}"}, 404
+            )
         found = requests_facts.plan_of(groups[at]) if groups else Plan("", error="this request has made no query")
         return answers.json(requests_facts.plan_body(found))
 
@@ -68,7 +73,7 @@ def selected(reader: Reader) -> Sequence[KeptRequest]:
     """Return the kept requests that the query parameters choose, the newest first."""
     route = parameters.single("route", "the name of one route")
     least_queries = parameters.whole("min_queries", 0, 999_999_999, least=0)
-    least_ms = parameters.number("min_ms")
+    least_ms = parameters.whole("min_ms", 0, 999_999_999, least=0)
     errors = parameters.one_of("errors", ("1", "0"), ANY)
     verdict = parameters.one_of("verdict", fanout.VERDICTS, ANY)
     return [
