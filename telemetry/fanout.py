@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -431,11 +431,3 @@ def _is_for_each(one: Group, groups: Sequence[Group]) -> bool:
 
 def _few(numbers: Sequence[int]) -> Sequence[int]:
     return numbers if len(numbers) <= 3 else (numbers[0], numbers[len(numbers) // 2], numbers[-1])
-
-
-def by_route(requests: Iterable[KeptRequest]) -> Mapping[str, list[KeptRequest]]:
-    """Return `requests` by the name of their route."""
-    found: dict[str, list[KeptRequest]] = {}
-    for kept in requests:
-        found.setdefault(kept.route, []).append(kept)
-    return found

@@ -86,25 +86,24 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         frame = _getframe(_depth)
         code: Any = frame.f_code
         if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
-            add(
-                (
-                    sql,
-                    start_ns,
-                    duration_ns,
-                    None,
-                    flags,
-                    rows,
-                    transaction,
-                    code,
-                    frame.f_lasti,
-                    caller.f_code,
-                    caller.f_lasti,
-                )
+            query: Query = (
+                sql,
+                start_ns,
+                duration_ns,
+                None,
+                flags,
+                rows,
+                transaction,
+                code,
+                frame.f_lasti,
+                caller.f_code,
+                caller.f_lasti,
             )
         else:
-            add((sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame)))
+            query = (sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame))
+        add(query)
         if _listeners:
-            _tell(record.queries[-1])
+            _tell(query)
         record.cursors[id(cursor)] = start_ns
         if not flags:
             try:

@@ -235,8 +235,3 @@ def test_pages_duplicates_and_writes_do_not_grow() -> None:
     assert grown(1, 2, 3, 4, sql="SELECT * FROM t WHERE id > ? ORDER BY id LIMIT 100") == []
     assert grown(2, 3, 4, 5, same=True) == []
     assert grown(1, 2, 3, 4, sql="INSERT INTO t VALUES (?)") == []
-
-
-def test_requests_by_route() -> None:
-    requests = [kept([], route="/a"), kept([], route="/b"), kept([], route="/a")]
-    assert {route: len(found) for route, found in fanout.by_route(requests).items()} == {"GET /a": 2, "GET /b": 1}

@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 from flask import Flask
 
+from telemetry.requests import Query, current_request
 from telemetry.testing import QueryBudgetError, assert_constant_queries, assert_max_queries, record_queries
 
 pytest_plugins = ["pytester"]
@@ -127,3 +128,30 @@ def test_the_plugin_has_a_fixture_and_a_marker(pytester: pytest.Pytester) -> Non
     result.stdout.fnmatch_lines_random(
         ["*2 queries, at most 1 are allowed:*", "*max_queries must be given one number*"]
     )
+
+
+def test_a_query_is_told_although_another_thread_adds_one_at_the_same_moment(
+    instrumented: Callable[..., Flask],
+) -> None:
+    app = Flask("threads")
+
+    @app.get("/")
+    def view() -> str:
+        record = current_request()
+        assert record is not None
+        add = record.add
+        assert add is not None
+
+        def add_abreast(query: Query) -> None:
+            add(query)
+            add(("SELECT 'of another thread'", *query[1:]))
+
+        with closing(sqlite3.connect(":memory:")) as connection:
+            record.add = add_abreast
+            connection.execute("SELECT 'of this one'")
+        return "done"
+
+    client = instrumented(app).test_client()
+    with record_queries() as queries:
+        assert client.get("/").status_code == 200
+    assert queries.sql == ["SELECT 'of this one'"]
