@@ -379,11 +379,23 @@ def _ms(duration_ns: int) -> str:
     return f"{ms:.0f} ms" if ms >= 99.5 else f"{ms:.3g} ms"
 
 
+class Step(NamedTuple):
+    """How often a statement ran for one thing after another in one request."""
+
+    statement: str
+    """Its fingerprint."""
+    line: str
+    what: str
+    """The statement and its table, in short."""
+    place: str
+    runs: int
+
+
 class Growth(NamedTuple):
     """A route whose queries grow with what it shows: one statement runs more often in one request than in another."""
 
     route: str
-    group: Group
+    step: Step
     runs: tuple[int, ...]
     """How often it ran in one request, the different numbers in rising order."""
 
@@ -391,30 +403,32 @@ class Growth(NamedTuple):
     def text(self) -> str:
         """The evidence as a sentence."""
         shown = " → ".join(f"{number:,}" for number in _few(self.runs))
-        place = f" {_at(self.group)}" if self.group.line else ""
-        return (
-            f"its queries grow: {self.group.statement.operation} {self.group.statement.table} ran {shown} times{place}"
-        )
+        place = f" {self.step.place}" if self.step.place else ""
+        return f"its queries grow: {self.step.what} ran {shown} times{place}"
 
 
 _LEAST_STEPS: Final = 3
 
 
-def growth(requests: Iterable[KeptRequest]) -> list[Growth]:
-    """Return the routes among `requests` in which a reading statement runs a growing number of times, most runs first.
+def steps(groups: Sequence[Group]) -> tuple[Step, ...]:
+    """Return the statements of one request that ran for one thing after another."""
+    return tuple(
+        Step(one.statement.text, str(one.line), f"{one.statement.operation} {one.statement.table}", _at(one), one.runs)
+        for one in groups
+        if _is_for_each(one, groups)
+    )
 
-    At least three different numbers are wanted, of runs that differ in their parameters: a cache that misses now and then, or
-    something tried again, is no growth.
+
+def growth(requests: Iterable[tuple[str, Iterable[Step]]]) -> list[Growth]:
+    """Return the routes in which a reading statement runs a growing number of times, most runs first.
+
+    `requests` are the route and the `steps` of each. At least three different numbers are wanted, of runs that differ in
+    their parameters: a cache that misses now and then, or something tried again, is no growth.
     """
-    runs: dict[tuple[str, str, str], dict[int, Group]] = {}
-    for kept in requests:
-        if not kept.query_count:
-            continue
-        groups = group(kept)
-        for one in groups:
-            if _is_for_each(one, groups):
-                key = (kept.route, one.statement.text, str(one.line))
-                runs.setdefault(key, {})[one.runs] = one
+    runs: dict[tuple[str, str, str], dict[int, Step]] = {}
+    for route, of_request in requests:
+        for step in of_request:
+            runs.setdefault((route, step.statement, step.line), {})[step.runs] = step
     found: dict[str, Growth] = {}
     for (route, _, _), by_runs in runs.items():
         if len(by_runs) >= _LEAST_STEPS and (route not in found or max(by_runs) > found[route].runs[-1]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -13,6 +13,7 @@ from telemetry.admin.figures import GOOD, WARNING, Status
 if TYPE_CHECKING:
     from telemetry.admin.overview import Overview, Row
     from telemetry.admin.requests_facts import Reader
+    from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
 
 MOST_NOTES: Final = 8
@@ -39,22 +40,21 @@ class FanOut(NamedTuple):
     trace_id: str | None
 
 
-def fan_out(reader: Reader) -> dict[str, FanOut]:
+def fan_out(reader: Reader, requests: Sequence[KeptRequest]) -> dict[str, FanOut]:
     """Return what stands out in the queries of each route: the finding that took most runs, else growth."""
     found: dict[str, FanOut] = {}
     most: dict[str, int] = {}
-    kept_requests = reader.all()
-    for kept in kept_requests:
-        finding = reader.known(kept).finding
-        if finding is None or finding.group is None or finding.group.runs <= most.get(kept.route, 0):
+    for kept in requests:
+        warned = reader.known(kept).warned
+        if warned is None or warned.runs <= most.get(kept.route, 0):
             continue
-        most[kept.route] = finding.group.runs
-        line = f" {finding.group.line}" if finding.group.line else ""
-        told = f"{fanout.name_of(finding.kind)}: {figures.count(finding.group.runs)} of "
+        most[kept.route] = warned.runs
+        line = f" {warned.line}" if warned.line else ""
+        told = f"{fanout.name_of(warned.kind)}: {figures.count(warned.runs)} of "
         found[kept.route] = FanOut(
             f"{told}{figures.plural(kept.query_count, 'query')} alike{line}", f"{kept.trace_id:032x}"
         )
-    for growth in fanout.growth(kept_requests):
+    for growth in reader.growth(requests):
         found.setdefault(growth.route, FanOut(growth.text, None))
     return found
 

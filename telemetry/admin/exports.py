@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.sdk.resources import Resource
@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry import fanout, instruments
+from telemetry import instruments
 from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
 from telemetry.requests import MADE
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
+    from telemetry.fanout import Analysis
     from telemetry.recent import KeptRequest
 
-_IDS: Final = ("traceId", "spanId", "parentSpanId")
 _PLAIN: Final = {"sqlite": {instruments.DB_SYSTEM_NAME: "sqlite"}}
 
 
@@ -31,8 +31,9 @@ def otlp_json(kept: KeptRequest, app: Flask) -> dict[str, Any]:
 
     Ids are hexadecimal, as that format has them; of the request's queries it holds those that are kept one by one.
     """
-    from google.protobuf.json_format import MessageToDict
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+    from telemetry.exporters.jsonfile import as_body
 
     ids = SpanContext(kept.trace_id, kept.span_id, False, TraceFlags(TraceFlags.SAMPLED))
     environ = tuple({"PATH_INFO": kept.path, "REQUEST_METHOD": kept.method}.get(key) for key in ENVIRON_KEYS)
@@ -42,14 +43,7 @@ def otlp_json(kept: KeptRequest, app: Flask) -> dict[str, Any]:
     )
     queries = [(*query[:4], query[4] & ~MADE, *query[5:]) for query in kept.queries]
     ended = EndedRequest(_source(app), ids, kept.start_ns, kept.start_unix_ns, server, queries)
-    body: dict[str, Any] = MessageToDict(encode_spans(ended.spans()), use_integers_for_enums=True)
-    for resource in body["resourceSpans"]:
-        for scope in resource["scopeSpans"]:
-            for span in scope["spans"]:
-                for name in _IDS:
-                    if name in span:
-                        span[name] = base64.b64decode(span[name]).hex()
-    return body
+    return as_body(encode_spans(ended.spans()))
 
 
 def _source(app: Flask) -> Source:
@@ -67,30 +61,27 @@ def _no_operation(_: str) -> Mapping[str, str]:
     return _PLAIN["sqlite"]
 
 
-def budget_of(kept: KeptRequest, repeats: int) -> int:
-    """Return how many queries the request would make with each repeated statement asked once."""
-    analysis = fanout.analyse(kept, repeats)
-    spare = sum(finding.group.runs - 1 for finding in analysis.findings if finding.is_warning and finding.group)
-    return kept.query_count - spare
+def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
+    """Return a test that sends the request again and asserts the number of queries that it should need.
 
-
-def pytest_of(kept: KeptRequest, repeats: int) -> str:
-    """Return a test that sends the request again and asserts the number of queries that it should need."""
-    budget = budget_of(kept, repeats)
-    name = "".join(
-        letter if letter.isalnum() else "_" for letter in f"{kept.method} {kept.route.partition(' ')[2]}".lower()
-    )
-    while "__" in name:
-        name = name.replace("__", "_")
-    findings = [finding for finding in fanout.analyse(kept, repeats).findings if finding.is_warning]
-    told = "".join(f"    # {finding.text}. Mend: {finding.mend}.\n" for finding in findings).replace("\r", " ")
-    arguments = f", method={kept.method!r}" if kept.method not in ("GET",) else ""
+    That is how many it would make with each repeated statement asked once.
+    """
+    findings = [finding for finding in analysis.findings if finding.is_warning]
+    budget = kept.query_count - sum(finding.group.runs - 1 for finding in findings if finding.group)
+    name = re.sub(r"[\W_]+", "_", f"{kept.method} {kept.route.partition(' ')[2]}".lower()).strip("_")
+    told = "".join(_comment(f"{finding.text}. Mend: {finding.mend}.", "    ") for finding in findings)
+    arguments = f", method={kept.method!r}" if kept.method != "GET" else ""
     return (
-        f'"""{kept.route} made {kept.query_count} queries; it should need {budget}."""\n\n'
+        f"{_comment(f'{kept.route} made {kept.query_count} queries; it should need {budget}.')}\n"
         "from telemetry.testing import assert_max_queries\n\n\n"
-        f"def test_{name.strip('_')}_needs_few_queries(client):  # a fixture: app.test_client() of the instrumented app\n"
+        f"def test_{name}_needs_few_queries(client):  # a fixture: app.test_client() of the instrumented app\n"
         f"{told}"
         f"    with assert_max_queries({budget}):\n"
         f"        response = client.open({kept.path!r}{arguments})\n"
         f"    assert response.status_code == {kept.status or 200}\n"
     )
+
+
+def _comment(text: str, indent: str = "") -> str:
+    """Return `text` as one line of comment, whatever a table or a route may be called."""
+    return f"{indent}# {' '.join(text.split())}\n"

@@ -74,9 +74,10 @@ def _view(
     now_unix_nano: int,
     look_at_exporters: exporters.Look,
 ) -> dict[str, Any]:
-    shown = overview.build(metrics, settings, now_unix_nano, {kept.trace_id for kept in reader.all()})
+    requests = reader.all()
+    shown = overview.build(metrics, settings, now_unix_nano, {kept.trace_id for kept in requests})
     rows, more = chosen.select(shown.rows)
-    notes = attention.notes(shown, settings, attention.fan_out(reader))
+    notes = attention.notes(shown, settings, attention.fan_out(reader, requests))
     return {
         "overview": shown,
         "settings": settings,

@@ -37,7 +37,7 @@ def add_routes(blueprint: Blueprint, reader: Reader) -> None:
 
     def one(trace_id: str) -> Response:
         kept = find(reader, trace_id)
-        return not_kept(trace_id) if kept is None else answers.json(reader.detail(kept))
+        return not_kept(trace_id) if kept is None else answers.json(reader.detail(kept, reader.analyse(kept)))
 
     def plan(trace_id: str) -> Response:
         kept = find(reader, trace_id)

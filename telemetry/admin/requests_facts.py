@@ -25,11 +25,20 @@ _MOST_PLANS: Final = 5
 _MOST_KNOWN: Final = 4000
 
 
+class Warned(NamedTuple):
+    """The worst finding of a request, without what it was found in."""
+
+    kind: str
+    runs: int
+    line: str
+
+
 class Known(NamedTuple):
-    """What a list says of a request, which is worked out once."""
+    """What lists say of a request, which is worked out once, and holds nothing of the request."""
 
     summary: fanout.Summary
-    finding: Finding | None
+    warned: Warned | None
+    steps: tuple[fanout.Step, ...]
 
 
 class Reader:
@@ -50,19 +59,17 @@ class Reader:
         key = (kept.trace_id, kept.span_id, kept.query_count)
         found = self._known.get(key)
         if found is None:
-            if kept.query_count < self.repeats:
-                found = Known(fanout.summary(kept, self.repeats), None)
-            else:
-                analysis = fanout.analyse(kept, self.repeats)
-                worst = next((finding for finding in analysis.findings if finding.is_warning), None)
-                if worst is not None and worst.group is not None:
-                    worst.group.runs_kept.clear()  # remembered for longer than the request is kept
-                found = Known(analysis.summary, worst)
+            analysis = fanout.analyse(kept, self.repeats)
+            found = Known(analysis.summary, _warned(analysis), fanout.steps(analysis.groups))
             with self._lock:
                 if len(self._known) >= _MOST_KNOWN:
                     self._known.clear()
                 self._known[key] = found
         return found
+
+    def growth(self, requests: Sequence[KeptRequest]) -> list[fanout.Growth]:
+        """Return the routes among `requests` whose queries grow."""
+        return fanout.growth((kept.route, self.known(kept).steps) for kept in requests if kept.query_count)
 
     def brief(self, kept: KeptRequest) -> dict[str, Any]:
         """Return a request as lists have it: times in milliseconds."""
@@ -88,9 +95,12 @@ class Reader:
             "verdict": summary.verdict,
         }
 
-    def detail(self, kept: KeptRequest) -> dict[str, Any]:
-        """Return all that is known of a request; no parameter is."""
-        analysis = fanout.analyse(kept, self.repeats)
+    def analyse(self, kept: KeptRequest) -> fanout.Analysis:
+        """Return all that can be said of a request's queries."""
+        return fanout.analyse(kept, self.repeats)
+
+    def detail(self, kept: KeptRequest, analysis: fanout.Analysis) -> dict[str, Any]:
+        """Return all that is known of a request, whose queries come to `analysis`; no parameter is."""
         number = {id(group): at for at, group in enumerate(analysis.groups)}
         scans = _scans(analysis.groups)
         groups = [_group(group, scans.get(id(group))) for group in analysis.groups]
@@ -102,6 +112,11 @@ class Reader:
             "groups": groups,
             "queries": [_query(kept, query, of_group.get(id(query))) for query in kept.queries],
         }
+
+
+def _warned(analysis: fanout.Analysis) -> Warned | None:
+    worst = next((finding.group for finding in analysis.findings if finding.is_warning and finding.group), None)
+    return None if worst is None else Warned(analysis.verdict, worst.runs, str(worst.line or ""))
 
 
 def _query(kept: KeptRequest, query: Query, group: int | None) -> dict[str, Any]:
@@ -194,7 +209,7 @@ def _finding(finding: Finding, number: dict[int, int]) -> dict[str, Any]:
 def fan_out(reader: Reader) -> dict[str, Any]:
     """Return how many queries the requests of each route make, which of them grow, and what locks have cost."""
     metrics = reader.metrics
-    growing = {growth.route: growth for growth in fanout.growth(reader.all())}
+    growing = {growth.route: growth for growth in reader.growth(reader.all())}
     waits = metrics.lock_waits()
     return {
         "routes": [

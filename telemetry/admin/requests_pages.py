@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
 from telemetry import fanout
 from telemetry.admin import answers, attention, exports, figures, overview, requests_facts, waterfall
+from telemetry.admin.columns import Column, TableState
 from telemetry.admin.requests_api import as_file, find
 from telemetry.admin.requests_facts import Reader
 
@@ -24,16 +24,6 @@ LIST: Final = "/admin/performance/requests"
 MOST_ROWS: Final = 200
 _WORST_IN_REPORT: Final = 10
 Common = Callable[[], dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the list: what it sorts by, its head, what that means, and the order that a first click gives."""
-
-    key: str
-    label: str
-    title: str
-    first_order: str = "desc"
 
 
 COLUMNS: Final = (
@@ -51,12 +41,10 @@ _SEVERITY: Final = {kind: len(fanout.VERDICTS) - at for at, kind in enumerate(fa
 
 
 @dataclass(frozen=True, slots=True)
-class ListState:
+class ListState(TableState):
     """The view of the list that a URL stands for; what a URL has wrong reads as the default."""
 
     sort: str = "started_at"
-    order: str = "desc"
-    q: str = ""
     verdict: str = ""
     errors: str = ""
 
@@ -72,23 +60,6 @@ class ListState:
             verdict=verdict if verdict in (*fanout.VERDICTS, "any") else "",
             errors="1" if arguments.get("errors") == "1" else "",
         )
-
-    def url(self, **changes: str) -> str:
-        """Return the relative URL of this state with `changes`; what is as by default is left out."""
-        changed, default = replace(self, **changes), ListState()
-        chosen = {
-            field.name: getattr(changed, field.name)
-            for field in fields(ListState)
-            if getattr(changed, field.name) != getattr(default, field.name)
-        }
-        if changed.sort != default.sort or changed.order != default.order:
-            chosen |= {"sort": changed.sort, "order": changed.order}
-        return "?" + urlencode(chosen)
-
-    def sorted_by(self, column: Column) -> str:
-        """Return the URL that sorts by `column`, or turns the order if it is sorted by it already."""
-        turned = {"asc": "desc", "desc": "asc"}[self.order]
-        return self.url(sort=column.key, order=turned if column.key == self.sort else column.first_order)
 
     def select(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows to show, in order."""
@@ -138,7 +109,7 @@ def add_routes(
         kept = find(reader, trace_id)
         if kept is None:
             return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
-        made = Response(exports.pytest_of(kept, reader.repeats), mimetype="text/x-python")
+        made = Response(exports.pytest_of(kept, reader.analyse(kept)), mimetype="text/x-python")
         answers.harden(made)
         return as_file(made, "test_queries.py")
 
@@ -185,8 +156,8 @@ def verdict_status(verdict: str, error_type: str | None = None) -> figures.Statu
 
 
 def _one(reader: Reader, settings: TelemetrySettings, kept: KeptRequest) -> dict[str, Any]:
-    analysis = fanout.analyse(kept, reader.repeats)
-    detail = reader.detail(kept)
+    analysis = reader.analyse(kept)
+    detail = reader.detail(kept, analysis)
     asked = request.args.get("plan", "")
     at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(analysis.groups) else None
     if at is not None:
@@ -214,14 +185,15 @@ def _one(reader: Reader, settings: TelemetrySettings, kept: KeptRequest) -> dict
 def _report(metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Reader) -> dict[str, Any]:
     now = time.time_ns()
     shown = overview.build(metrics, settings, now)
+    kept_requests = reader.all()
     worst = sorted(
-        (kept for kept in reader.all() if reader.known(kept).finding is not None), key=lambda kept: -kept.query_count
+        (kept for kept in kept_requests if reader.known(kept).warned is not None), key=lambda kept: -kept.query_count
     )
     seen: set[str] = set()
     first = [kept for kept in worst if kept.route not in seen and not seen.add(kept.route)]  # type: ignore[func-returns-value]
     return {
         "overview": shown,
-        "notes": attention.notes(shown, settings, attention.fan_out(reader)),
+        "notes": attention.notes(shown, settings, attention.fan_out(reader, kept_requests)),
         "rows": sorted(shown.rows, key=lambda row: -row.stats["p95_ms"]),
         "requests": [_one(reader, settings, kept) for kept in first[:_WORST_IN_REPORT]],
         "settings": settings,

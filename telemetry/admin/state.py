@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import urlencode
 
 from telemetry.admin import timeline
+from telemetry.admin.columns import Column, TableState
 
 if TYPE_CHECKING:
     from telemetry.admin.overview import Row
 
 ROWS_AT_FIRST: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the table: what it sorts by, its head, what that means, and the order that a first click gives."""
-
-    key: str
-    label: str
-    title: str
-    first_order: str = "desc"
 
 
 COLUMNS: Final = (
@@ -43,12 +33,10 @@ _BY_KEY: Final = {column.key: column for column in COLUMNS}
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class State(TableState):
     """The view that a URL stands for. What a URL has wrong reads as the default: a page is no place to scold."""
 
     sort: str = "p95_ms"
-    order: str = "desc"
-    q: str = ""
     range: str = timeline.DEFAULT_RANGE
     route: str = ""
     all: str = ""
@@ -68,23 +56,6 @@ class State:
             route=arguments.get("route", ""),
             all="1" if arguments.get("all") == "1" else "",
         )
-
-    def url(self, **changes: str) -> str:
-        """Return the relative URL of this state with `changes`; what is as by default is left out."""
-        changed, default = replace(self, **changes), State()
-        chosen = {
-            field.name: getattr(changed, field.name)
-            for field in fields(State)
-            if getattr(changed, field.name) != getattr(default, field.name)
-        }
-        if changed.sort != default.sort or changed.order != default.order:
-            chosen |= {"sort": changed.sort, "order": changed.order}
-        return "?" + urlencode(chosen)
-
-    def sorted_by(self, column: Column) -> str:
-        """Return the URL that sorts by `column`, or turns the order if it is sorted by it already."""
-        turned = {"asc": "desc", "desc": "asc"}[self.order]
-        return self.url(sort=column.key, order=turned if column.key == self.sort else column.first_order)
 
     def select(self, rows: Sequence[Row]) -> tuple[list[Row], int]:
         """Return the rows to show, in order, and how many more there are; the selected route is always among them."""

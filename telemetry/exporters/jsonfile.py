@@ -147,10 +147,15 @@ def reader(options: Options) -> PushReader:
 
 
 def as_json(message: Message) -> str:
-    """Return an OTLP message as OTLP's JSON: as protobuf's own, but ids in hex and enums as numbers."""
-    body = MessageToDict(message, use_integers_for_enums=True)
+    """Return an OTLP message as a line of OTLP's JSON."""
+    return json.dumps(as_body(message), separators=(",", ":"), ensure_ascii=False)
+
+
+def as_body(message: Message) -> dict[str, Any]:
+    """Return an OTLP message as OTLP's JSON has it: as protobuf's own, but ids in hex and enums as numbers."""
+    body: dict[str, Any] = MessageToDict(message, use_integers_for_enums=True)
     _with_hex_ids(body)
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    return body
 
 
 def _with_hex_ids(value: Any) -> None:

@@ -210,10 +210,11 @@ def test_names_of_all_verdicts_and_remarks() -> None:
 
 
 def grown(*numbers: int, sql: str = AUTHOR, same: bool = False) -> list[fanout.Growth]:
-    return growth(
+    requests = [
         kept([POSTS, *each(sql, number, since=10)], same=same, route="/posts", number=at)
         for at, number in enumerate(numbers)
-    )
+    ]
+    return growth((request.route, fanout.steps(fanout.group(request))) for request in requests)
 
 
 def test_a_route_whose_queries_grow_is_named_even_if_no_request_crosses_the_limit() -> None:
