@@ -31,8 +31,8 @@ COLUMNS: Final = (
     Column("verdict", "verdict", "What its queries come to", "desc"),
     Column("query_count", "queries", "Database queries"),
     Column("repeated", "alike", "The most runs of one statement from one line"),
-    Column("db_ms", "database ms", "Time in the database"),
-    Column("duration_ms", "duration ms", "From the first byte of work to the first byte of the body"),
+    Column("db_ms", "database", "Time in the database"),
+    Column("duration_ms", "duration", "From the first byte of work to the first byte of the body"),
     Column("status", "status", "Status of the response"),
     Column("started_at", "when", "When it began"),
 )
