@@ -111,7 +111,7 @@ class KeptRequest(NamedTuple):
 Row = tuple[Any, ...]
 """A `KeptRequest` as a plain tuple."""
 
-_DURATION, _QUERY_COUNT, _BYTES = map(KeptRequest._fields.index, ("duration_ns", "query_count", "estimated_bytes"))
+_DURATION, QUERY_COUNT, _BYTES = map(KeptRequest._fields.index, ("duration_ns", "query_count", "estimated_bytes"))
 _START: Final = KeptRequest._fields.index("start_unix_ns")
 _ERROR: Final = KeptRequest._fields.index("error_type")
 
@@ -261,8 +261,8 @@ class Worst:
     def set_limits(self, size: int) -> None:
         """Note what a request has to exceed to be among the worst `size`."""
         self.least_duration_ns = self.slowest[0][_DURATION] if len(self.slowest) >= size else -1
-        self.least_queries = self.most_queries[0][_QUERY_COUNT] if len(self.most_queries) >= size else 0
-        self.numbers = frozenset(kept[_QUERY_COUNT] for kept in self.most_queries)
+        self.least_queries = self.most_queries[0][QUERY_COUNT] if len(self.most_queries) >= size else 0
+        self.numbers = frozenset(kept[QUERY_COUNT] for kept in self.most_queries)
 
 
 class RecentRequests:
@@ -305,7 +305,7 @@ class RecentRequests:
             self._newest.append(kept)
         if (
             kept[_DURATION] > worst.least_duration_ns
-            or (kept[_QUERY_COUNT] > worst.least_queries and kept[_QUERY_COUNT] not in worst.numbers)
+            or (kept[QUERY_COUNT] > worst.least_queries and kept[QUERY_COUNT] not in worst.numbers)
             or kept[_ERROR] is not None
         ):
             self._rank(kept, worst)
@@ -344,8 +344,8 @@ class RecentRequests:
         with self._lock:
             if kept[_DURATION] > worst.least_duration_ns:
                 self._insert(worst.slowest, kept, itemgetter(_DURATION))
-            if kept[_QUERY_COUNT] > worst.least_queries and kept[_QUERY_COUNT] not in worst.numbers:
-                self._insert(worst.most_queries, kept, itemgetter(_QUERY_COUNT))
+            if kept[QUERY_COUNT] > worst.least_queries and kept[QUERY_COUNT] not in worst.numbers:
+                self._insert(worst.most_queries, kept, itemgetter(QUERY_COUNT))
             if kept[_ERROR] is not None:
                 if len(worst.failing) == size:
                     self._worst_bytes -= worst.failing[0][_BYTES]

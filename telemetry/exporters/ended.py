@@ -14,6 +14,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from telemetry import instruments
+from telemetry.recent import QUERY_COUNT, KeptRequest
 from telemetry.requests import MADE
 from telemetry.source import line_of
 
@@ -209,12 +210,11 @@ def server_attributes(server: ServerFacts) -> dict[str, AttributeValue]:
 
 def database_attributes(row: Row | None) -> dict[str, AttributeValue]:
     """Return what the server span says of the request's queries; nothing where there are none."""
-    from telemetry import fanout  # for exporters alone
-    from telemetry.recent import KeptRequest
-
-    kept = None if row is None else KeptRequest._make(row)
-    if kept is None or not kept.query_count:
+    if row is None or not row[QUERY_COUNT]:
         return {}
+    from telemetry import fanout  # for exporters alone
+
+    kept = KeptRequest._make(row)
     summary = fanout.summary(kept)
     return {
         instruments.REQUEST_OPERATIONS: kept.query_count,
