@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sqlite3
 import threading
@@ -52,12 +53,19 @@ def shelf(tmp_path: Path) -> Iterator[str]:
     uninstrument(app)
 
 
-def test_from_the_overview_to_the_line_and_back_by_keys(browse: Callable[..., Page], shelf: str) -> None:
-    page = browse(shelf)
+@pytest.fixture
+def open_shelf(shelf: str, browse: Callable[..., Page]) -> Callable[..., Page]:
+    """Open pages of the app. They are closed before its server is."""
+    return functools.partial(browse, shelf)
+
+
+def test_from_the_overview_to_the_line_and_back_by_keys(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
     page.goto("/admin/performance")
     page.locator("#needs-a-look .facts a").click()
     expect(page.locator("li.warning")).to_contain_text("N+1: SELECT tags ran 50 times at")
     expect(page.locator("li.warning")).to_contain_text("test_request_pages.py:")
+    page.wait_for_load_state()
     page.keyboard.press("Escape")
     expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
     page.wait_for_load_state()
@@ -74,8 +82,8 @@ def test_from_the_overview_to_the_line_and_back_by_keys(browse: Callable[..., Pa
     expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
 
 
-def test_the_waterfall_unfolds_and_a_plan_is_shown_on_demand(browse: Callable[..., Page], shelf: str) -> None:
-    page = browse(shelf)
+def test_the_waterfall_unfolds_and_a_plan_is_shown_on_demand(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
     page.goto("/admin/performance/requests")
     page.locator("tbody tr[data-open] a").first.click()
     expect(page.locator(".waterfall .span.inner").first).to_be_hidden()
@@ -85,8 +93,10 @@ def test_the_waterfall_unfolds_and_a_plan_is_shown_on_demand(browse: Callable[..
     expect(page.locator(".plan")).to_contain_text("reads all of tags, without an index; an index on tags(video_id)")
 
 
-def test_the_list_refreshes_itself_and_its_filter_is_in_the_address(browse: Callable[..., Page], shelf: str) -> None:
-    page = browse(shelf)
+def test_the_list_refreshes_itself_and_its_filter_is_in_the_address(
+    open_shelf: Callable[..., Page], shelf: str
+) -> None:
+    page = open_shelf()
     page.goto("/admin/performance/requests?verdict=n_plus_one")
     expect(page.locator("tbody tr[data-open]")).to_have_count(1)
     urllib.request.urlopen(f"{shelf}/tag/sky").read()
@@ -97,9 +107,9 @@ def test_the_list_refreshes_itself_and_its_filter_is_in_the_address(browse: Call
 
 
 def test_a_request_saved_as_a_file_opens_offline(
-    browse: Callable[..., Page], chromium: Browser, shelf: str, tmp_path: Path
+    open_shelf: Callable[..., Page], chromium: Browser, tmp_path: Path
 ) -> None:
-    page = browse(shelf)
+    page = open_shelf()
     page.goto("/admin/performance/requests")
     page.locator("tbody tr[data-open] a").first.click()
     with page.expect_download() as saved:

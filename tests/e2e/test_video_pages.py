@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 WATCH = "/watch/holiday/100%25%20sun%20%26%20%C5%81%C3%B3d%C5%BA.mp4"
-SEEK = """async (second) => {
-  const video = document.querySelector("video");
+SEEK = """async (video, second) => {
   const arrived = new Promise((resolve) => video.addEventListener("seeked", resolve, { once: true }));
   video.currentTime = second;
   await arrived;
@@ -21,7 +21,7 @@ def test_the_grid_shows_every_clip_with_its_thumbnail(open_page):
     page = open_page()
     page.goto("/")
     cards = page.locator(".card")
-    assert cards.count() == 3
+    expect(cards).to_have_count(3)
     for index in range(3):
         image = cards.nth(index).locator("img")
         image.scroll_into_view_if_needed()
@@ -36,13 +36,15 @@ def test_a_clip_plays_and_seeks(open_page, name):
     page = open_page()
     page.goto("/")
     page.get_by_role("link", name=name).click()
-    page.wait_for_function("() => document.querySelector('video').readyState >= 2")
-    page.evaluate("document.querySelector('video').play()")
-    page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
-    assert page.evaluate(SEEK, 3.0) == pytest.approx(3.0, abs=0.2)
-    page.evaluate("document.querySelector('video').play()")
-    page.wait_for_function("() => document.querySelector('video').currentTime > 3.2")
-    assert not page.locator("[data-player-error]").is_visible()
+    page.wait_for_url("**/watch/**")
+    video = page.locator("video").element_handle()
+    page.wait_for_function("(video) => video.readyState >= 2", arg=video)
+    video.evaluate("(video) => video.play()")
+    page.wait_for_function("(video) => video.currentTime > 0.3", arg=video)
+    assert video.evaluate(SEEK, 3.0) == pytest.approx(3.0, abs=0.2)
+    video.evaluate("(video) => video.play()")
+    page.wait_for_function("(video) => video.currentTime > 3.2", arg=video)
+    expect(page.locator("[data-player-error]")).to_be_hidden()
 
 
 def test_a_rating_sticks_after_a_restart(open_page, server):
@@ -54,8 +56,8 @@ def test_a_rating_sticks_after_a_restart(open_page, server):
     page.get_by_text("4.0 from 1 rating").wait_for()
     server.restart()
     page.goto(server.url + WATCH)
-    assert page.locator("#rate-4").is_checked()
-    assert page.get_by_text("4.0 from 1 rating").is_visible()
+    expect(page.locator("#rate-4")).to_be_checked()
+    expect(page.get_by_text("4.0 from 1 rating")).to_be_visible()
 
 
 def test_a_rating_can_be_given_with_the_keys(open_page):
@@ -73,11 +75,12 @@ def test_rating_and_tags_work_without_javascript(open_page):
     page.goto(WATCH)
     page.locator("label[for=rate-5]").click()
     page.get_by_role("button", name="Rate").click()
-    assert page.get_by_text("5.0 from 1 rating").is_visible()
+    expect(page.get_by_text("5.0 from 1 rating")).to_be_visible()
     page.get_by_label("New tag").fill("Sunny Days")
     page.get_by_role("button", name="Add").click()
     page.get_by_role("link", name="#sunny days").click()
-    assert page.locator(".card").count() == 1
+    page.wait_for_url("**/tag/**")
+    expect(page.locator(".card")).to_have_count(1)
 
 
 def test_a_tag_is_added_and_removed(open_page):
@@ -86,8 +89,8 @@ def test_a_tag_is_added_and_removed(open_page):
     page.get_by_label("New tag").fill("sea")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Remove the tag sea").click()
-    page.get_by_label("New tag").wait_for()
-    assert page.get_by_role("link", name="#sea").count() == 0
+    expect(page.get_by_role("link", name="#sea")).to_have_count(0)
+    expect(page.get_by_label("New tag")).to_be_visible()
 
 
 def test_the_slash_key_goes_to_the_search(open_page):
@@ -97,7 +100,7 @@ def test_the_slash_key_goes_to_the_search(open_page):
     page.keyboard.type("TIDE slow")
     page.keyboard.press("Enter")
     page.wait_for_url("**/search?q=*")
-    assert page.locator(".card .name").all_inner_texts() == ["slow tide"]
+    expect(page.locator(".card .name")).to_have_text(["slow tide"])
 
 
 def test_the_theme_follows_the_system_and_a_choice_is_remembered(open_page):
