@@ -57,10 +57,10 @@ class VideoServerLoader:
 
 
 class _NoMetrics:
-    def record_cache_hit(self) -> None:
+    def record_cache_hit(self, lookups: int) -> None:
         """Count nothing."""
 
-    def record_cache_miss(self) -> None:
+    def record_cache_miss(self, lookups: int) -> None:
         """Count nothing."""
 
 

@@ -23,9 +23,9 @@ KINDS = ("library", "ratings", "tags")
 class CacheMetrics(Protocol):
     """Where lookups are counted: telemetry's `PerformanceMetrics` is one."""
 
-    def record_cache_hit(self) -> None: ...
+    def record_cache_hit(self, lookups: int) -> None: ...
 
-    def record_cache_miss(self) -> None: ...
+    def record_cache_miss(self, lookups: int) -> None: ...
 
 
 class CacheManager:
@@ -75,10 +75,10 @@ class CacheManager:
                     missing.append(key)
             self._hits += len(found)
             self._misses += len(missing)
-        for _ in found:
-            self._metrics.record_cache_hit()
-        for _ in missing:
-            self._metrics.record_cache_miss()
+        if found:
+            self._metrics.record_cache_hit(len(found))
+        if missing:
+            self._metrics.record_cache_miss(len(missing))
         return found, missing
 
     def _current(self, kind: str, counter: int) -> bool:

@@ -1,9 +1,9 @@
 """Instruments bound to their attributes, after OpenTelemetry's `bind` (specification #4126), which Python does not have yet.
 
-`BoundHistogram.record` reaches the same aggregations as `Histogram.record`, without resolving the attributes, building a
-`Measurement` and hashing each time. It is the one seam to the SDK's inside: if anything there is not as expected (another
-version, another class), every call takes the public `record` instead. `test_bound.py` names the versions it was checked with
-and compares the points that both ways give.
+`BoundHistogram.record` and `BoundCounter.add` reach the same aggregations as the SDK's instruments, without resolving the
+attributes, building a `Measurement` and hashing each time. It is the one seam to the SDK's inside: if anything there is not as
+expected (another version, another class), every call takes the public method instead. `test_bound.py` names the versions it was
+checked with and compares the points that both ways give.
 """
 
 from __future__ import annotations
@@ -11,21 +11,26 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, Histogram, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics._internal.aggregation import (
     _Aggregation,
     _DropAggregation,
     _ExplicitBucketHistogramAggregation,
+    _SumAggregation,
 )
 from opentelemetry.sdk.metrics._internal.metric_reader_storage import MetricReaderStorage
 from opentelemetry.sdk.metrics._internal.sdk_configuration import SdkConfiguration
+from opentelemetry.trace import get_current_span
 
 from telemetry.readers.window import RouteAggregation
+from telemetry.requests import serving
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import Counter as APICounter
     from opentelemetry.metrics import Histogram as APIHistogram
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -45,50 +50,21 @@ class _Measurement:
         self.context = context
 
 
-class BoundHistogram:
-    """One series of `histogram`. Thread-safe, as far as the SDK's own aggregations are.
+class _Bound:
+    """One series of an instrument. Thread-safe, as far as the SDK's own aggregations are."""
 
-    Values must be finite and not negative: they are measured durations and counts, so that is not checked again.
-    """
+    __slots__ = ("_consumer", "_filter_kind", "_instrument", "_others", "_storages", "_windows", "attributes")
 
-    __slots__ = ("_consumer", "_filter_kind", "_histogram", "_others", "_storages", "_windows", "attributes")
-
-    def __init__(self, histogram: APIHistogram, attributes: Mapping[str, Any]) -> None:
-        self._histogram = histogram
+    def __init__(self, instrument: Any, attributes: Mapping[str, Any]) -> None:
+        self._instrument = instrument
         self.attributes = dict(attributes)
-        consumer = getattr(histogram, "_measurement_consumer", None)
+        consumer = getattr(instrument, "_measurement_consumer", None)
         expected = hasattr(consumer, "_reader_storages") and hasattr(consumer, "_sdk_config")
         self._consumer: Any = consumer if expected else None
         self._filter_kind: type | None = None
         self._storages: Any = None
         self._windows: tuple[RouteAggregation, ...] = ()
         self._others: tuple[_Aggregation[Any], ...] = ()
-
-    def record(self, value: float, context: Context, time_unix_nano: int, trace_id: int | None, sampled: bool) -> None:
-        """Record one value; `trace_id` and `sampled` are those of the span that `context` leads to."""
-        consumer = self._consumer
-        if consumer is None or consumer._reader_storages is not self._storages:
-            self._histogram.record(value, self.attributes, context)
-            self._bind()
-            return
-        for window in self._windows:
-            window.add(value, time_unix_nano, trace_id)
-        for aggregation in self._others:
-            _aggregate_one(aggregation, value, time_unix_nano, self, context, sampled)
-
-    def record_many(self, values: Sequence[float], context: Context, time_unix_nano: int, sampled: bool) -> None:
-        """Record each of `values` (at least one); exemplars are offered for the largest of them alone."""
-        consumer = self._consumer
-        if consumer is None or consumer._reader_storages is not self._storages:
-            for value in values:
-                self._histogram.record(value, self.attributes, context)
-            self._bind()
-            return
-        for window in self._windows:
-            for value in values:
-                window.add(value, time_unix_nano, None)
-        for aggregation in self._others:
-            _aggregate_many(aggregation, values, time_unix_nano, self, context, sampled)
 
     def offers(self, value: float, time_unix_nano: int, context: Context, sampled: bool) -> bool:
         """Tell whether the exemplar filter wants `value`; the default one, which asks for sampled spans, costs nothing."""
@@ -101,16 +77,16 @@ class BoundHistogram:
         return bool(chosen.should_sample(value, time_unix_nano, self.attributes, context))
 
     def _bind(self) -> None:
-        """Find the aggregations that the public `record` has just used; on any surprise, stay with `record`."""
+        """Find the aggregations that the public method has just used; on any surprise, stay with that."""
         try:
-            if type(self._histogram).__module__ != Histogram.__module__ or not self._histogram._is_enabled():  # type: ignore[attr-defined]
+            if type(self._instrument).__module__ != Histogram.__module__ or not self._instrument._is_enabled():
                 self._consumer = None
                 return
             storages = self._consumer._reader_storages
             aggregations = [
                 found
                 for storage in storages.values()
-                for match in storage._get_or_init_view_instrument_match(self._histogram)
+                for match in storage._get_or_init_view_instrument_match(self._instrument)
                 for found in _find(match, self.attributes)
             ]
         except (AttributeError, TypeError, LookupError) as error:
@@ -122,6 +98,76 @@ class BoundHistogram:
         self._others = tuple(found for found in kept if not isinstance(found, RouteAggregation))
         self._filter_kind = type(self._consumer._sdk_config.exemplar_filter)
         self._storages = storages
+
+
+class BoundHistogram(_Bound):
+    """One series of `histogram`.
+
+    Values must be finite and not negative: they are measured durations and counts, so that is not checked again.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, histogram: APIHistogram, attributes: Mapping[str, Any]) -> None:
+        super().__init__(histogram, attributes)
+
+    def record(self, value: float, context: Context, time_unix_nano: int, trace_id: int | None, sampled: bool) -> None:
+        """Record one value; `trace_id` and `sampled` are those of the span that `context` leads to."""
+        consumer = self._consumer
+        if consumer is None or consumer._reader_storages is not self._storages:
+            self._instrument.record(value, self.attributes, context)
+            self._bind()
+            return
+        for window in self._windows:
+            window.add(value, time_unix_nano, trace_id)
+        for aggregation in self._others:
+            _aggregate_one(aggregation, value, time_unix_nano, self, context, sampled)
+
+    def record_many(self, values: Sequence[float], context: Context, time_unix_nano: int, sampled: bool) -> None:
+        """Record each of `values` (at least one); exemplars are offered for the largest of them alone."""
+        consumer = self._consumer
+        if consumer is None or consumer._reader_storages is not self._storages:
+            for value in values:
+                self._instrument.record(value, self.attributes, context)
+            self._bind()
+            return
+        for window in self._windows:
+            for value in values:
+                window.add(value, time_unix_nano, None)
+        for aggregation in self._others:
+            _aggregate_many(aggregation, values, time_unix_nano, self, context, sampled)
+
+
+class BoundCounter(_Bound):
+    """One series of `counter`."""
+
+    __slots__ = ()
+
+    def __init__(self, counter: APICounter, attributes: Mapping[str, Any]) -> None:
+        super().__init__(counter, attributes)
+
+    def add(self, amount: int) -> None:
+        """Add `amount`; the SDK warns of a negative one and drops it."""
+        consumer = self._consumer
+        if amount < 0 or consumer is None or consumer._reader_storages is not self._storages:
+            self._instrument.add(amount, self.attributes)
+            self._bind()
+            return
+        record = serving.get()
+        sampled = (record is None or record.eager or record.exported) and _is_sampled()
+        for aggregation in self._others:
+            offered = sampled or self._filter_kind is not TraceBasedExemplarFilter
+            if type(aggregation) is _SumAggregation and not offered:
+                with aggregation._lock:
+                    aggregation._value = (aggregation._value or 0) + amount  # type: ignore[assignment]  # None alone
+            else:
+                context, now = get_current(), time_ns()
+                one = _Measurement(amount, now, self.attributes, context)
+                aggregation.aggregate(one, self.offers(amount, now, context, sampled))  # type: ignore[arg-type]
+
+
+def _is_sampled() -> bool:
+    return get_current_span().get_span_context().trace_flags.sampled
 
 
 def _find(match: Any, attributes: Mapping[str, Any]) -> list[_Aggregation[Any]]:

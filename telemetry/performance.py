@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, overload
 
 from opentelemetry.sdk.metrics import MeterProvider
 
-from telemetry import bound, instruments, system
+from telemetry import instruments, system
+from telemetry.bound import BoundCounter, keep_views_away
 from telemetry.instruments import Instruments
 from telemetry.readers.performance import PerformanceMetricReader
 from telemetry.readers.window import Row, Sample, WindowStore, copied, route_name, values
@@ -190,6 +191,7 @@ class PerformanceMetrics:
             self.settings.recent_requests, self.settings.worst_requests, self.settings.recent_bytes
         )
         self._attached: list[_Attached] = []
+        self._lookups: dict[str, BoundCounter] = {}  # of the first attached provider, by outcome
         self._detached_lookups: dict[Any, int] = {}
         self._lookups_at_reset = (0, 0)
         self._stats: dict[str, tuple[tuple[str, int, int], RouteStats]] = {}
@@ -212,7 +214,7 @@ class PerformanceMetrics:
             reader = PerformanceMetricReader(self.store)
             if isinstance(meter_provider, MeterProvider):
                 meter_provider.add_metric_reader(reader)
-                bound.keep_views_away(meter_provider, reader)
+                keep_views_away(meter_provider, reader)
             made = Instruments(meter_provider)
             if meter_provider not in _observed_providers:
                 _observed_providers.add(meter_provider)
@@ -237,6 +239,7 @@ class PerformanceMetrics:
                 if isinstance(meter_provider, MeterProvider):
                     meter_provider.remove_metric_reader(attached.reader)
                 self._attached.remove(attached)
+                self._lookups = {}
                 return
 
     @property
@@ -253,13 +256,13 @@ class PerformanceMetrics:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def record_cache_hit(self) -> None:
-        """Count a lookup that the cache answered."""
-        self._count_lookups(_HIT, 1)
+    def record_cache_hit(self, lookups: int = 1) -> None:
+        """Count lookups that the cache answered."""
+        self._count_lookups(_HIT, lookups)
 
-    def record_cache_miss(self) -> None:
-        """Count a lookup that the cache could not answer."""
-        self._count_lookups(_MISS, 1)
+    def record_cache_miss(self, lookups: int = 1) -> None:
+        """Count lookups that the cache could not answer."""
+        self._count_lookups(_MISS, lookups)
 
     def record_endpoint_latency(self, route: str, duration: float, is_error: bool = False) -> None:
         """Record a request that the instrumentation does not see.
@@ -278,7 +281,12 @@ class PerformanceMetrics:
         self._instruments.request_duration.record(duration, attributes)
 
     def _count_lookups(self, outcome: str, lookups: int) -> None:
-        self._instruments.cache_lookups.add(lookups, {instruments.CACHE_OUTCOME: outcome})
+        counter = self._lookups.get(outcome)
+        if counter is None:
+            with self.lock:
+                made = BoundCounter(self._instruments.cache_lookups, {instruments.CACHE_OUTCOME: outcome})
+                counter = self._lookups[outcome] = made
+        counter.add(lookups)
 
     @property
     def _instruments(self) -> Instruments:

@@ -87,7 +87,7 @@ class DeferredSpan(trace.Span):
     span, a propagator, a log record. Until then it costs nothing but itself. Thread-safe.
     """
 
-    __slots__ = ("_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for", "reserved")
+    __slots__ = ("_chosen", "_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for", "reserved")
 
     def __init__(self, tracing: Tracing, parent: Context, record: RequestRecord, environ: Environ) -> None:
         self.facts = environ_facts(environ) if record.exported else ()
@@ -96,6 +96,7 @@ class DeferredSpan(trace.Span):
         self._record = record
         self._environ = environ
         self._made: Span | None = None
+        self._chosen: SpanContext | None = None
         self.made_for: Rule | None = None
         """The rule that was known when the span was made."""
         self._ids: SpanContext | None = None
@@ -151,6 +152,17 @@ class DeferredSpan(trace.Span):
             self._ids = ids
             return self._made is None
 
+    def _choose(self) -> trace.Span:
+        """Choose the ids, where they are all that is known of the span so far; else make it."""
+        rule = self._record.find_rule()
+        with _making:
+            if self._made is None and self._tracing.decides_late and rule is not None and not self._record.complete:
+                if not self._record.capture.is_excluded(rule):
+                    self._chosen = self.chosen_ids()[0]
+                    self.reserved = self._chosen.trace_id, self._chosen.span_id
+                    return self
+            return self.make()
+
     def _late_ids(self) -> SpanContext:
         """Return the ids of a request whose span nobody has looked at until its end."""
         record, parent = self._record, self.parent_context
@@ -168,7 +180,8 @@ class DeferredSpan(trace.Span):
         return span_context if span_context.is_valid else None
 
     def get_span_context(self) -> SpanContext:
-        return (self._made or self.make()).get_span_context()
+        """Return the ids, which the span does not have to be made for: metrics ask for them with each measurement."""
+        return self._chosen or (self._made or self._choose()).get_span_context()
 
     def is_recording(self) -> bool:
         return (self._made or self.make()).is_recording()
@@ -263,6 +276,11 @@ class Tracing:
             self._mode = Mode.EAGER
         else:
             self._mode = Mode.DEFERRED if ours else Mode.SILENT
+
+    @property
+    def decides_late(self) -> bool:
+        """Whether it can be told without the SDK if a span is sampled."""
+        return self._decide is not None
 
     @property
     def listened_to(self) -> bool:

@@ -12,11 +12,11 @@ class Counts:
         self.hits = 0
         self.misses = 0
 
-    def record_cache_hit(self):
-        self.hits += 1
+    def record_cache_hit(self, lookups):
+        self.hits += lookups
 
-    def record_cache_miss(self):
-        self.misses += 1
+    def record_cache_miss(self, lookups):
+        self.misses += lookups
 
 
 ZERO = dict.fromkeys(KINDS, 0)
