@@ -138,9 +138,9 @@ class AdminGuard:
             return self._welcome()
         return True
 
-    def peek(self) -> bool:
-        """Tell whether the current request is let in, without counting or answering."""
-        if self._trusts_this_machine and may_look(None, request.environ):
+    def peek(self, environ: WSGIEnvironment) -> bool:
+        """Tell whether the current request, of `environ`, is let in, without counting or answering."""
+        if self._trusts_this_machine and may_look(None, environ):
             return True
         if self._is(self._cookie, request.cookies.get(COOKIE, "")):
             return True

@@ -159,7 +159,8 @@ class BoundCounter(_Bound):
             offered = sampled or self._filter_kind is not TraceBasedExemplarFilter
             if type(aggregation) is _SumAggregation and not offered:
                 with aggregation._lock:
-                    aggregation._value = (aggregation._value or 0) + amount  # type: ignore[assignment]  # None alone
+                    before: int | None = aggregation._value
+                    aggregation._value = (before or 0) + amount  # type: ignore[assignment]  # the SDK declares None alone
             else:
                 context, now = get_current(), time_ns()
                 one = _Measurement(amount, now, self.attributes, context)

@@ -18,7 +18,7 @@ from telemetry import instruments, system
 from telemetry.bound import BoundCounter, keep_views_away
 from telemetry.instruments import Instruments
 from telemetry.readers.performance import PerformanceMetricReader
-from telemetry.readers.window import Row, Sample, WindowStore, copied, route_name, values
+from telemetry.readers.window import Durations, Sample, WindowStore, copied, route_name, values
 from telemetry.recent import RecentRequests
 from telemetry.settings import TelemetrySettings
 
@@ -30,8 +30,6 @@ RATINGS_POST_ROUTE: Final = "POST /api/ratings/<media_hash>"
 """The route whose window the spec calls ratings POST (section 5.2)."""
 
 _DIGITS = 3
-_ABREAST = 16
-"""Among so many of the last samples is the newest: windows are in the order of completion, but for what completes abreast."""
 _HIT, _MISS = "hit", "miss"
 
 
@@ -57,7 +55,8 @@ def rounded(value: float) -> float:
 
 
 def _rounded_ms(seconds: float) -> float:
-    return round(seconds * 1000, _DIGITS)
+    """Return milliseconds as JSON shows them: rounding to a whole number takes a tenth of the time."""
+    return round(seconds * 1_000_000) / 1000
 
 
 def percentile(samples: Sequence[float], percent: int) -> float:
@@ -88,24 +87,26 @@ class RouteWindow:
 
     def stats(self) -> RouteStats:
         """Return the route's row of the admin JSON."""
-        return _stats(self.route, self.endpoint, self.samples)
+        newest_unix_nano = max((sample.time_unix_nano for sample in self.samples), default=0)
+        errors = sum(sample.is_error for sample in self.samples)
+        return _stats(self.route, self.endpoint, Durations(values(self.samples), newest_unix_nano, errors))
 
 
-def _stats(route: str, endpoint: str, rows: Sequence[Row]) -> RouteStats:
-    ordered_s = sorted([row[2] for row in rows])
-    return RouteStats(
-        route=route,
-        endpoint=endpoint,
-        p50_ms=_rounded_ms(_percentile(ordered_s, 50)),
-        p95_ms=_rounded_ms(_percentile(ordered_s, 95)),
-        p99_ms=_rounded_ms(_percentile(ordered_s, 99)),
-        avg_ms=_rounded_ms(_mean(ordered_s)),
-        min_ms=_rounded_ms(ordered_s[0] if ordered_s else 0.0),
-        max_ms=_rounded_ms(ordered_s[-1] if ordered_s else 0.0),
-        request_count=len(ordered_s),
-        error_count=[row[4] for row in rows].count(True),
-        last_updated=_rfc3339(max([row[1] for row in rows[-_ABREAST:]], default=0) // 1_000_000_000),
-    )
+def _stats(route: str, endpoint: str, durations: Durations) -> RouteStats:
+    ordered_s = sorted(durations.values_s)
+    return {
+        "route": route,
+        "endpoint": endpoint,
+        "p50_ms": _rounded_ms(_percentile(ordered_s, 50)),
+        "p95_ms": _rounded_ms(_percentile(ordered_s, 95)),
+        "p99_ms": _rounded_ms(_percentile(ordered_s, 99)),
+        "avg_ms": _rounded_ms(_mean(ordered_s)),
+        "min_ms": _rounded_ms(ordered_s[0] if ordered_s else 0.0),
+        "max_ms": _rounded_ms(ordered_s[-1] if ordered_s else 0.0),
+        "request_count": len(ordered_s),
+        "error_count": durations.error_count,
+        "last_updated": _rfc3339(durations.newest_unix_nano // 1_000_000_000),
+    }
 
 
 @functools.lru_cache(maxsize=256)
@@ -194,7 +195,7 @@ class PerformanceMetrics:
         self._lookups: dict[str, BoundCounter] = {}  # of the first attached provider, by outcome
         self._detached_lookups: dict[Any, int] = {}
         self._lookups_at_reset = (0, 0)
-        self._stats: dict[str, tuple[tuple[str, int, int], RouteStats]] = {}
+        self._stats: dict[str, tuple[tuple[str, int], RouteStats]] = {}
         self._url_maps: weakref.WeakSet[Map] = weakref.WeakSet()
         self.endpoint_latencies: Mapping[str, SampleList] = _EndpointLatencies(self)
         if meter_provider is not None:
@@ -258,11 +259,11 @@ class PerformanceMetrics:
 
     def record_cache_hit(self, lookups: int = 1) -> None:
         """Count lookups that the cache answered."""
-        self._count_lookups(_HIT, lookups)
+        (self._lookups.get(_HIT) or self._bind_lookups(_HIT)).add(lookups)
 
     def record_cache_miss(self, lookups: int = 1) -> None:
         """Count lookups that the cache could not answer."""
-        self._count_lookups(_MISS, lookups)
+        (self._lookups.get(_MISS) or self._bind_lookups(_MISS)).add(lookups)
 
     def record_endpoint_latency(self, route: str, duration: float, is_error: bool = False) -> None:
         """Record a request that the instrumentation does not see.
@@ -280,13 +281,10 @@ class PerformanceMetrics:
             attributes[instruments.ERROR_TYPE] = "_OTHER"
         self._instruments.request_duration.record(duration, attributes)
 
-    def _count_lookups(self, outcome: str, lookups: int) -> None:
-        counter = self._lookups.get(outcome)
-        if counter is None:
-            with self.lock:
-                made = BoundCounter(self._instruments.cache_lookups, {instruments.CACHE_OUTCOME: outcome})
-                counter = self._lookups[outcome] = made
-        counter.add(lookups)
+    def _bind_lookups(self, outcome: str) -> BoundCounter:
+        with self.lock:
+            made = BoundCounter(self._instruments.cache_lookups, {instruments.CACHE_OUTCOME: outcome})
+            return self._lookups.setdefault(outcome, made)
 
     @property
     def _instruments(self) -> Instruments:
@@ -312,7 +310,7 @@ class PerformanceMetrics:
 
     @cache_hits.setter
     def cache_hits(self, total: int) -> None:
-        self._count_lookups(_HIT, total - self.cache_hits)
+        self.record_cache_hit(total - self.cache_hits)
 
     @property
     def cache_misses(self) -> int:
@@ -321,7 +319,7 @@ class PerformanceMetrics:
 
     @cache_misses.setter
     def cache_misses(self, total: int) -> None:
-        self._count_lookups(_MISS, total - self.cache_misses)
+        self.record_cache_miss(total - self.cache_misses)
 
     @property
     def ratings_post_latencies(self) -> SampleList:
@@ -390,12 +388,15 @@ class PerformanceMetrics:
         endpoints = self._endpoints()
         known, fresh = self._stats, {}
         for route in self.endpoint_latencies:
-            rows = self.store.rows(route)
-            if rows:
-                state = (endpoints.get(route, ""), rows[0][0], rows[-1][0])  # sequence numbers are never given twice
-                before = known.get(route)
-                same = before is not None and before[0] == state
-                fresh[route] = before if same and before else (state, _stats(route, state[0], rows))
+            window = self.store.window_of(route)
+            if window is None:
+                continue
+            state = (endpoints.get(route, ""), window.latest)
+            before = known.get(route)
+            if before is None or before[0] != state:
+                before = state, _stats(route, state[0], window.durations())
+            if before[1]["request_count"]:  # the windows may be cleared meanwhile
+                fresh[route] = before
         self._stats = fresh
         return [stats.copy() for _, stats in fresh.values()]
 

@@ -54,10 +54,10 @@ def create_blueprint(
             abort(404)
         return guard.check(in_force())
 
-    def have_the_last_word(state: BlueprintSetupState) -> None:
+    def have_the_last_word(state: Any) -> None:
         # Around `process_response`, and no function for `after_request`: it sees what all of those did to the headers, and
         # the app's other requests are spared Flask's check for coroutines.
-        process_response = state.app.process_response
+        process_response: Callable[..., Response] = state.app.process_response
 
         def process_and_harden(*args: Any, **kwargs: Any) -> Response:
             response = process_response(*args, **kwargs)
@@ -68,7 +68,7 @@ def create_blueprint(
                     _forget_cross_origin_grants(response)
             return response
 
-        state.app.process_response = process_and_harden  # type: ignore[method-assign]
+        state.app.process_response = process_and_harden
 
     blueprint.url_value_preprocessor(_forget_the_host)
     blueprint.url_defaults(_name_the_host)

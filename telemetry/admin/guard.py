@@ -101,15 +101,22 @@ def why_not_local(environ: dict[str, Any]) -> str | None:
 def may_look(authorize: Authorize | None, environ: dict[str, Any]) -> bool:
     """Tell, for what is only added to an answer, whether the request being answered may see the admin pages.
 
-    An `authorize` that does more than to say so has a method `peek` that only says so. Whatever it raises means no.
+    An `authorize` that does more than to say so has a method `peek` that only says so, quickly, of an environment. Whatever
+    either raises means no.
     """
     if authorize is None:
         return _is_loopback_peer(environ.get("REMOTE_ADDR")) and (
             _is_plainly_local(environ) or why_not_local(environ) is None
         )
+    peek = getattr(authorize, "peek", None)
+    if peek is not None:
+        try:
+            return peek(environ) is True
+        except Exception:
+            return False
     serving_token, token = serving.set(None), attach(_SILENCE)  # what it asks a database is no part of the request
     try:
-        return getattr(authorize, "peek", authorize)() is True
+        return authorize() is True
     except Exception:
         return False
     finally:
@@ -130,8 +137,12 @@ def _is_plainly_local(environ: dict[str, Any]) -> bool:
     return (
         environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
         and _is_local_host(environ.get("HTTP_HOST"))
-        and _no_proxy_among(tuple(environ))
+        and (environ.keys() <= _plain_names or _no_proxy_among(environ))
     )
+
+
+_plain_names: Final[set[str]] = set()
+_MOST_NAMES: Final = 1000
 
 
 @functools.lru_cache(maxsize=64)
@@ -139,11 +150,14 @@ def _is_local_host(host: str | None) -> bool:
     return host is not None and _is_loopback_host(host)
 
 
-@functools.lru_cache(maxsize=256)
-def _no_proxy_among(names: tuple[str, ...]) -> bool:
-    return "werkzeug.proxy_fix.orig" not in names and not any(
-        name in _PROXY_HEADERS or name.startswith("HTTP_X_FORWARDED") for name in names
-    )
+def _no_proxy_among(environ: dict[str, Any]) -> bool:
+    if "werkzeug.proxy_fix.orig" in environ or any(
+        name in _PROXY_HEADERS or name.startswith("HTTP_X_FORWARDED") for name in environ
+    ):
+        return False
+    if len(_plain_names) < _MOST_NAMES:
+        _plain_names.update(environ)
+    return True
 
 
 def refusal(reason: str, remedy: str) -> Response:

@@ -87,7 +87,18 @@ class DeferredSpan(trace.Span):
     span, a propagator, a log record. Until then it costs nothing but itself. Thread-safe.
     """
 
-    __slots__ = ("_chosen", "_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for", "reserved")
+    __slots__ = (
+        "_chosen",
+        "_environ",
+        "_ids",
+        "_made",
+        "_parent",
+        "_record",
+        "_tracing",
+        "facts",
+        "made_for",
+        "reserved",
+    )
 
     def __init__(self, tracing: Tracing, parent: Context, record: RequestRecord, environ: Environ) -> None:
         self.facts = environ_facts(environ) if record.exported else ()
@@ -154,14 +165,14 @@ class DeferredSpan(trace.Span):
 
     def _choose(self) -> trace.Span:
         """Choose the ids, where they are all that is known of the span so far; else make it."""
-        rule = self._record.find_rule()
+        record, rule = self._record, self._record.find_rule()
         with _making:
-            if self._made is None and self._tracing.decides_late and rule is not None and not self._record.complete:
-                if not self._record.capture.is_excluded(rule):
-                    self._chosen = self.chosen_ids()[0]
-                    self.reserved = self._chosen.trace_id, self._chosen.span_id
-                    return self
-            return self.make()
+            is_open = self._made is None and not record.complete and self._tracing.decides_late
+            if not is_open or rule is None or record.capture.is_excluded(rule):
+                return self.make()
+            self._chosen = self.chosen_ids()[0]
+            self.reserved = self._chosen.trace_id, self._chosen.span_id
+            return self
 
     def _late_ids(self) -> SpanContext:
         """Return the ids of a request whose span nobody has looked at until its end."""

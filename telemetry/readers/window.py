@@ -10,10 +10,12 @@ import functools
 import itertools
 import logging
 import re
+import struct
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.sdk.metrics._internal.aggregation import _Aggregation
@@ -46,18 +48,81 @@ def route_name(method: str, rule: str) -> str:
     return f"{method} {name}" if method else name
 
 
-Row = tuple[int, int, float, int | None, bool]
-"""A sample as windows hold it: a plain tuple is made in a fifth of the time, and the garbage collector lets go of it."""
+_ROW: Final = struct.Struct("=dqqQQb7x")
+"""A sample in a window: its value, sequence number, time, both halves of its trace id, and what the place holds."""
+_WORDS: Final = _ROW.size // 8
+_KIND_AT: Final = 5 * 8
+_FREE, _GOOD, _ERROR = range(3)
+_HALF: Final = 2**64 - 1
+
+
+class DurationWindow:
+    """The last `size` samples of a route's durations, in 48 bytes each: a fifth of what tuples would take.
+
+    One call writes a whole sample into its place, and one call copies them all, so that under the interpreter's lock neither
+    writers nor readers wait for each other.
+    """
+
+    __slots__ = ("_next", "_rows", "_size", "latest", "latest_unix_nano")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rows = bytearray(_ROW.size * size)
+        self._next = itertools.count().__next__
+        self.latest = 0
+        """The sequence number that was written last, 0 while there is none: as long as it is the same, so is the window."""
+        self.latest_unix_nano = 0
+
+    def add(self, sequence: int, time_unix_nano: int, value: float, trace_id: int | None, is_error: bool) -> None:
+        """Put a sample in the place of the oldest; `sequence` numbers are positive, and given once."""
+        at, trace_id = self._next() % self._size * _ROW.size, trace_id or 0
+        upper, lower, kind = trace_id >> 64, trace_id & _HALF, _ERROR if is_error else _GOOD
+        _ROW.pack_into(self._rows, at, value, sequence, time_unix_nano, upper, lower, kind)
+        self.latest_unix_nano = time_unix_nano
+        self.latest = sequence
+
+    def clear(self) -> None:
+        """Forget every sample."""
+        self._rows[:] = bytes(len(self._rows))
+        self.latest = 0
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Return the samples, oldest first."""
+        samples = [
+            Sample(sequence, time_unix_nano, value, (upper << 64 | lower) or None, kind == _ERROR)
+            for value, sequence, time_unix_nano, upper, lower, kind in _ROW.iter_unpack(bytes(self._rows))
+            if kind
+        ]
+        samples.sort(key=itemgetter(0))
+        return tuple(samples)
+
+    def durations(self) -> Durations:
+        """Return what figures are made of."""
+        newest_unix_nano, copy = self.latest_unix_nano, bytes(self._rows)
+        kinds = copy[_KIND_AT :: _ROW.size]
+        values_s = memoryview(copy).cast("d")[::_WORDS].tolist()
+        if _FREE in kinds:
+            values_s = list(itertools.compress(values_s, kinds))
+        return Durations(values_s, newest_unix_nano, kinds.count(_ERROR))
+
+
+class Durations(NamedTuple):
+    """The durations of a window in seconds, in no order, the time of the newest, and how many are of errors."""
+
+    values_s: Sequence[float]
+    newest_unix_nano: int
+    error_count: int
 
 
 _Kept = TypeVar("_Kept")
+_Window = TypeVar("_Window", DurationWindow, "deque[float]")
 
 
 class WindowStore:
     """The last `size` samples of each route, shared by all readers of one `PerformanceMetrics`.
 
     Status codes and error types of one route share one window, so that it holds exactly the last samples by time of
-    completion. Of the number of queries nothing but the number is kept. Appending is one atomic `deque.append`; reading copies.
+    completion. Of the number of queries nothing but the number is kept. Appending is one atomic call; reading copies.
     """
 
     def __init__(self, size: int = 100, max_routes: int = 1000) -> None:
@@ -67,51 +132,50 @@ class WindowStore:
         """The number of queries of the newest requests over all routes, to append to."""
         self.lock_waits_s: dict[str, float] = {}
         """Time that the requests of each route have lost to locks of the database."""
-        self._durations: dict[str, deque[Row]] = {}
+        self._durations: dict[str, DurationWindow] = {}
         self._queries: dict[str, deque[float]] = {}
-        self._sequence = itertools.count()
+        self.next_sequence: Callable[[], int] = itertools.count(1).__next__
+        """Returns the next number in the order of completion."""
         self._full_logged = False
 
-    def durations_of(self, route: str) -> deque[Row] | None:
+    def durations_of(self, route: str) -> DurationWindow | None:
         """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
-        return self._window(self._durations, route)
+        return self._window(self._durations, route, lambda: DurationWindow(self.size))
 
     def queries_of(self, route: str) -> deque[float] | None:
         """Return the window of numbers of queries to append to, or `None` when `max_routes` routes have one already."""
-        return self._window(self._queries, route)
+        return self._window(self._queries, route, lambda: deque(maxlen=self.size))
 
-    def _window(self, windows: dict[str, deque[_Kept]], route: str) -> deque[_Kept] | None:
+    def _window(self, windows: dict[str, _Window], route: str, make: Callable[[], _Window]) -> _Window | None:
         window = windows.get(route)
         if window is None and len(windows) >= self.max_routes:
             if not self._full_logged:
                 self._full_logged = True
                 _log.warning("more than %d routes: %s and later ones get no window", self.max_routes, route)
             return None
-        return windows.setdefault(route, deque(maxlen=self.size)) if window is None else window
-
-    def next_sequence(self) -> int:
-        """Return the next number in the order of completion."""
-        return next(self._sequence)
+        return windows.setdefault(route, make()) if window is None else window
 
     def routes(self) -> list[str]:
         """Return the routes that have a sample of a duration."""
-        return [route for route, window in self._durations.copy().items() if window]
+        return [route for route, window in self._durations.copy().items() if window.latest]
 
     def clear(self) -> None:
         """Empty every window; it stays the one that its series append to."""
-        for windows in (self._durations, self._queries):
-            for window in windows.copy().values():
-                window.clear()
+        for durations in self._durations.copy().values():
+            durations.clear()
+        for queries in self._queries.copy().values():
+            queries.clear()
         self.newest_queries.clear()
         self.lock_waits_s.clear()
 
-    def rows(self, route: str) -> tuple[Row, ...]:
-        """Return the durations of a route as they are held, oldest first; none if there is no such window."""
-        return copied(self._durations.get(route, ()))
+    def window_of(self, route: str) -> DurationWindow | None:
+        """Return the window of a route's durations, if there is one."""
+        return self._durations.get(route)
 
     def samples(self, route: str) -> tuple[Sample, ...]:
         """Return the durations of a route, oldest first; none if there is no such window."""
-        return tuple(map(Sample._make, self.rows(route)))
+        window = self._durations.get(route)
+        return () if window is None else window.samples()
 
     def queries(self, route: str) -> tuple[float, ...]:
         """Return the numbers of queries of a route's requests, oldest first; none if there is no such window."""
@@ -184,7 +248,7 @@ class RouteAggregation(_Aggregation[Any]):
         super().__init__(attributes, _no_reservoir)
 
     def aggregate(self, measurement: Measured, should_sample_exemplar: bool = True) -> None:  # noqa: ARG002
-        self.add(measurement.value, measurement.time_unix_nano, _trace_id(measurement.context))
+        self.add(float(measurement.value), measurement.time_unix_nano, _trace_id(measurement.context))
 
     @abstractmethod
     def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:
@@ -205,7 +269,7 @@ class DurationAggregation(RouteAggregation):
 
     def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:
         if self._window is not None:
-            self._window.append((self._next_sequence(), time_unix_nano, value, trace_id, self._is_error))
+            self._window.add(self._next_sequence(), time_unix_nano, value, trace_id, self._is_error)
 
 
 class QueriesAggregation(RouteAggregation):
