@@ -84,7 +84,7 @@ class DurationWindow:
     def clear(self) -> None:
         """Forget every sample."""
         self._rows[:] = bytes(len(self._rows))
-        self.latest = 0
+        self.latest = self.latest_unix_nano = 0
 
     def samples(self) -> tuple[Sample, ...]:
         """Return the samples, oldest first."""

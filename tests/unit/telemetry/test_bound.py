@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+
 import opentelemetry.sdk.version
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    Counter,
+    ExemplarFilter,
+    Histogram,
+    MeterProvider,
+    TraceBasedExemplarFilter,
+)
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import (
     DropAggregation,
@@ -19,7 +29,7 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from telemetry import PerformanceMetrics, bound
-from telemetry.bound import BoundHistogram
+from telemetry.bound import BoundCounter, BoundHistogram
 
 CHECKED_WITH = ("1.45.",)
 ATTRIBUTES = {"http.request.method": "GET", "http.route": "/", "http.response.status_code": 200}
@@ -96,6 +106,72 @@ def test_other_readers_see_the_points_of_the_public_api(
         for value in batch:
             histogram.record(value, ATTRIBUTES)
         assert collected(ours) == collected(reference)
+
+
+@pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
+@pytest.mark.parametrize("chosen", [TraceBasedExemplarFilter(), AlwaysOnExemplarFilter(), AlwaysOffExemplarFilter()])
+@settings(max_examples=30)  # 6 times
+@given(
+    first=st.lists(st.tuples(st.integers(-3, 9), st.booleans())),
+    second=st.lists(st.tuples(st.integers(0, 9), st.booleans())),
+)
+def test_a_bound_counter_gives_the_points_of_the_public_api(
+    chosen: ExemplarFilter,
+    temporality: AggregationTemporality,
+    first: list[tuple[int, bool]],
+    second: list[tuple[int, bool]],
+) -> None:
+    ours, reference = (InMemoryMetricReader({Counter: temporality}) for _ in range(2))
+    providers = [
+        MeterProvider([reader], exemplar_filter=chosen, shutdown_on_exit=False) for reader in (ours, reference)
+    ]
+    counters = [provider.get_meter("test").create_counter(NAME) for provider in providers]
+    series = BoundCounter(counters[0], ATTRIBUTES)
+    for batch in (first, second):
+        for amount, is_sampled in batch:
+            flags = TraceFlags(TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT)
+            span = NonRecordingSpan(SpanContext(5, amount + 4, False, flags))
+            with trace.use_span(span):
+                series.add(amount)
+                counters[1].add(amount, ATTRIBUTES)
+        assert points(ours) == points(reference)
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(TraceFlags.SAMPLED, [(3, 5, 7)]), (TraceFlags.DEFAULT, [])])
+def test_exemplars_of_a_counter_lead_to_sampled_spans(flags: int, expected: list[tuple[int, int, int]]) -> None:
+    reader = InMemoryMetricReader()
+    counter = MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_counter(NAME)
+    series = BoundCounter(counter, ATTRIBUTES)
+    series.add(1)
+    with trace.use_span(NonRecordingSpan(SpanContext(5, 7, False, TraceFlags(flags)))):
+        series.add(3)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+    assert [(found.value, found.trace_id, found.span_id) for found in point.exemplars] == expected
+
+
+def test_a_counter_that_is_not_the_sdks_is_added_to_through_its_api() -> None:
+    from opentelemetry.metrics import NoOpMeterProvider
+
+    BoundCounter(NoOpMeterProvider().get_meter("test").create_counter(NAME), ATTRIBUTES).add(1)
+
+
+def test_threads_lose_no_count() -> None:
+    reader = InMemoryMetricReader()
+    counter = MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_counter(NAME)
+    series = BoundCounter(counter, ATTRIBUTES)
+
+    def add() -> None:
+        for _ in range(2000):
+            series.add(1)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [point["value"] for point in points(reader)] == [8000]
 
 
 def test_a_reader_that_is_added_later_sees_what_is_recorded_from_then_on() -> None:

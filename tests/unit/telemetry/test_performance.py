@@ -9,6 +9,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
 
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, set_metrics
 from telemetry.performance import RATINGS_POST_ROUTE, percentile
@@ -50,6 +51,18 @@ def test_the_cache_hit_rate_is_hits_over_lookups_in_percent() -> None:
     metrics.record_cache_miss()
     assert metrics.get_cache_hit_rate() == 75.0
     assert metrics.snapshot()["cache"] == {"hits": 3, "misses": 1, "hit_rate_percent": 75.0}
+
+
+def test_lookups_are_counted_on_where_the_provider_changes() -> None:
+    metrics = PerformanceMetrics()
+    providers = [MeterProvider(shutdown_on_exit=False) for _ in range(2)]
+    for number, provider in enumerate(providers, 1):
+        metrics.attach(provider)
+        metrics.record_cache_hit(number)
+        metrics.record_cache_miss()
+        metrics.detach(provider)
+        metrics.record_cache_hit(10)
+    assert (metrics.cache_hits, metrics.cache_misses) == (23, 2)
 
 
 def test_cache_counts_can_be_raised_as_plain_attributes() -> None:

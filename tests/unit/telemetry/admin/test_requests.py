@@ -95,6 +95,29 @@ def test_the_app_decides_who_is_told_the_costs(instrumented: Instrumented) -> No
     assert "Server-Timing" not in client.get("/").headers
 
 
+def test_an_authorize_that_does_more_is_asked_by_its_peek(instrumented: Instrumented) -> None:
+    class Authorize:
+        def __call__(self) -> bool:
+            raise AssertionError("asked for more than a header")
+
+        def peek(self, environ: dict[str, Any]) -> bool:
+            return bool({"yes": True, "no": False}[environ["HTTP_X_ASK"]])
+
+    app = Flask("peeks")
+    app.add_url_rule("/", "index", lambda: "hello")
+    client = instrumented(app, authorize=Authorize()).test_client()
+    told = ["Server-Timing" in client.get("/", headers={"X-Ask": ask}).headers for ask in ("yes", "no", "raises")]
+    assert told == [True, False, False]
+
+
+def test_a_proxy_is_noticed_after_plain_requests_too(client: FlaskClient) -> None:
+    names = [f"X-Own-{number}" for number in range(1200)]
+    for name in names:
+        assert "Server-Timing" in client.get("/plain", headers={name: "1"}).headers
+    for name in ("X-Forwarded-For", "X-Forwarded-Anything", "Forwarded", "Via"):
+        assert "Server-Timing" not in client.get("/plain", headers={name: "1"}).headers
+
+
 def test_what_the_app_asks_to_decide_is_no_query_of_the_request(
     instrumented: Instrumented, metrics: PerformanceMetrics
 ) -> None:

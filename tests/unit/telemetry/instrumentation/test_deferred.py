@@ -22,6 +22,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.instrumentation.spans import DeferredSpan
 from telemetry.requests import MAX_PENDING_QUERIES
 
 Instrumented = Callable[..., Flask]
@@ -260,6 +261,60 @@ class Recorder(SpanProcessor):
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         self.started.append(span.name)
+
+
+def test_ids_are_told_without_making_the_span_and_it_is_exported_with_them(
+    instrumented: Instrumented, backend: Backend, metrics: PerformanceMetrics
+) -> None:
+    seen: list[trace.SpanContext] = []
+
+    def view() -> str:
+        span = trace.get_current_span()
+        seen.append(span.get_span_context())
+        metrics.record_cache_hit()
+        assert isinstance(span, DeferredSpan)
+        assert span.made is None
+        assert span.get_span_context() is seen[0]
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    assert backend.named("GET /").context == seen[0]
+    assert metrics.recent.all()[0].trace_id == seen[0].trace_id
+
+
+def test_a_span_that_is_made_after_its_ids_were_told_has_them(instrumented: Instrumented, backend: Backend) -> None:
+    seen: list[trace.SpanContext] = []
+
+    def view() -> str:
+        span = trace.get_current_span()
+        seen.append(span.get_span_context())
+        span.set_attribute("mine", 1)
+        seen.append(span.get_span_context())
+        with trace.get_tracer("app", tracer_provider=backend.provider).start_as_current_span("child"):
+            return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    server = backend.named("GET /")
+    assert server.attributes is not None
+    assert server.attributes["mine"] == 1
+    assert backend.named("child").parent == server.context == seen[0] == seen[1]
+
+
+def test_a_lookup_counted_where_nobody_listens_makes_no_span(
+    instrumented: Instrumented, metrics: PerformanceMetrics
+) -> None:
+    made: list[object] = []
+
+    def view() -> str:
+        metrics.record_cache_miss(3)
+        span = trace.get_current_span()
+        assert isinstance(span, DeferredSpan)
+        made.append(span.made)
+        return "ok"
+
+    instrumented(app_of(view)).test_client().get("/")
+    assert made == [None]
+    assert metrics.cache_misses == 3
 
 
 def test_a_processor_that_is_added_later_sees_spans_start_from_then_on(
