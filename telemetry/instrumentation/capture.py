@@ -260,23 +260,19 @@ class Capture:
 
         Return what their statements may take up in memory, in bytes, where these are not the short ones of the code.
         """
-        by_statement: dict[_Statement, list[float]] = {}
+        by_series: dict[BoundHistogram, list[float]] = {}
         known = self._statements
+        cost = 0
         for query in queries:
             statement = known.get(query[0])
             if statement is None or query[3] is not None:
                 statement = self._statement(query[0], query[3])
-            durations_s = by_statement.get(statement)
-            if durations_s is None:
-                durations_s = by_statement[statement] = []
-            durations_s.append(query[2] / 1e9)
-        by_series: dict[BoundHistogram, list[float]] = {}
-        cost = 0
-        for statement, durations_s in by_statement.items():
-            cost += statement.cost * len(durations_s)
-            same = by_series.setdefault(statement.series, durations_s)
-            if same is not durations_s:
-                same += durations_s
+            cost += statement.cost
+            series = statement.series
+            if series in by_series:
+                by_series[series].append(query[2] / 1e9)
+            else:
+                by_series[series] = [query[2] / 1e9]
         for series, durations_s in by_series.items():
             series.record_many(durations_s, context, time_unix_nano, sampled)
         return cost

@@ -173,7 +173,7 @@ def test_a_url_that_makes_no_sense_shows_the_default_view(path: str, query: str,
         {"route": '"><img src=x onerror=alert(1)>'},
         {"route": "x" * 5000},
         {"route": "GET /none"},
-        {"q": "%s %d {} {{ 7*7 }} {% raw %}"},
+        {"q": "%s %d {} {{ 1234567 * 1000 }} {% raw %}"},
     ],
 )
 def test_whatever_a_url_carries_is_shown_as_text(query: dict[str, str], client: FlaskClient, read) -> None:
@@ -182,7 +182,7 @@ def test_whatever_a_url_carries_is_shown_as_text(query: dict[str, str], client: 
     assert answer.status_code == 200
     page = read(answer.text)
     assert EVIL not in answer.text
-    assert "49" not in page.by_id("routes").text
+    assert "1234567000" not in answer.text
     assert not page.all("img")
     scripts = page.all("script")
     assert all(script["src"].startswith("/admin/performance/static/") and not script.children for script in scripts)
