@@ -6,6 +6,7 @@ import json as _json
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from flask import Request, Response, url_for
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -36,9 +37,16 @@ _environment.globals["figures"] = figures
 
 
 def json(body: object, status: int = 200) -> Response:
-    """Return `body` as JSON, never with NaN in it, whatever JSON provider the app has."""
-    text = _json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
-    return _finish(Response(text, status, mimetype="application/json"))
+    """Return `body` as JSON, never with NaN in it, whatever JSON provider the app has.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite.
+        TypeError: something in it is nothing that JSON has.
+    """
+    text = msgspec.json.encode(body)
+    if b"null" in text:  # it may be NaN, which the standard library tells from None; that takes six times as long
+        text = _json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    return _finish(Response(text + b"\n", status, mimetype="application/json"))
 
 
 def page(template: str, status: int = 200, **values: Any) -> Response:
