@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -28,13 +29,38 @@ _exporting: weakref.WeakKeyDictionary[object, dict[object, Any]] = weakref.WeakK
 """By provider, what each exporter that was added to it has made."""
 
 
+class _MeterProvider(MeterProvider):
+    """The SDK's, which flushes and ends what was added to it later as well: the SDK's own knows the readers it was made with."""
+
+    _is_ended = False
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        until = time.monotonic() + timeout_millis / 1000
+        flushed = super().force_flush(timeout_millis)
+        for reader in self._added():
+            flushed = reader.force_flush(max(0.0, until - time.monotonic()) * 1000) and flushed
+        return flushed
+
+    def shutdown(self, timeout_millis: float = 30_000) -> None:
+        if self._is_ended:  # by the app; the end of the process comes here too
+            return
+        self._is_ended = True
+        until = time.monotonic() + timeout_millis / 1000
+        for reader in self._added():
+            reader.shutdown(max(0.0, until - time.monotonic()) * 1000)
+        super().shutdown(timeout_millis)
+
+    def _added(self) -> Sequence[MetricReader]:
+        return [made for made in list(_exporting.get(self, {}).values()) if isinstance(made, MetricReader)]
+
+
 def meter_provider(service_name: str, service_version: str | None = None) -> metrics.MeterProvider:
     """Return the process's meter provider; where the app has set none, make one and set it."""
     with _lock:
         known = metrics.get_meter_provider()
         if _is_set(known):
             return known
-        made = MeterProvider(resource=resource(service_name, service_version), shutdown_on_exit=False)
+        made = _MeterProvider(resource=resource(service_name, service_version), shutdown_on_exit=False)
         metrics.set_meter_provider(made)
         _end_at_exit(made)
         return made
