@@ -120,8 +120,10 @@ class BoundHistogram(_Bound):
             return
         for window in self._windows:
             window.add(value, time_unix_nano, trace_id)
-        for aggregation in self._others:
-            _aggregate_one(aggregation, value, time_unix_nano, self, context, sampled)
+        if self._others:
+            offered = self.offers(value, time_unix_nano, context, sampled)
+            for aggregation in self._others:
+                _aggregate_one(aggregation, value, time_unix_nano, self, context, offered)
 
     def record_many(self, values: Sequence[float], context: Context, time_unix_nano: int, sampled: bool) -> None:
         """Record each of `values` (at least one); exemplars are offered for the largest of them alone."""
@@ -181,9 +183,8 @@ def _find(match: Any, attributes: Mapping[str, Any]) -> list[_Aggregation[Any]]:
 
 
 def _aggregate_one(
-    aggregation: _Aggregation[Any], value: float, now: int, series: BoundHistogram, context: Context, sampled: bool
+    aggregation: _Aggregation[Any], value: float, now: int, series: BoundHistogram, context: Context, offered: bool
 ) -> None:
-    offered = series.offers(value, now, context, sampled)
     if type(aggregation) is not _ExplicitBucketHistogramAggregation:
         one = _Measurement(value, now, series.attributes, context)
         aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
@@ -214,7 +215,7 @@ def _aggregate_many(
 ) -> None:
     if len(values) == 1 or type(aggregation) is not _ExplicitBucketHistogramAggregation:
         for value in values:
-            _aggregate_one(aggregation, value, now, series, context, sampled)
+            _aggregate_one(aggregation, value, now, series, context, series.offers(value, now, context, sampled))
         return
     ordered = sorted(values)
     boundaries = aggregation._boundaries

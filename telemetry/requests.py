@@ -223,7 +223,9 @@ class RequestRecord:
         """Mark the request as complete, and let go of what leads back here: no garbage for the collector to find."""
         self.complete = True
         self._spilled += len(self.queries)
-        self.queries, self.parameters, self.cursors, self.fetches = [], {}, {}, {}
+        self.queries = []  # those there are may be kept
+        if self.parameters:
+            self.parameters = {}
         self.first = self.sums = None
         self.request = self.context = self.span = self.error = self.held = self.outer = self.add = None
 
