@@ -166,7 +166,7 @@ class DeferredSpanProcessor(SpanProcessor):
     def _send_batch(self, batch: list[tuple[Item, int]]) -> bool:
         """Send a batch; return whether to go on with the next."""
         items = [item for item, _ in batch]
-        exact = sum(item.exact_span_count if isinstance(item, EndedRequest) else 1 for item in items)
+        exact = _exact_count(items)
         delivery = self._deliver(items) if exact else Delivery(True)
         spans = sum(number for _, number in batch)
         if delivery.retry and not delivery:
@@ -191,11 +191,27 @@ class DeferredSpanProcessor(SpanProcessor):
     def _deliver(self, items: Sequence[Item]) -> Delivery:
         token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
-            return self._send(items)
-        except Exception as error:
-            return Delivery(False, why=f"{type(error).__name__}: {error}")
+            return self._send_apart(items)
         finally:
             detach(token)
+
+    def _send_apart(self, items: Sequence[Item]) -> Delivery:
+        """Send `items`; where one of them can't be written, such as text that is no UTF-8, it alone is rejected."""
+        try:
+            return self._send(items)
+        except (TypeError, ValueError) as error:
+            if len(items) == 1:
+                return Delivery(False, why=f"{type(error).__name__}: {error}")
+            delivery, rejected = Delivery(False), 0
+            for part in (items[: len(items) // 2], items[len(items) // 2 :]):
+                found = self._send_apart(part)
+                if found.retry and not found:
+                    return found
+                rejected += found.rejected if found else _exact_count(part)
+                delivery = Delivery(bool(found or delivery), why=delivery.why or found.why)
+            return delivery._replace(rejected=rejected) if delivery else delivery
+        except Exception as error:
+            return Delivery(False, why=f"{type(error).__name__}: {error}")
 
     def _remove(self, entries: int, spans: int) -> bool:
         """Take what is settled from the queue; false if shutdown was quicker, and has counted it as dropped."""
@@ -247,6 +263,10 @@ class DeferredSpanProcessor(SpanProcessor):
             left, self._held_spans = self._held_spans, 0
             self._queue.clear()
         self._tally.dropped(left, counts.SHUTDOWN)
+
+
+def _exact_count(items: Sequence[Item]) -> int:
+    return sum(item.exact_span_count if isinstance(item, EndedRequest) else 1 for item in items)
 
 
 def as_spans(items: Sequence[Item]) -> list[ReadableSpan]:

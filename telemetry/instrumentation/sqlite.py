@@ -117,6 +117,17 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
     return functools.wraps(call)(traced)
 
 
+def _text(sql: object) -> str:
+    """Return a statement as text that can be kept and sent; of what is no text and never reached SQLite, its type."""
+    if not isinstance(sql, str):
+        return f"<{type(sql).__name__}>"
+    try:
+        sql.encode()
+    except UnicodeEncodeError:  # lone surrogates, such as file names may have; SQLite refuses them too
+        return sql.encode("utf-8", "replace").decode()
+    return sql
+
+
 def _hash_parameters(record: RequestRecord, start_ns: int, sql: str, parameters: Any) -> None:
     """Note the keyed hash of a statement with its parameters; those that can't be compared are left out."""
     try:
@@ -137,12 +148,12 @@ def _add_failed(
     frame: FrameType,
 ) -> None:
     """Add a query that has raised; an exception is an event of its span, for the SDK to write."""
-    error_type = error_type_of(error)
+    error_type, sql = error_type_of(error), _text(sql)
     site = record.capture.site(frame)
     locks.failed(record, error, duration_ns)
     if record.exported:
         started_ns = record.start_unix_ns + start_ns - record.start_ns
-        span = record.capture.tracing.start_query_span(str(sql), started_ns, site)
+        span = record.capture.tracing.start_query_span(sql, started_ns, site)
         end_span(span, error, error_type, duration_ns, started_ns)
     query = (sql, start_ns, duration_ns, error_type, flags | record.exported, -1, 0, *site)
     record.add_query(query)
@@ -396,7 +407,7 @@ def _timed_elsewhere(
     span = None
     site = capture.site(frame)
     if capture.tracing.listened_to and (record is None or record.span is not None):
-        span = capture.tracing.start_query_span(str(sql), site=site)
+        span = capture.tracing.start_query_span(_text(sql), site=site)
     token = attach(trace.set_span_in_context(span)) if span is not None else None
     started_ns, start_ns = time_ns(), perf_counter_ns()
     error: BaseException | None = None
@@ -416,7 +427,8 @@ def _timed_elsewhere(
             transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
             if rows == 0 and cursor.description is not None:
                 rows = -1
-        query = (sql, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
+        text = sql if error is None else _text(sql)
+        query = (text, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
         if token is not None:
             detach(token)
         _tell(query)
@@ -447,4 +459,5 @@ def _only_told(
         raise
     finally:
         took_ns = perf_counter_ns() - start_ns
-        _tell((sql, start_ns, took_ns, error_type, flags, cursor.rowcount, 0, *source.find(frame)))
+        text = sql if error_type is None else _text(sql)
+        _tell((text, start_ns, took_ns, error_type, flags, cursor.rowcount, 0, *source.find(frame)))

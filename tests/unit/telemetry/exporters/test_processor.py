@@ -164,6 +164,60 @@ def test_an_exporter_that_raises_or_refuses_costs_its_batch_alone(make: Make, ca
     assert caplog.text.count("could not be exported") == 1, "a failure that goes on is told once"
 
 
+@pytest.mark.parametrize("poisoned", [set(), {0}, {3, 4}, {6}, set(range(7))])
+def test_what_can_not_be_written_is_rejected_alone(
+    make: Make, poisoned: set[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Picky(Exporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            for span in spans:
+                "\ud800".encode() if span.attributes and "poison" in span.attributes else None
+            return super().export(spans)
+
+    exporter = Picky()
+    queue = make(exporter)
+    provider = TracerProvider(shutdown_on_exit=False)
+    for number in range(7):
+        span = provider.get_tracer("t").start_span(f"span {number}")
+        if number in poisoned:
+            span.set_attribute("poison", True)
+        span.end()
+        assert isinstance(span, ReadableSpan)
+        queue.on_end(span)
+    assert queue.force_flush()
+    arrived = {span.name for batch in exporter.batches for span in batch}
+    assert arrived == {f"span {number}" for number in range(7) if number not in poisoned}
+    assert (queue.status.sent, queue.status.dropped) == (7 - len(poisoned), len(poisoned))
+    assert ("surrogates not allowed" in caplog.text) is bool(poisoned)
+
+
+def test_a_backend_that_goes_away_while_the_rest_is_sent_gets_it_again(make: Make) -> None:
+    class Sender:
+        def __init__(self) -> None:
+            self.sent: list[int] = []
+            self.is_up = False
+
+        def __call__(self, items: Sequence[Item]) -> Delivery:
+            if len(items) > 1:
+                raise ValueError("not these together")
+            if self.sent and not self.is_up:
+                return Delivery(False, retry=True, why="gone")
+            self.sent.append(id(items[0]))
+            return Delivery(True)
+
+    sender = Sender()
+    queue = DeferredSpanProcessor(Exporter(), sender)
+    items = [ended(1), ended(1)]
+    for item in items:
+        queue.emit(item)
+    assert not queue.force_flush()
+    assert queue.status.dropped == 0
+    sender.is_up = True
+    assert queue.force_flush()
+    assert set(sender.sent) == {id(item) for item in items}
+    queue.shutdown()
+
+
 def test_a_flush_that_takes_too_long_says_so(make: Make) -> None:
     queue = make(Exporter())
     queue.emit(ended(2))

@@ -432,3 +432,35 @@ def test_an_error_that_was_handled_keeps_no_cursor_and_so_no_lock(
             other.execute("INSERT INTO t VALUES (2)")
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("statement", "kept_as"),
+    [
+        (5, "<int>"),
+        (None, "<NoneType>"),
+        (["SELECT 1", "secret"], "<list>"),
+        (b"SELECT 1", "<bytes>"),
+        ("SELECT '\ud800'", "SELECT '?'"),
+        ("SELECT \0", "SELECT \0"),
+    ],
+)
+@pytest.mark.parametrize("method", ["execute", "executescript"])
+def test_what_is_no_statement_at_all_is_recorded_without_its_value(
+    statement: object, kept_as: str, method: str, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = Flask(__name__)
+
+    def view() -> str:
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            for target in (connection, connection.cursor()):
+                with pytest.raises((TypeError, UnicodeEncodeError, ValueError, sqlite3.Error)):
+                    getattr(target, method)(statement)
+        return "ok"
+
+    app.add_url_rule("/", "view", view)
+    client = instrumented(app).test_client()
+    trace_id = client.get("/").headers["traceparent"].split("-")[1]
+    assert [query[0] for query in metrics.recent.all()[0].queries] == [kept_as] * 2
+    assert client.get(f"/api/admin/performance/requests/{trace_id}").status_code == 200
+    assert client.get(f"/admin/performance/requests/{trace_id}").status_code == 200
