@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import gc
 import inspect
+import re
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -353,13 +354,13 @@ def test_connections_opened_before_are_warned_of(
     caplog: pytest.LogCaptureFixture, metrics: PerformanceMetrics, instrumented: Instrumented
 ) -> None:
     sqlite._warn_of_open_connections.cache_clear()
-    others = sum(type(found) is sqlite3.Connection for found in gc.get_objects())  # of other tests, not collected yet
     with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as before:
         app = Flask(__name__)
         app.add_url_rule("/", "view", lambda: str(before.execute("SELECT 1").fetchone()))
         instrumented(app)
         app.test_client().get("/")
-    assert f"{others + 1} sqlite3 connection(s) were opened before instrument(app)" in caplog.text
+    # Beside it there may be some of other tests, not collected yet.
+    assert re.search(r"[1-9]\d* sqlite3 connection\(s\) were opened before instrument\(app\)", caplog.text)
     assert metrics.recent.all()[0].query_count == 0
     sqlite._warn_of_open_connections.cache_clear()
 
