@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from flask import Flask, abort
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -126,10 +127,11 @@ def test_notable_is_what_fails_takes_long_or_fans_out(
 
 
 @given(st.integers(0, 2**128 - 1), st.fractions(min_value="1/1000", max_value=1))
+@example(2**64 - 1, Fraction(1))
 def test_a_share_is_of_the_traces_and_the_same_for_each_request_of_one(trace_id: int, share: Any) -> None:
     decisions = {of(f"{prefix}{share}").decide(trace_id, None, 0, 0) for prefix in ("", "notable+")}
     assert len(decisions) == 1
-    expected = (trace_id % 2**64) / 2**64 < float(share)
+    expected = trace_id % 2**64 < Fraction(float(share)) * 2**64  # exactly, also where a float has too few digits
     assert decisions == {Decision("share", float(share)) if expected else None}
 
 
