@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from telemetry import PerformanceMetrics, instrument, set_metrics, uninstrument
 from telemetry.recent import KeptRequest
 
 hypothesis_settings.register_profile("default", deadline=None, print_blob=True)
-hypothesis_settings.load_profile("default")
+hypothesis_settings.register_profile("repeatable", deadline=None, print_blob=True, derandomize=True)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _original_connect = sqlite3.connect
 
