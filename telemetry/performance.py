@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import time
 import weakref
@@ -54,7 +55,7 @@ def rounded(value: float) -> float:
 
 
 def _rounded_ms(seconds: float) -> float:
-    return round(seconds * 1e6) / 1e3
+    return round(seconds * 1e6) / 1e3  # three decimals: rounding to a whole number takes half the time
 
 
 def percentile(samples: Sequence[float], percent: int) -> float:
@@ -92,17 +93,15 @@ class RouteWindow:
 
 def _stats(route: str, endpoint: str, durations: Durations) -> RouteStats:
     ordered_s = sorted(durations.values_s)
-    p50_s, p95_s, p99_s = [_percentile(ordered_s, percent) for percent in (50, 95, 99)]
-    # Milliseconds with three decimals are whole microseconds: rounding to those takes a quarter of the time.
     return {
         "route": route,
         "endpoint": endpoint,
-        "p50_ms": round(p50_s * 1e6) / 1e3,
-        "p95_ms": round(p95_s * 1e6) / 1e3,
-        "p99_ms": round(p99_s * 1e6) / 1e3,
-        "avg_ms": round(_mean(ordered_s) * 1e6) / 1e3,
-        "min_ms": round(ordered_s[0] * 1e6) / 1e3 if ordered_s else 0.0,
-        "max_ms": round(ordered_s[-1] * 1e6) / 1e3 if ordered_s else 0.0,
+        "p50_ms": _rounded_ms(_percentile(ordered_s, 50)),
+        "p95_ms": _rounded_ms(_percentile(ordered_s, 95)),
+        "p99_ms": _rounded_ms(_percentile(ordered_s, 99)),
+        "avg_ms": _rounded_ms(_mean(ordered_s)),
+        "min_ms": _rounded_ms(ordered_s[0] if ordered_s else 0.0),
+        "max_ms": _rounded_ms(ordered_s[-1] if ordered_s else 0.0),
         "request_count": len(ordered_s),
         "error_count": durations.error_count,
         "last_updated": _rfc3339(durations.newest_unix_nano // 1_000_000_000),
@@ -468,7 +467,7 @@ class PerformanceMetrics:
 
 
 def _mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / len(numbers) if numbers else 0.0
+    return math.fsum(numbers) / len(numbers) if numbers else 0.0
 
 
 @dataclass(frozen=True, slots=True)

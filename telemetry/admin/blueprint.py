@@ -54,21 +54,17 @@ def create_blueprint(
             abort(404)
         return guard.check(in_force())
 
-    def have_the_last_word(state: Any) -> None:
-        # Around `process_response`, and no function for `after_request`: it sees what all of those did to the headers, and
-        # the app's other requests are spared Flask's check for coroutines.
-        process_response: Callable[..., Response] = state.app.process_response
+    def harden(response: Response) -> Response:
+        if request.blueprint == NAME and is_active():
+            answers.harden(response, is_static=request.endpoint == f"{NAME}.static")
+            if in_force() is None:
+                _forget_cross_origin_grants(response)
+        return response
 
-        def process_and_harden(*args: Any, **kwargs: Any) -> Response:
-            response = process_response(*args, **kwargs)
-            rule = request.url_rule
-            if rule is not None and rule.endpoint.startswith(f"{NAME}.") and is_active():
-                answers.harden(response, is_static=rule.endpoint == f"{NAME}.static")
-                if in_force() is None:
-                    _forget_cross_origin_grants(response)
-            return response
-
-        state.app.process_response = process_and_harden
+    def have_the_last_word(state: BlueprintSetupState) -> None:
+        # Flask runs the blueprint's own after_request first and then the app's, last registered first: only the app's
+        # very first function sees what all the others did to the headers.
+        state.app.after_request_funcs.setdefault(None, []).insert(0, harden)
 
     blueprint.url_value_preprocessor(_forget_the_host)
     blueprint.url_defaults(_name_the_host)

@@ -87,18 +87,7 @@ class DeferredSpan(trace.Span):
     span, a propagator, a log record. Until then it costs nothing but itself. Thread-safe.
     """
 
-    __slots__ = (
-        "_chosen",
-        "_environ",
-        "_ids",
-        "_made",
-        "_parent",
-        "_record",
-        "_tracing",
-        "facts",
-        "made_for",
-        "reserved",
-    )
+    __slots__ = ("_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for", "reserved")
 
     def __init__(self, tracing: Tracing, parent: Context, record: RequestRecord, environ: Environ) -> None:
         self.facts = environ_facts(environ) if record.exported else ()
@@ -107,7 +96,6 @@ class DeferredSpan(trace.Span):
         self._record = record
         self._environ = environ
         self._made: Span | None = None
-        self._chosen: SpanContext | None = None
         self.made_for: Rule | None = None
         """The rule that was known when the span was made."""
         self._ids: SpanContext | None = None
@@ -170,8 +158,8 @@ class DeferredSpan(trace.Span):
             is_open = self._made is None and not record.complete and self._tracing.decides_late
             if not is_open or rule is None or record.capture.is_excluded(rule):
                 return self.make()
-            self._chosen = self.chosen_ids()[0]
-            self.reserved = self._chosen.trace_id, self._chosen.span_id
+            self._ids = self.chosen_ids()[0]
+            self.reserved = self._ids.trace_id, self._ids.span_id
             return self
 
     def _late_ids(self) -> SpanContext:
@@ -192,7 +180,9 @@ class DeferredSpan(trace.Span):
 
     def get_span_context(self) -> SpanContext:
         """Return the ids, which the span does not have to be made for: metrics ask for them with each measurement."""
-        return self._chosen or (self._made or self._choose()).get_span_context()
+        if self._made is None and self._ids is not None:
+            return self._ids
+        return (self._made or self._choose()).get_span_context()
 
     def is_recording(self) -> bool:
         return (self._made or self.make()).is_recording()

@@ -14,7 +14,6 @@ import struct
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from opentelemetry import trace
@@ -93,8 +92,7 @@ class DurationWindow:
             for value, sequence, time_unix_nano, upper, lower, kind in _ROW.iter_unpack(bytes(self._rows))
             if kind
         ]
-        samples.sort(key=itemgetter(0))
-        return tuple(samples)
+        return tuple(sorted(samples))
 
     def durations(self) -> Durations:
         """Return what figures are made of."""

@@ -53,6 +53,12 @@ def test_the_cache_hit_rate_is_hits_over_lookups_in_percent() -> None:
     assert metrics.snapshot()["cache"] == {"hits": 3, "misses": 1, "hit_rate_percent": 75.0}
 
 
+def test_a_mean_is_not_off_by_the_errors_of_its_sums() -> None:
+    metrics = PerformanceMetrics()
+    metrics.ratings_post_latencies.extend([0.1] * 10)
+    assert metrics.get_ratings_post_avg_latency() == 100.0
+
+
 def test_lookups_are_counted_on_where_the_provider_changes() -> None:
     metrics = PerformanceMetrics()
     providers = [MeterProvider(shutdown_on_exit=False) for _ in range(2)]
