@@ -25,7 +25,7 @@ from werkzeug.exceptions import TooManyRequests, Unauthorized
 
 from service.errors import ServerError
 from telemetry.admin import answers
-from telemetry.admin.guard import Authorize, check, may_look, why_not_local
+from telemetry.admin.guard import Authorize, check, is_local, why_not_local
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -140,7 +140,7 @@ class AdminGuard:
 
     def peek(self, environ: WSGIEnvironment) -> bool:
         """Tell whether the current request, of `environ`, is let in, without counting or answering."""
-        if self._trusts_this_machine and may_look(None, environ):
+        if self._trusts_this_machine and is_local(environ):
             return True
         if self._is(self._cookie, request.cookies.get(COOKIE, "")):
             return True

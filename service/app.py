@@ -11,10 +11,9 @@ from opentelemetry.trace import TracerProvider
 
 from config import Settings, load_settings
 from service import admin, errors, security
-from service.db import release_request_connection
 from service.filters import install as install_filters
 from service.routes import BLUEPRINTS
-from service.state import EXTENSION, Server
+from service.state import EXTENSION, Server, end_request
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, instrument, uninstrument
 
 ADMIN_LINKS = {"Library": "library_admin.index"}
@@ -48,7 +47,7 @@ def create_app(
     admin.install(app, guard)
     errors.install(app)
     install_filters(app)
-    app.teardown_appcontext(release_request_connection)
+    app.teardown_appcontext(end_request)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
     instrument(

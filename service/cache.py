@@ -63,6 +63,12 @@ class CacheManager:
         rate = round(100 * hits / lookups, 2) if lookups else 0.0
         return {"caches": caches, "hits": hits, "misses": misses, "hit_rate": rate}
 
+    def _report(self, hits: int, misses: int) -> None:
+        if hits:
+            self._metrics.record_cache_hit(hits)
+        if misses:
+            self._metrics.record_cache_miss(misses)
+
     def _lookup(self, kind: str, counter: int, keys: Iterable[K]) -> tuple[dict[K, Any], list[K]]:
         found: dict[K, Any] = {}
         missing: list[K] = []
@@ -75,10 +81,6 @@ class CacheManager:
                     missing.append(key)
             self._hits += len(found)
             self._misses += len(missing)
-        if found:
-            self._metrics.record_cache_hit(len(found))
-        if missing:
-            self._metrics.record_cache_miss(len(missing))
         return found, missing
 
     def _current(self, kind: str, counter: int) -> bool:
@@ -105,11 +107,22 @@ class CacheManager:
 
 
 class CacheView:
-    """The cache at the change counters that one request has read. Not shared between threads."""
+    """The cache at the change counters that one request has read. Not shared between threads.
+
+    Its lookups are counted in the metrics when it is closed, together.
+    """
 
     def __init__(self, manager: CacheManager, counters: dict[str, int]) -> None:
         self._manager = manager
         self._counters = counters
+        self._hits = 0
+        self._misses = 0
+
+    def close(self) -> None:
+        """Count the lookups since the last call."""
+        hits, misses = self._hits, self._misses
+        self._hits = self._misses = 0
+        self._manager._report(hits, misses)
 
     def get(self, kind: str, key: Hashable, load: Callable[[], V]) -> V:
         """Return the value of `key`, from the cache or from `load`. `None` is a value."""
@@ -121,6 +134,8 @@ class CacheView:
         """
         counter = self._counters[kind]
         found, missing = self._manager._lookup(kind, counter, dict.fromkeys(keys))
+        self._hits += len(found)
+        self._misses += len(missing)
         if missing:
             loaded = load(missing)
             self._manager._store(kind, counter, loaded)

@@ -187,7 +187,7 @@ def request_connection() -> sqlite3.Connection:
     return connection
 
 
-def release_request_connection(_error: BaseException | None = None) -> None:
-    """Give the request's connection back; a `teardown_appcontext` function."""
+def release_request_connection() -> None:
+    """Give the request's connection back, if it has one."""
     if "connection" in g:
         g.pop("database").give_back(g.pop("connection"))

@@ -12,7 +12,7 @@ from flask import Response, current_app, g, request
 
 from config import Settings
 from service.cache import CacheManager, CacheMetrics, CacheView
-from service.db import Database, request_connection
+from service.db import Database, release_request_connection, request_connection
 from service.errors import NotFoundError
 from service.indexer import Indexer
 from service.library import Video, find_video, is_known
@@ -89,6 +89,15 @@ def cache() -> CacheView:
         g.cache_view = server().cache.view(counters)
     view: CacheView = g.cache_view
     return view
+
+
+def end_request(_error: BaseException | None = None) -> None:
+    """Count the request's lookups and give its connection back; a `teardown_appcontext` function."""
+    try:
+        if "cache_view" in g:
+            g.cache_view.close()
+    finally:
+        release_request_connection()
 
 
 def video_at(path: str) -> Video:

@@ -175,9 +175,7 @@ def _install(
         stock.install()
         return stock
     telemetry: Telemetry = app.extensions[EXTENSION]
-    may_look = (
-        (lambda environ: guard.may_look(telemetry.authorize, environ)) if telemetry.settings.server_timing else None
-    )
+    may_look = guard.looker(telemetry.authorize) if telemetry.settings.server_timing else None
     middleware = RequestMiddleware(app, capture, may_look)
     middleware.install()
     sqlite.install(capture)

@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics._internal.metric_reader_storage import MetricRead
 from opentelemetry.sdk.metrics._internal.sdk_configuration import SdkConfiguration
 from opentelemetry.trace import get_current_span
 
-from telemetry.readers.window import RouteAggregation
+from telemetry.readers.window import Add, RouteAggregation
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _Measurement:
 class _Bound:
     """One series of an instrument. Thread-safe, as far as the SDK's own aggregations are."""
 
-    __slots__ = ("_consumer", "_filter_kind", "_instrument", "_others", "_storages", "_windows", "attributes")
+    __slots__ = ("_adds", "_consumer", "_filter_kind", "_instrument", "_others", "_storages", "attributes")
 
     def __init__(self, instrument: Any, attributes: Mapping[str, Any]) -> None:
         self._instrument = instrument
@@ -63,7 +63,7 @@ class _Bound:
         self._consumer: Any = consumer if expected else None
         self._filter_kind: type | None = None
         self._storages: Any = None
-        self._windows: tuple[RouteAggregation, ...] = ()
+        self._adds: tuple[Add, ...] = ()
         self._others: tuple[_Aggregation[Any], ...] = ()
 
     def offers(self, value: float, time_unix_nano: int, context: Context, sampled: bool) -> bool:
@@ -94,7 +94,7 @@ class _Bound:
             self._consumer = None
             return
         kept = [found for found in aggregations if not isinstance(found, _DropAggregation)]
-        self._windows = tuple(found for found in kept if isinstance(found, RouteAggregation))
+        self._adds = tuple(found.add for found in kept if isinstance(found, RouteAggregation))
         self._others = tuple(found for found in kept if not isinstance(found, RouteAggregation))
         self._filter_kind = type(self._consumer._sdk_config.exemplar_filter)
         self._storages = storages
@@ -118,8 +118,8 @@ class BoundHistogram(_Bound):
             self._instrument.record(value, self.attributes, context)
             self._bind()
             return
-        for window in self._windows:
-            window.add(value, time_unix_nano, trace_id)
+        for add in self._adds:
+            add(value, time_unix_nano, trace_id)
         if self._others:
             offered = self.offers(value, time_unix_nano, context, sampled)
             for aggregation in self._others:
@@ -133,9 +133,9 @@ class BoundHistogram(_Bound):
                 self._instrument.record(value, self.attributes, context)
             self._bind()
             return
-        for window in self._windows:
+        for add in self._adds:
             for value in values:
-                window.add(value, time_unix_nano, None)
+                add(value, time_unix_nano, None)
         for aggregation in self._others:
             _aggregate_many(aggregation, values, time_unix_nano, self, context, sampled)
 
@@ -143,30 +143,42 @@ class BoundHistogram(_Bound):
 class BoundCounter(_Bound):
     """One series of `counter`."""
 
-    __slots__ = ()
+    __slots__ = ("_sums",)
 
     def __init__(self, counter: APICounter, attributes: Mapping[str, Any]) -> None:
         super().__init__(counter, attributes)
+        self._sums: tuple[
+            Any, ...
+        ] = ()  # the aggregations, where each is a sum and offers exemplars of sampled spans alone
 
     def add(self, amount: int) -> None:
         """Add `amount`; the SDK warns of a negative one and drops it."""
         consumer = self._consumer
-        if amount < 0 or consumer is None or consumer._reader_storages is not self._storages:
+        if consumer is None or amount < 0 or consumer._reader_storages is not self._storages:
             self._instrument.add(amount, self.attributes)
             self._bind()
             return
         record = serving.get()
         sampled = (record is None or record.eager or record.exported) and _is_sampled()
+        if sampled or not self._sums:
+            self._offer(amount, sampled)
+            return
+        for aggregation in self._sums:
+            with aggregation._lock:
+                aggregation._value = (aggregation._value or 0) + amount
+
+    def _offer(self, amount: int, sampled: bool) -> None:
+        context, now = get_current(), time_ns()
+        one = _Measurement(amount, now, self.attributes, context)
+        offered = self.offers(amount, now, context, sampled)
         for aggregation in self._others:
-            offered = sampled or self._filter_kind is not TraceBasedExemplarFilter
-            if type(aggregation) is _SumAggregation and not offered:
-                with aggregation._lock:
-                    before: int | None = aggregation._value
-                    aggregation._value = (before or 0) + amount  # type: ignore[assignment]  # the SDK declares None alone
-            else:
-                context, now = get_current(), time_ns()
-                one = _Measurement(amount, now, self.attributes, context)
-                aggregation.aggregate(one, self.offers(amount, now, context, sampled))  # type: ignore[arg-type]
+            aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
+
+    def _bind(self) -> None:
+        super()._bind()
+        is_plain = self._filter_kind in (TraceBasedExemplarFilter, AlwaysOffExemplarFilter)
+        is_plain = is_plain and all(type(found) is _SumAggregation for found in self._others)
+        self._sums = self._others if is_plain else ()
 
 
 def _is_sampled() -> bool:

@@ -123,7 +123,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         record.sum_up(queries)
         queries = (record.first or [])[:MAX_KEPT_QUERIES]
         sums = settled(record.sums or {})
-    elif record.parameters:
+    elif len(record.parameters) > 1:
         repeats = _ordinals(record.parameters)
     if record.streamed:
         transfer_ns = perf_counter_ns() - record.start_ns

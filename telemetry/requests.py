@@ -226,7 +226,8 @@ class RequestRecord:
         self.queries = []  # those there are may be kept
         if self.parameters:
             self.parameters = {}
-        self.first = self.sums = None
+        if self.sums:
+            self.first = self.sums = None
         self.request = self.context = self.span = self.error = self.held = self.outer = self.add = None
 
     @property
@@ -236,9 +237,12 @@ class RequestRecord:
 
     def db_time_ns(self) -> int:
         """Time in the database so far."""
-        summed = sum([each.duration_ns for each in self.sums.values()]) if self.sums else 0
-        fetched = sum([took_ns for took_ns, _ in self.fetches.values()]) if self.fetches else 0
-        return summed + fetched + sum([query[2] for query in self.queries])
+        total_ns = sum([query[2] for query in self.queries])
+        if self.fetches:
+            total_ns += sum([took_ns for took_ns, _ in self.fetches.values()])
+        if self.sums:
+            total_ns += sum([each.duration_ns for each in self.sums.values()])
+        return total_ns
 
     def fetched(self, start_ns: int, took_ns: int, rows: int) -> None:
         """Note that rows were fetched of the query that began then."""

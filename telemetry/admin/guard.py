@@ -98,66 +98,58 @@ def why_not_local(environ: dict[str, Any]) -> str | None:
     return None
 
 
-def may_look(authorize: Authorize | None, environ: dict[str, Any]) -> bool:
-    """Tell, for what is only added to an answer, whether the request being answered may see the admin pages.
+def looker(authorize: Authorize | None) -> Callable[[dict[str, Any]], bool]:
+    """Return what tells, for what is only added to an answer, whether the request being answered may see the admin pages.
 
-    An `authorize` that does more than to say so has a method `peek` that only says so, quickly, of an environment. Whatever
-    either raises means no.
+    It takes the environment. An `authorize` that does more than to say so has a method `peek` that only says so, quickly, of an
+    environment. Whatever either raises means no.
     """
     if authorize is None:
-        return _is_loopback_peer(environ.get("REMOTE_ADDR")) and (
-            _is_plainly_local(environ) or why_not_local(environ) is None
-        )
-    peek = getattr(authorize, "peek", None)
-    if peek is not None:
+        return is_local
+    peek: Callable[[dict[str, Any]], object] | None = getattr(authorize, "peek", None)
+
+    def asks(_: dict[str, Any]) -> object:
+        serving_token, token = serving.set(None), attach(_SILENCE)  # what it asks a database is no part of the request
         try:
-            return peek(environ) is True
+            return authorize()
+        finally:
+            detach(token)
+            serving.reset(serving_token)
+
+    ask = peek or asks
+
+    def may_look(environ: dict[str, Any]) -> bool:
+        try:
+            return ask(environ) is True
         except Exception:
             return False
-    serving_token, token = serving.set(None), attach(_SILENCE)  # what it asks a database is no part of the request
-    try:
-        return authorize() is True
-    except Exception:
-        return False
-    finally:
-        detach(token)
-        serving.reset(serving_token)
+
+    return may_look
 
 
 _SILENCE: Final = Context({_SUPPRESS_INSTRUMENTATION_KEY: True})
 
 
-@functools.lru_cache(maxsize=256)
-def _is_loopback_peer(peer: str | None) -> bool:
-    return _is_loopback(peer or "")
-
-
-def _is_plainly_local(environ: dict[str, Any]) -> bool:
-    """Tell quickly of a request of the usual kind that it comes from this machine; `False` means that it has to be looked at."""
-    return (
-        environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-        and _is_local_host(environ.get("HTTP_HOST"))
-        and (environ.keys() <= _plain_names or _no_proxy_among(environ))
-    )
+def is_local(environ: dict[str, Any]) -> bool:
+    """Tell whether a request comes from this machine, by `why_not_local`, and quickly where it is of a kind seen before."""
+    get = environ.get
+    if _is_usual(get("REMOTE_ADDR"), get("HTTP_HOST"), get("SERVER_PROTOCOL")) and environ.keys() <= _plain_names:
+        return True
+    if not _is_loopback(get("REMOTE_ADDR") or "") or why_not_local(environ) is not None:
+        return False
+    if "werkzeug.proxy_fix.orig" not in environ and len(_plain_names) < _MOST_NAMES:
+        _plain_names.update(environ)
+    return True
 
 
 _plain_names: Final[set[str]] = set()
+"""Names in environments of requests that came from this machine: none of them is a trace of a proxy."""
 _MOST_NAMES: Final = 1000
 
 
-@functools.lru_cache(maxsize=64)
-def _is_local_host(host: str | None) -> bool:
-    return host is not None and _is_loopback_host(host)
-
-
-def _no_proxy_among(environ: dict[str, Any]) -> bool:
-    if "werkzeug.proxy_fix.orig" in environ or any(
-        name in _PROXY_HEADERS or name.startswith("HTTP_X_FORWARDED") for name in environ
-    ):
-        return False
-    if len(_plain_names) < _MOST_NAMES:
-        _plain_names.update(environ)
-    return True
+@functools.lru_cache(maxsize=256)
+def _is_usual(peer: str | None, host: str | None, protocol: str | None) -> bool:
+    return protocol == "HTTP/1.1" and _is_loopback(peer or "") and _is_loopback_host(host or "")
 
 
 def refusal(reason: str, remedy: str) -> Response:

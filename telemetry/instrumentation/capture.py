@@ -6,6 +6,7 @@ import fnmatch
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +22,7 @@ from telemetry.recent import RecentRequests, Row, Worst, row, weighed
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import TracerProvider
+    from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
     from werkzeug.routing import Rule
 
@@ -48,6 +49,9 @@ _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
 _SHORT_SQL = 500
 _SPAN_ID = 2**64 - 1
+_STATEMENT = itemgetter(0, 3)  # of a query: its SQL and its error type
+_SeriesKey = tuple[str | None, str, int, str | None]
+"""Rule, method, status code and error type."""
 _Series = tuple[BoundHistogram, BoundHistogram, Worst | None]
 
 
@@ -76,7 +80,7 @@ class Capture:
         self.tracing = Tracing(tracer_provider, self.operation, TailPolicy.of(settings))
         self.site = source.find if settings.source_lines else source.none
         self._excluded_rules = settings.excluded_routes
-        self._requests: dict[tuple[str | None, str, int, str | None], _Series] = {}
+        self._requests: dict[_SeriesKey, _Series] = {}
         self._excluded: dict[str, bool] = {}
         self._statements: dict[str, _Statement] = {}
         self._operations: dict[tuple[tuple[str, str], ...], BoundHistogram] = {}
@@ -105,22 +109,25 @@ class Capture:
 
     def _complete(self, record: RequestRecord, end_ns: int, environ: Mapping[str, Any]) -> None:
         record.add = None
-        rule = record.rule
+        rule, status, span = record.rule, record.status, record.span
         duration_ns = end_ns - record.start_ns
         error_type = None
         if record.error is not None:
             error_type = error_type_of(record.error)
-        elif record.status >= 500:
-            error_type = str(record.status)
+        elif status >= 500:
+            error_type = str(status)
         is_excluded = rule is not None and self.is_excluded(rule)
         ids, sampled, kept = None, False, None
-        try:
-            ids, sampled, kept = self._end_span(record, environ, error_type, duration_ns, is_excluded)
-            if record.held is not None:
-                self.tracing.release(record)
-                sampled = sampled and not record.is_rejected
-        except Exception:
-            self.fail("a request's span could not be ended")
+        if type(span) is DeferredSpan and not record.exported and span.made is None and record.error is None:
+            ids = span.reserved  # nobody listens, and nobody has looked
+        elif span is not None:
+            try:
+                ids, sampled, kept = self._end_span(span, record, environ, error_type, duration_ns, is_excluded)
+                if record.held is not None:
+                    self.tracing.release(record)
+                    sampled = sampled and not record.is_rejected
+            except Exception:
+                self.fail("a request's span could not be ended")
         record.complete = True
         if is_excluded:
             return
@@ -129,7 +136,8 @@ class Capture:
             ids = made_up, made_up & _SPAN_ID
         context = record.context or Context()
         now = record.start_unix_ns + duration_ns
-        duration, operations, worst = self._request_series(record, error_type)
+        key = (None if rule is None else rule.rule, record.method, status, error_type)
+        duration, operations, worst = self._requests.get(key) or self._new_series(key)
         duration.record(duration_ns / 1e9, context, now, ids[0], sampled)
         operations.record(record.query_count, context, now, ids[0], sampled)
         statement_bytes = self.record_queries(record.queries, context, now, sampled) if record.queries else 0
@@ -143,6 +151,7 @@ class Capture:
 
     def _end_span(
         self,
+        span: Span,
         record: RequestRecord,
         environ: Mapping[str, Any],
         error_type: str | None,
@@ -150,9 +159,6 @@ class Capture:
         is_excluded: bool,
     ) -> tuple[tuple[int, int] | None, bool, Row | None]:
         """End the server span, made or not, and return its ids, whether it is sampled, and what is kept, if it was needed."""
-        span = record.span
-        if span is None:
-            return None, False, None
         if isinstance(span, DeferredSpan):
             if span.made is None and record.error is None:
                 ended = self._end_unmade(span, record, environ, error_type, duration_ns, is_excluded)
@@ -196,8 +202,6 @@ class Capture:
         """End a span that nobody has looked at; `None` if somebody has meanwhile."""
         if is_excluded:
             return None, False, None
-        if not record.exported:
-            return span.likely_ids(), False, None
         ids, sampled = span.chosen_ids()
         if not span.settle(ids):
             return None
@@ -229,26 +233,23 @@ class Capture:
             record.decision = tail.decide(trace_id, error_type, duration_ns, record.query_count)
         return decision_attributes(record.decision)
 
-    def _request_series(self, record: RequestRecord, error_type: str | None) -> _Series:
-        rule = None if record.rule is None else record.rule.rule
-        key = (rule, record.method, record.status, error_type)
-        series = self._requests.get(key)
-        if series is None:
-            route = {instruments.HTTP_REQUEST_METHOD: record.method}
-            if rule is not None:
-                route[instruments.HTTP_ROUTE] = rule
-            attributes: dict[str, str | int] = dict(route)
-            if record.status:
-                attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = record.status
-            if error_type is not None:
-                attributes[instruments.ERROR_TYPE] = error_type
-            series = (
-                BoundHistogram(self.instruments.request_duration, attributes),
-                BoundHistogram(self.instruments.request_operations, route),
-                None if rule is None else self.recent.of_route(record.method, rule),
-            )
-            if len(self._requests) < _MAX_SERIES:
-                self._requests[key] = series
+    def _new_series(self, key: _SeriesKey) -> _Series:
+        rule, method, status, error_type = key
+        route = {instruments.HTTP_REQUEST_METHOD: method}
+        if rule is not None:
+            route[instruments.HTTP_ROUTE] = rule
+        attributes: dict[str, str | int] = dict(route)
+        if status:
+            attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = status
+        if error_type is not None:
+            attributes[instruments.ERROR_TYPE] = error_type
+        series = (
+            BoundHistogram(self.instruments.request_duration, attributes),
+            BoundHistogram(self.instruments.request_operations, route),
+            None if rule is None else self.recent.of_route(method, rule),
+        )
+        if len(self._requests) < _MAX_SERIES:
+            self._requests[key] = series
         return series
 
     # -- queries -----------------------------------------------------------------------------------------------------
@@ -260,8 +261,16 @@ class Capture:
 
         Return what their statements may take up in memory, in bytes, where these are not the short ones of the code.
         """
-        by_series: dict[BoundHistogram, list[float]] = {}
         known = self._statements
+        if len(queries) == 1 or len(set(map(_STATEMENT, queries))) == 1:  # one query, or one in a loop
+            sql, _, _, error_type = queries[0][:4]
+            statement = known.get(sql) if error_type is None else None
+            if statement is None:
+                statement = self._statement(sql, error_type)
+            durations_s = [query[2] / 1e9 for query in queries]
+            statement.series.record_many(durations_s, context, time_unix_nano, sampled)
+            return statement.cost * len(queries)
+        by_series: dict[BoundHistogram, list[float]] = {}
         cost = 0
         for query in queries:
             statement = known.get(query[0])

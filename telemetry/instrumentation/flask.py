@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,15 @@ from opentelemetry.context import Context, attach, detach, get_current
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry.instrumentation.capture import Capture, method_of
-from telemetry.instrumentation.spans import SPAN_KEY, Environ, Mode, incoming_context
+from telemetry.instrumentation.spans import SPAN_KEY, DeferredSpan, Environ, Mode, incoming_context, traceparent
 from telemetry.requests import RECORD_KEY, RequestRecord, serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
 _RECORD = "telemetry.request"
+MayLook = Callable[[dict[str, Any]], bool]
+"""Tells whether a request, by its environment, may see what it costs."""
 
 
 class RequestMiddleware:
@@ -28,7 +31,7 @@ class RequestMiddleware:
     may have been wrapped around it meanwhile.
     """
 
-    def __init__(self, app: Flask, capture: Capture, may_look: Callable[[dict[str, Any]], bool] | None = None) -> None:
+    def __init__(self, app: Flask, capture: Capture, may_look: MayLook | None = None) -> None:
         """Measure `app`; responses to requests that `may_look` at the figures say what they cost."""
         self.capture = capture
         self._may_look = may_look
@@ -73,10 +76,11 @@ class RequestMiddleware:
             return self._wsgi_app(environ, start_response)
         start_ns = perf_counter_ns()
         record = RequestRecord(self.capture, environ.get("REQUEST_METHOD", "").upper(), start_ns, time_ns())
+        may_look = self._may_look
 
         def recording_start_response(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             record.status = _status_code(status)
-            if self._may_look is not None and (costs := self._costs(record, environ)):
+            if may_look is not None and (costs := self._costs(record, environ, may_look)):
                 headers = [*headers, *costs]
             return start_response(status, headers, *exc_info)
 
@@ -152,20 +156,25 @@ class RequestMiddleware:
             record.streamed = not response.is_sequence and _is_streamed(response)
         return response
 
-    def _costs(self, record: RequestRecord, environ: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    def _costs(self, record: RequestRecord, environ: dict[str, Any], may_look: MayLook) -> tuple[tuple[str, str], ...]:
         """Return `Server-Timing` and `traceparent` for those who may see the figures, nothing for others."""
         try:
             rule = record.find_rule()
-            if rule is None or self._may_look is None or self.capture.is_excluded(rule) or not self._may_look(environ):
+            if rule is None or self.capture.is_excluded(rule) or not may_look(environ):
                 return ()
-            number = record.query_count
-            timing = (
-                f'db;dur={record.db_time_ns() / 1e6:.3f};desc="{number} {"query" if number == 1 else "queries"}", '
-                f"total;dur={(perf_counter_ns() - record.start_ns) / 1e6:.3f}"
+            number, span = record.query_count, record.span
+            timing = 'db;dur=%.3f;desc="%d %s", total;dur=%.3f' % (  # noqa: UP031  # in half of the time
+                record.db_time_ns() / 1e6,
+                number,
+                "query" if number == 1 else "queries",
+                (perf_counter_ns() - record.start_ns) / 1e6,
             )
-            if record.span is None:
+            if span is None:
                 return (("Server-Timing", timing),)
-            return ("Server-Timing", timing), ("traceparent", self.capture.tracing.traceparent(record.span))
+            if isinstance(span, DeferredSpan):
+                return ("Server-Timing", timing), ("traceparent", span.traceparent())
+            ids = span.get_span_context()
+            return ("Server-Timing", timing), ("traceparent", traceparent(ids.trace_id, ids.span_id, ids.trace_flags))
         except Exception:
             self.capture.fail("what a request costs could not be told in its response")
             return ()
@@ -192,7 +201,7 @@ class RequestMiddleware:
         try:
             if record.complete or environ.get(_RECORD) is not record:
                 return
-            if record.find_rule() is None:
+            if record.rule is None and record.find_rule() is None:
                 record.method = method_of(record.method)
             if record.span is None and record.eager:
                 self._start_span(record, environ)
@@ -212,6 +221,7 @@ def _is_streamed(response: Response) -> bool:
     return not (isinstance(response.response, ClosingIterator) and response.content_length is not None)
 
 
+@functools.lru_cache(maxsize=256)
 def _status_code(status: str) -> int:
     code = status[:3]
     return int(code) if code.isdecimal() else 0

@@ -14,7 +14,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
-from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -56,6 +56,7 @@ class _EnvironGetter(Getter[Environ]):
 
 
 _environ_getter = _EnvironGetter()
+_SPAN_ID = 2**64 - 1
 SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """Where a context keeps its span, as the public API puts it there."""
 
@@ -68,10 +69,9 @@ def _environ_names(propagator: TextMapPropagator) -> tuple[str, ...]:
 def incoming_context(environ: Environ) -> Context | None:
     """Return the context that the request's headers carry (`traceparent`, `baggage`, or what the propagators ask for)."""
     propagator = propagate.get_global_textmap()
-    for name in _environ_names(propagator):
-        if name in environ:
-            return propagator.extract(environ, Context(), _environ_getter)
-    return None
+    if environ.keys().isdisjoint(_environ_names(propagator)):
+        return None
+    return propagator.extract(environ, Context(), _environ_getter)
 
 
 def server_kind(parent: Context) -> SpanKind:
@@ -90,7 +90,6 @@ class DeferredSpan(trace.Span):
     __slots__ = ("_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for", "reserved")
 
     def __init__(self, tracing: Tracing, parent: Context, record: RequestRecord, environ: Environ) -> None:
-        self.facts = environ_facts(environ) if record.exported else ()
         self._tracing = tracing
         self._parent = parent
         self._record = record
@@ -99,8 +98,14 @@ class DeferredSpan(trace.Span):
         self.made_for: Rule | None = None
         """The rule that was known when the span was made."""
         self._ids: SpanContext | None = None
+        self.facts: tuple[Any, ...] = ()
         self.reserved: tuple[int, int] | None = None
-        """Trace and span id that have been told to somebody, which the span must have whatever becomes of it."""
+        """Trace and span id that the span must have whatever becomes of it: from the start while nobody listens, else once they
+        have been told to somebody."""
+        if record.exported:
+            self.facts = environ_facts(environ)
+        else:
+            self.reserved = tracing.new_ids(self.parent_context if parent else None)
 
     @property
     def made(self) -> Span | None:
@@ -120,26 +125,17 @@ class DeferredSpan(trace.Span):
                     self._made = self._tracing.start_server_span(record, self._environ, self._parent, self.reserved)
             return self._made
 
-    def reserve(self) -> tuple[int, int, int]:
-        """Return trace id, span id and flags that the span has or will have, without making it."""
+    def traceparent(self) -> str:
+        """Return the value of a `traceparent` header that names the span, without making it."""
+        if self._record.exported or self._made is not None or self.reserved is None:
+            return traceparent(*self._reserve())
+        return traceparent(*self.reserved, trace.TraceFlags.DEFAULT)
+
+    def _reserve(self) -> tuple[int, int, int]:
         with _making:
-            if self._made is not None:
-                ids = self._made.get_span_context()
-                return ids.trace_id, ids.span_id, ids.trace_flags
-            if not self._record.exported:
-                self.reserved = self.reserved or self.likely_ids() or (getrandbits(128), getrandbits(64))
-                return *self.reserved, trace.TraceFlags.DEFAULT
-            ids, _ = self.chosen_ids()
+            ids = self.chosen_ids()[0] if self._made is None else self._made.get_span_context()
             self.reserved = ids.trace_id, ids.span_id
             return *self.reserved, ids.trace_flags
-
-    def likely_ids(self) -> tuple[int, int] | None:
-        """Return trace and span id where they are known without making the span; the trace goes on from the parent."""
-        if self.reserved is not None:
-            return self.reserved
-        if SPAN_KEY not in self._parent or (parent := self.parent_context) is None:
-            return None
-        return parent.trace_id, getrandbits(64)
 
     def chosen_ids(self) -> tuple[SpanContext, bool]:
         """Return the ids of a span that nobody has looked at, those told already among them, and whether it is sampled."""
@@ -167,6 +163,8 @@ class DeferredSpan(trace.Span):
         record, parent = self._record, self.parent_context
         if record.rule is not None and record.capture.is_excluded(record.rule):
             return parent or trace.INVALID_SPAN_CONTEXT
+        if self._ids is None and not self._tracing.decides_late:  # a sampler of the app's own, while nobody listened
+            return SpanContext(*(self.reserved or self._tracing.new_ids(parent)), False)
         return self._ids or self._tracing.ids(parent, self.reserved)[0]
 
     @property
@@ -222,6 +220,11 @@ class DeferredSpan(trace.Span):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._made or self.make(), name)
+
+
+def traceparent(trace_id: int, span_id: int, flags: int) -> str:
+    """Return the value of a `traceparent` header."""
+    return "00-%032x-%016x-%02x" % (trace_id, span_id, flags)  # noqa: UP031  # in a third of the time
 
 
 _making = threading.RLock()  # a sampler or an id generator may look at the current span
@@ -312,25 +315,23 @@ class Tracing:
         span = self.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_unix_ns)
         return _with_attributes(span, attributes)
 
-    def traceparent(self, span: Span) -> str:
-        """Return the value of a `traceparent` header that names `span`, which that does not have to be made for."""
-        if isinstance(span, DeferredSpan):
-            trace_id, span_id, flags = span.reserve()
-        else:
-            ids = span.get_span_context()
-            trace_id, span_id, flags = ids.trace_id, ids.span_id, ids.trace_flags
-        return "00-%032x-%016x-%02x" % (trace_id, span_id, flags)  # noqa: UP031  # in a third of the time
+    def new_ids(self, parent: SpanContext | None) -> tuple[int, int]:
+        """Return trace and span id for a new span, as the SDK would."""
+        assert self._sdk is not None
+        generator = self._sdk.id_generator
+        if type(generator) is RandomIdGenerator:  # with one random number it takes a quarter of the time
+            made = getrandbits(192)
+            trace_id, span_id = made >> 64, made & _SPAN_ID or 1
+            return (trace_id or 1, span_id) if parent is None else (parent.trace_id, span_id)
+        trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
+        return trace_id, generator.generate_span_id()
 
     def ids(self, parent: SpanContext | None, told: tuple[int, int] | None = None) -> tuple[SpanContext, bool]:
         """Return the ids that the SDK would give a span with this parent, or those `told` already, and whether it is sampled."""
         assert self._sdk is not None
         assert self._decide is not None
         generator = self._sdk.id_generator
-        if told is not None:
-            trace_id, span_id = told
-        else:
-            trace_id = generator.generate_trace_id() if parent is None else parent.trace_id
-            span_id = generator.generate_span_id()
+        trace_id, span_id = told or self.new_ids(parent)
         is_random = generator.is_trace_id_random() if parent is None else parent.trace_flags.random_trace_id
         sampled = self._decide(parent, trace_id)
         flags = _FLAGS[sampled, is_random]

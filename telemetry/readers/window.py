@@ -11,7 +11,6 @@ import itertools
 import logging
 import re
 import struct
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
@@ -49,9 +48,11 @@ def route_name(method: str, rule: str) -> str:
 
 _ROW: Final = struct.Struct("=dqqQQb7x")
 """A sample in a window: its value, sequence number, time, both halves of its trace id, and what the place holds."""
-_WORDS: Final = _ROW.size // 8
+_ROW_BYTES: Final = _ROW.size
+_pack_into: Final = _ROW.pack_into
+_WORDS: Final = _ROW_BYTES // 8
 _KIND_AT: Final = 5 * 8
-_FREE, _GOOD, _ERROR = range(3)
+_FREE, GOOD, ERROR = range(3)
 _HALF: Final = 2**64 - 1
 
 
@@ -62,21 +63,23 @@ class DurationWindow:
     writers nor readers wait for each other.
     """
 
-    __slots__ = ("_next", "_rows", "_size", "latest", "latest_unix_nano")
+    __slots__ = ("_next_row", "_next_sequence", "_rows", "_size", "latest", "latest_unix_nano")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, next_sequence: Callable[[], int]) -> None:
+        """Hold `size` samples, numbered by `next_sequence`, which returns positive numbers, each once."""
         self._size = size
         self._rows = bytearray(_ROW.size * size)
-        self._next = itertools.count().__next__
+        self._next_row = itertools.count().__next__
+        self._next_sequence = next_sequence
         self.latest = 0
         """The sequence number that was written last, 0 while there is none: as long as it is the same, so is the window."""
         self.latest_unix_nano = 0
 
-    def add(self, sequence: int, time_unix_nano: int, value: float, trace_id: int | None, is_error: bool) -> None:
-        """Put a sample in the place of the oldest; `sequence` numbers are positive, and given once."""
-        at, trace_id = self._next() % self._size * _ROW.size, trace_id or 0
-        upper, lower, kind = trace_id >> 64, trace_id & _HALF, _ERROR if is_error else _GOOD
-        _ROW.pack_into(self._rows, at, value, sequence, time_unix_nano, upper, lower, kind)
+    def add(self, kind: int, value: float, time_unix_nano: int, trace_id: int | None) -> None:
+        """Put a sample, `GOOD` or `ERROR`, in the place of the oldest."""
+        sequence = self._next_sequence()
+        at, trace_id = self._next_row() % self._size * _ROW_BYTES, trace_id or 0
+        _pack_into(self._rows, at, value, sequence, time_unix_nano, trace_id >> 64, trace_id & _HALF, kind)
         self.latest_unix_nano = time_unix_nano
         self.latest = sequence
 
@@ -88,7 +91,7 @@ class DurationWindow:
     def samples(self) -> tuple[Sample, ...]:
         """Return the samples, oldest first."""
         samples = [
-            Sample(sequence, time_unix_nano, value, (upper << 64 | lower) or None, kind == _ERROR)
+            Sample(sequence, time_unix_nano, value, (upper << 64 | lower) or None, kind == ERROR)
             for value, sequence, time_unix_nano, upper, lower, kind in _ROW.iter_unpack(bytes(self._rows))
             if kind
         ]
@@ -97,11 +100,11 @@ class DurationWindow:
     def durations(self) -> Durations:
         """Return what figures are made of."""
         newest_unix_nano, copy = self.latest_unix_nano, bytes(self._rows)
-        kinds = copy[_KIND_AT :: _ROW.size]
+        kinds = copy[_KIND_AT::_ROW_BYTES]
         values_s = memoryview(copy).cast("d")[::_WORDS].tolist()
         if _FREE in kinds:
             values_s = list(itertools.compress(values_s, kinds))
-        return Durations(values_s, newest_unix_nano, kinds.count(_ERROR))
+        return Durations(values_s, newest_unix_nano, kinds.count(ERROR))
 
 
 class Durations(NamedTuple):
@@ -138,7 +141,7 @@ class WindowStore:
 
     def durations_of(self, route: str) -> DurationWindow | None:
         """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
-        return self._window(self._durations, route, lambda: DurationWindow(self.size))
+        return self._window(self._durations, route, lambda: DurationWindow(self.size, self.next_sequence))
 
     def queries_of(self, route: str) -> deque[float] | None:
         """Return the window of numbers of queries to append to, or `None` when `max_routes` routes have one already."""
@@ -215,13 +218,55 @@ class WindowAggregation(ExplicitBucketHistogramAggregation):
         start_time_unix_nano: int,
     ) -> _Aggregation[Any]:
         route = None if attributes is None else route_of(attributes)
-        if instrument.name == instruments.REQUEST_DURATION:
-            return DurationAggregation(attributes, self._store, route)
-        if instrument.name == instruments.REQUEST_OPERATIONS:
-            return QueriesAggregation(attributes, self._store, route)
-        if instrument.name == instruments.LOCK_WAIT:
-            return WaitAggregation(attributes, self._store, route)
-        return DropAggregation()._create_aggregation(instrument, attributes, reservoir_factory, start_time_unix_nano)
+        add = _adders.get(instrument.name)
+        if add is None:
+            return DropAggregation()._create_aggregation(
+                instrument, attributes, reservoir_factory, start_time_unix_nano
+            )
+        return RouteAggregation(attributes, _ignore if route is None else add(self._store, route, attributes or {}))
+
+
+Add = Callable[[float, int, int | None], object]
+"""Adds one sample to a window: its value, its time in Unix nanoseconds, and the id of its trace."""
+
+
+def _ignore(value: float, time_unix_nano: int, trace_id: int | None) -> None:
+    """A series without a window, such as requests that no rule has matched, is left to the other readers."""
+
+
+def _add_duration(store: WindowStore, route: str, attributes: Mapping[str, Any]) -> Add:
+    window = store.durations_of(route)
+    kind = ERROR if instruments.ERROR_TYPE in attributes else GOOD
+    return _ignore if window is None else functools.partial(window.add, kind)
+
+
+def _add_queries(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:
+    window, newest = store.queries_of(route), store.newest_queries
+    if window is None:
+        return _ignore
+
+    def add(number: float, _: int, __: int | None) -> None:
+        window.append(number)
+        newest.append(number)
+
+    return add
+
+
+def _add_wait(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:
+    waits_s = store.lock_waits_s
+
+    def add(waited_s: float, _: int, __: int | None) -> None:
+        if route:
+            waits_s[route] = waits_s.get(route, 0.0) + waited_s
+
+    return add
+
+
+_adders: Final[Mapping[str, Callable[[WindowStore, str, Mapping[str, Any]], Add]]] = {
+    instruments.REQUEST_DURATION: _add_duration,
+    instruments.REQUEST_OPERATIONS: _add_queries,
+    instruments.LOCK_WAIT: _add_wait,
+}
 
 
 def route_of(attributes: Mapping[str, Any]) -> str | None:
@@ -237,64 +282,18 @@ def _no_reservoir(*_: Any, **__: Any) -> Any:
 
 
 class RouteAggregation(_Aggregation[Any]):
-    """Puts what is measured into a window; there is nothing to collect beside it.
+    """Puts what is measured into a window; there is nothing to collect beside it."""
 
-    A series without a window, such as requests that no rule has matched, is left to the other readers.
-    """
-
-    def __init__(self, attributes: Mapping[str, Any] | None) -> None:
+    def __init__(self, attributes: Mapping[str, Any] | None, add: Add) -> None:
         super().__init__(attributes, _no_reservoir)
+        self.add = add
+        """Adds one sample; the window's order is the order of these calls."""
 
     def aggregate(self, measurement: Measured, should_sample_exemplar: bool = True) -> None:  # noqa: ARG002
         self.add(float(measurement.value), measurement.time_unix_nano, _trace_id(measurement.context))
 
-    @abstractmethod
-    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:
-        """Add one sample; the window's order is the order of these calls."""
-
     def collect(self, *_: Any, **__: Any) -> None:
         """Return nothing: windows are read from the store, and points of other aggregations by other readers."""
-
-
-class DurationAggregation(RouteAggregation):
-    """Durations of requests, in seconds."""
-
-    def __init__(self, attributes: Mapping[str, Any] | None, store: WindowStore, route: str | None) -> None:
-        super().__init__(attributes)
-        self._next_sequence = store.next_sequence
-        self._is_error = instruments.ERROR_TYPE in (attributes or {})
-        self._window = None if route is None else store.durations_of(route)
-
-    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:
-        if self._window is not None:
-            self._window.add(self._next_sequence(), time_unix_nano, value, trace_id, self._is_error)
-
-
-class QueriesAggregation(RouteAggregation):
-    """Numbers of queries of requests."""
-
-    def __init__(self, attributes: Mapping[str, Any] | None, store: WindowStore, route: str | None) -> None:
-        super().__init__(attributes)
-        self._window = None if route is None else store.queries_of(route)
-        self._newest = store.newest_queries
-
-    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:  # noqa: ARG002
-        if self._window is not None:
-            self._window.append(value)
-            self._newest.append(value)
-
-
-class WaitAggregation(RouteAggregation):
-    """Time lost to locks: the sum of each route, in seconds."""
-
-    def __init__(self, attributes: Mapping[str, Any] | None, store: WindowStore, route: str | None) -> None:
-        super().__init__(attributes)
-        self._route = route
-        self._waits = store.lock_waits_s
-
-    def add(self, value: float, time_unix_nano: int, trace_id: int | None) -> None:  # noqa: ARG002
-        if self._route:
-            self._waits[self._route] = self._waits.get(self._route, 0.0) + value
 
 
 def _trace_id(context: Context) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.readers.window import DurationWindow, Sample, WindowStore
+from telemetry.readers.window import ERROR, GOOD, DurationWindow, Sample, WindowStore
 
 samples = st.lists(
     st.tuples(
@@ -27,12 +28,12 @@ def test_it_holds_what_a_deque_of_its_size_would(
     first: list[tuple[int, float, int | None, bool]],
     second: list[tuple[int, float, int | None, bool]],
 ) -> None:
-    window, expected = DurationWindow(size), deque[Sample](maxlen=size)
+    window, expected = DurationWindow(size, WindowStore().next_sequence), deque[Sample](maxlen=size)
     sequence = 0
     for batch in (first, second):
         for time_unix_nano, value, trace_id, is_error in batch:
             sequence += 1
-            window.add(sequence, time_unix_nano, value, trace_id, is_error)
+            window.add(ERROR if is_error else GOOD, value, time_unix_nano, trace_id)
             expected.append(Sample(sequence, time_unix_nano, value, trace_id, is_error))
             assert window.latest == sequence
         assert window.samples() == tuple(expected)
@@ -47,13 +48,13 @@ def test_it_holds_what_a_deque_of_its_size_would(
 
 
 def test_readers_see_whole_samples_while_threads_write() -> None:
-    window, number = DurationWindow(10), WindowStore().next_sequence
+    window, number = DurationWindow(10, WindowStore().next_sequence), itertools.count(1)
     done = threading.Event()
 
     def write() -> None:
         while not done.is_set():
-            sequence = number()
-            window.add(sequence, sequence, float(sequence), sequence << 64 | sequence, sequence % 2 == 0)
+            at = next(number)
+            window.add(ERROR if at % 2 == 0 else GOOD, float(at), at, at << 64 | at)
 
     threads = [threading.Thread(target=write) for _ in range(3)]
     for thread in threads:
@@ -61,13 +62,8 @@ def test_readers_see_whole_samples_while_threads_write() -> None:
     try:
         for _ in range(300):
             for sample in window.samples():
-                assert sample == Sample(
-                    sample.sequence,
-                    sample.sequence,
-                    float(sample.sequence),
-                    sample.sequence << 64 | sample.sequence,
-                    sample.sequence % 2 == 0,
-                )
+                at = sample.time_unix_nano
+                assert sample == Sample(sample.sequence, at, float(at), at << 64 | at, at % 2 == 0)
     finally:
         done.set()
         for thread in threads:
