@@ -224,11 +224,13 @@ class RequestRecord:
         self.complete = True
         self._spilled += len(self.queries)
         self.queries = []  # those there are may be kept
+        self.add = self.request = self.context = self.span = self.error = None
         if self.parameters:
             self.parameters = {}
-        if self.sums:
+        if self.sums is not None:
             self.first = self.sums = None
-        self.request = self.context = self.span = self.error = self.held = self.outer = self.add = None
+        if self.held is not None or self.outer is not None:
+            self.held = self.outer = None
 
     @property
     def query_count(self) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
 _RECORD = "telemetry.request"
+_EAGER, _DEFERRED = Mode.EAGER, Mode.DEFERRED
 MayLook = Callable[[dict[str, Any]], bool]
 """Tells whether a request, by its environment, may see what it costs."""
 
@@ -112,24 +113,26 @@ class RequestMiddleware:
                     parent = Context({**parent, **incoming})
             tracing = self.capture.tracing
             mode = tracing.mode
-            record.eager = mode is Mode.EAGER
-            if record.eager:
+            if mode is _EAGER:
+                record.eager = True
                 record.add = None
                 if not self._starts_spans:
                     self._starts_spans = True
                     self._app.preprocess_request = self._preprocess_request  # type: ignore[method-assign]
             else:
-                record.exported = mode is Mode.DEFERRED
-                if record.exported and tracing.tail is not None:
-                    tracing.hold(record, serving.get())
+                if mode is _DEFERRED:
+                    record.exported = True
+                    if tracing.tail is not None:
+                        tracing.hold(record, serving.get())
                 span = record.span = tracing.deferred_span(parent, record, environ)
         except Exception:
             self.capture.fail("a request's context could not be made")
         if span is None:
-            record.context = Context({**parent, RECORD_KEY: record})
+            context = Context({**parent, RECORD_KEY: record})
         else:
-            record.context = Context({**parent, RECORD_KEY: record, SPAN_KEY: span})
-        return record.context
+            context = Context({**parent, RECORD_KEY: record, SPAN_KEY: span})
+        record.context = context
+        return context
 
     def _preprocess_request(self, *args: Any, **kwargs: Any) -> Any:
         """Start the span that somebody wants to see start; its name needs the rule."""

@@ -224,7 +224,7 @@ class DeferredSpan(trace.Span):
 
 def traceparent(trace_id: int, span_id: int, flags: int) -> str:
     """Return the value of a `traceparent` header."""
-    return "00-%032x-%016x-%02x" % (trace_id, span_id, flags)  # noqa: UP031  # in a third of the time
+    return f"00-{trace_id.to_bytes(16).hex()}-{span_id.to_bytes(8).hex()}-{flags:02x}"
 
 
 _making = threading.RLock()  # a sampler or an id generator may look at the current span
@@ -262,10 +262,11 @@ class Tracing:
     @property
     def mode(self) -> Mode:
         """What becomes of spans now; follows processors that are added later."""
-        if self._sdk is None:
+        sdk = self._sdk
+        if sdk is None:
             return Mode.SILENT
         try:
-            processors = self._sdk._active_span_processor._span_processors
+            processors = sdk._active_span_processor._span_processors
         except AttributeError:  # a version of the SDK that keeps them elsewhere
             return Mode.EAGER
         if processors is not self._seen:
