@@ -185,6 +185,7 @@ def _before_proxy_fix(environ: dict[str, Any]) -> dict[str, Any]:
     return original if isinstance(original, dict) else {}
 
 
+@functools.lru_cache(maxsize=256)
 def _is_loopback(peer: str) -> bool:
     try:
         address = ipaddress.ip_address(peer)
