@@ -125,19 +125,19 @@ class BoundHistogram(_Bound):
             for aggregation in self._others:
                 _aggregate_one(aggregation, value, time_unix_nano, self, context, offered)
 
-    def record_many(self, values: Sequence[float], context: Context, time_unix_nano: int, sampled: bool) -> None:
-        """Record each of `values` (at least one); exemplars are offered for the largest of them alone."""
+    def record_many(self, durations_ns: Sequence[int], context: Context, time_unix_nano: int, sampled: bool) -> None:
+        """Record durations (at least one) of a histogram of seconds; exemplars are offered for the longest of them alone."""
         consumer = self._consumer
         if consumer is None or consumer._reader_storages is not self._storages:
-            for value in values:
-                self._instrument.record(value, self.attributes, context)
+            for duration_ns in durations_ns:
+                self._instrument.record(duration_ns / 1e9, self.attributes, context)
             self._bind()
             return
         for add in self._adds:
-            for value in values:
-                add(value, time_unix_nano, None)
+            for duration_ns in durations_ns:
+                add(duration_ns / 1e9, time_unix_nano, None)
         for aggregation in self._others:
-            _aggregate_many(aggregation, values, time_unix_nano, self, context, sampled)
+            _aggregate_many(aggregation, durations_ns, time_unix_nano, self, context, sampled)
 
 
 class BoundCounter(_Bound):
@@ -219,34 +219,35 @@ def _aggregate_one(
 
 def _aggregate_many(
     aggregation: _Aggregation[Any],
-    values: Sequence[float],
+    durations_ns: Sequence[int],
     now: int,
     series: BoundHistogram,
     context: Context,
     sampled: bool,
 ) -> None:
-    if len(values) == 1 or type(aggregation) is not _ExplicitBucketHistogramAggregation:
-        for value in values:
+    if len(durations_ns) == 1 or type(aggregation) is not _ExplicitBucketHistogramAggregation:
+        for duration_ns in durations_ns:
+            value = duration_ns / 1e9
             _aggregate_one(aggregation, value, now, series, context, series.offers(value, now, context, sampled))
         return
-    ordered = sorted(values)
+    longest = max(durations_ns) / 1e9
     boundaries = aggregation._boundaries
     with aggregation._lock:
         counts: list[int] | None = aggregation._value
         if counts is None:
             counts = aggregation._get_empty_bucket_counts()
             aggregation._value = counts  # type: ignore[assignment]  # the SDK declares None alone
-        aggregation._sum += sum(values)  # type: ignore[assignment]  # likewise int
+        aggregation._sum += sum(durations_ns) / 1e9  # type: ignore[assignment]  # likewise int
         if aggregation._record_min_max:
-            aggregation._min = min(aggregation._min, ordered[0])
-            aggregation._max = max(aggregation._max, ordered[-1])
-        if ordered[-1] <= boundaries[0] if boundaries else True:
-            counts[0] += len(ordered)  # queries of less than a millisecond, mostly
+            aggregation._min = min(aggregation._min, min(durations_ns) / 1e9)
+            aggregation._max = max(aggregation._max, longest)
+        if not boundaries or longest <= boundaries[0]:
+            counts[0] += len(durations_ns)  # queries of less than a millisecond, mostly
         else:
-            for value in ordered:
-                counts[bisect_left(boundaries, value)] += 1
-    if series.offers(ordered[-1], now, context, sampled):
-        aggregation._reservoir.offer(ordered[-1], now, series.attributes, context)
+            for duration_ns in durations_ns:
+                counts[bisect_left(boundaries, duration_ns / 1e9)] += 1
+    if series.offers(longest, now, context, sampled):
+        aggregation._reservoir.offer(longest, now, series.attributes, context)
 
 
 def keep_views_away(meter_provider: MeterProvider, reader: MetricReader) -> None:

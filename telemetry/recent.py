@@ -123,8 +123,8 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         record.sum_up(queries)
         queries = (record.first or [])[:MAX_KEPT_QUERIES]
         sums = settled(record.sums or {})
-    elif len(record.parameters) > 1:
-        repeats = _ordinals(record.parameters)
+    elif len(record.calls) > _NUMBERS_OF_A_CALL:
+        repeats = _ordinals(record.calls)
     if record.streamed:
         transfer_ns = perf_counter_ns() - record.start_ns
     fetches: Mapping[int, tuple[int, int]] = record.fetches or _NO_FETCHES
@@ -217,15 +217,24 @@ def _folded(sums: Sequence[Sums], number: int) -> list[Sums]:
     return [*(sums[at] for at in sorted(kept)), rest]
 
 
-def _ordinals(parameters: Mapping[int, int]) -> Mapping[int, int] | None:
+_NUMBERS_OF_A_CALL: Final = 3
+
+
+def _ordinals(calls: Sequence[int | None]) -> Mapping[int, int] | None:
     """Return a number for each start of a query, equal where the keyed hashes are; `None` if no two are equal.
 
     The hashes themselves end with the request.
     """
-    if len(set(parameters.values())) == len(parameters):
+    hashes = calls[2::3]
+    if len(set(hashes)) == len(hashes):
         return None
     seen: dict[int, int] = {}
-    return {start_ns: seen.setdefault(found, len(seen)) for start_ns, found in parameters.items()}
+    found = {
+        start_ns: seen.setdefault(hashed, len(seen))
+        for start_ns, hashed in zip(calls[::3], hashes, strict=True)
+        if start_ns is not None and hashed is not None
+    }
+    return found if len(seen) < len(found) else None
 
 
 def weighed(kept: Row, statement_bytes: int) -> Row:

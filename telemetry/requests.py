@@ -143,6 +143,9 @@ class Sums:
 SumKey = tuple[str, int, int]
 
 
+_NONE: Final[dict[int | None, int | None]] = {}
+
+
 class RequestRecord:
     """What is known of a request while it is served and once it is complete.
 
@@ -151,12 +154,14 @@ class RequestRecord:
     """
 
     __slots__ = (
+        "_cursors",
+        "_hashes",
         "_spilled",
         "add",
+        "calls",
         "capture",
         "complete",
         "context",
-        "cursors",
         "decision",
         "eager",
         "error",
@@ -168,7 +173,6 @@ class RequestRecord:
         "kept",
         "method",
         "outer",
-        "parameters",
         "queries",
         "request",
         "rule",
@@ -202,8 +206,11 @@ class RequestRecord:
         self.complete = False
         self.queries: list[Query] = []
         self.add: Callable[[Query], None] | None = self.queries.append  # `None`: not eager, not complete
-        self.parameters: dict[int, int] = {}  # start of a query -> keyed hash of its statement and parameters
-        self.cursors: dict[int, int] = {}  # id of a cursor -> start of the query that it ran last
+        # For each query its start, the id of its cursor, and a keyed hash of its statement and parameters where it has one:
+        # appended together, which is one step for other threads too, and costs a third of keeping them by key.
+        self.calls: list[int | None] = []
+        # Of queries that were summed up: cursor -> start of its last one; and hashes of those that are yet to be.
+        self._cursors = self._hashes = _NONE
         self.fetches: dict[
             int, tuple[int, int]
         ] = {}  # start of a query -> time to fetch its rows in ns, and their number
@@ -225,8 +232,7 @@ class RequestRecord:
         self._spilled += len(self.queries)
         self.queries = []  # those there are may be kept
         self.add = self.request = self.context = self.span = self.error = None
-        if self.parameters:
-            self.parameters = {}
+        self.calls = []
         if self.sums is not None:
             self.first = self.sums = None
         if self.held is not None or self.outer is not None:
@@ -274,12 +280,26 @@ class RequestRecord:
         """Add `queries` to the sums; the first batch is kept as it is beside them."""
         if self.sums is None:
             self.sums, self.first = {}, queries
-        parameters = self.parameters.pop if self.first is not queries else self.parameters.get
+        calls = self.calls[:]
+        self._cursors = {**self._cursors, **dict(zip(calls[1::3], calls[::3], strict=True))}
+        self._hashes = {**self._hashes, **dict(zip(calls[::3], calls[2::3], strict=True))}
+        del self.calls[: len(calls)]
         for query in queries:
             sums = sums_of(self.sums, query)
-            sums.add(query, parameters(query[1], None))
+            sums.add(query, self._hashes.pop(query[1], None))
             if query[1] in self.fetches:
                 sums.fetched(*self.fetches.pop(query[1]))
+
+    def last_of(self, cursor: object) -> int | None:
+        """Return the start of the query that `cursor` ran last; `None` if it ran none in this request."""
+        calls, wanted = self.calls, id(cursor)
+        if calls[-2:-1] != [wanted]:
+            calls = calls[:]
+            try:
+                calls = calls[: -3 * calls[-2::-3].index(wanted) or None]
+            except ValueError:
+                return self._cursors.get(wanted)
+        return calls[-3]
 
 
 def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:

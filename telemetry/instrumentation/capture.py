@@ -49,7 +49,8 @@ _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
 _SHORT_SQL = 500
 _SPAN_ID = 2**64 - 1
-_STATEMENT = itemgetter(0, 3)  # of a query: its SQL and its error type
+_KIND = itemgetter(0, 3)  # of a query: its SQL and its error type
+_DURATION_NS = itemgetter(2)
 _SeriesKey = tuple[str | None, str, int, str | None]
 """Rule, method, status code and error type."""
 _Series = tuple[BoundHistogram, BoundHistogram, Worst | None]
@@ -262,15 +263,15 @@ class Capture:
         Return what their statements may take up in memory, in bytes, where these are not the short ones of the code.
         """
         known = self._statements
-        if len(queries) == 1 or len(set(map(_STATEMENT, queries))) == 1:  # one query, or one in a loop
-            sql, _, _, error_type = queries[0][:4]
+        kinds = list(map(_KIND, queries))
+        if kinds.count(kinds[0]) == len(kinds):  # one query, or one in a loop
+            sql, error_type = kinds[0]
             statement = known.get(sql) if error_type is None else None
             if statement is None:
                 statement = self._statement(sql, error_type)
-            durations_s = [query[2] / 1e9 for query in queries]
-            statement.series.record_many(durations_s, context, time_unix_nano, sampled)
+            statement.series.record_many(list(map(_DURATION_NS, queries)), context, time_unix_nano, sampled)
             return statement.cost * len(queries)
-        by_series: dict[BoundHistogram, list[float]] = {}
+        by_series: dict[BoundHistogram, list[int]] = {}
         cost = 0
         for query in queries:
             statement = known.get(query[0])
@@ -279,11 +280,11 @@ class Capture:
             cost += statement.cost
             series = statement.series
             if series in by_series:
-                by_series[series].append(query[2] / 1e9)
+                by_series[series].append(query[2])
             else:
-                by_series[series] = [query[2] / 1e9]
-        for series, durations_s in by_series.items():
-            series.record_many(durations_s, context, time_unix_nano, sampled)
+                by_series[series] = [query[2]]
+        for series, durations_ns in by_series.items():
+            series.record_many(durations_ns, context, time_unix_nano, sampled)
         return cost
 
     def spill(self, record: RequestRecord, queries: Sequence[Query], time_unix_nano: int) -> None:

@@ -73,8 +73,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
             result = call(cursor, sql, parameters)
         except BaseException as error:
             _add_failed(record, sql, start_ns, perf_counter_ns() - start_ns, error, flags, _getframe(_depth))
-            if not flags:
-                _hash_parameters(record, start_ns, sql, parameters)
+            record.calls.extend((start_ns, None, None if flags else _hash_of(sql, parameters)))
             raise
         duration_ns = perf_counter_ns() - start_ns
         rows = cursor.rowcount
@@ -104,12 +103,14 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         add(query)
         if _listeners:
             _tell(query)
-        record.cursors[id(cursor)] = start_ns
+        hashed = None
         if not flags:
             try:
-                record.parameters[start_ns] = hash((_KEY, sql, parameters))
+                hashed = hash((_KEY, sql, parameters))
             except Exception:  # a list, or whatever an adapter takes
-                _hash_parameters(record, start_ns, sql, parameters)
+                hashed = _hash_of(sql, parameters)
+        calls = record.calls
+        calls += (start_ns, id(cursor), hashed)
         if len(record.queries) >= MAX_PENDING_QUERIES:
             record.spill()
         return result
@@ -128,14 +129,14 @@ def _text(sql: object) -> str:
     return sql
 
 
-def _hash_parameters(record: RequestRecord, start_ns: int, sql: str, parameters: Any) -> None:
-    """Note the keyed hash of a statement with its parameters; those that can't be compared are left out."""
+def _hash_of(sql: str, parameters: Any) -> int | None:
+    """Return the keyed hash of a statement with parameters that are no tuple; `None` where they can't be compared."""
     try:
         if isinstance(parameters, dict):
-            parameters = tuple(sorted(parameters.items()))
-        record.parameters[start_ns] = hash((_KEY, sql, tuple(parameters)))
+            parameters = sorted(parameters.items())
+        return hash((_KEY, sql, tuple(parameters)))
     except Exception:  # they may be of any class
-        return
+        return None
 
 
 def _add_failed(
@@ -190,7 +191,7 @@ class TracedCursor(sqlite3.Cursor):
 def _fetched(cursor: sqlite3.Cursor, fetch: Callable[..., list[Any]], *size: Any, **named: Any) -> list[Any]:
     """Return what `fetch` does, and note how long that took with the query that the cursor ran last."""
     record = serving.get()
-    query_ns = None if record is None else record.cursors.get(id(cursor))
+    query_ns = None if record is None else record.last_of(cursor)
     if record is None or query_ns is None or record.complete:
         return fetch(*size, **named)
     start_ns = perf_counter_ns()
@@ -433,9 +434,7 @@ def _timed_elsewhere(
             detach(token)
         _tell(query)
         if record is not None:
-            if not flags:
-                _hash_parameters(record, start_ns, sql, parameters)
-            record.cursors[id(cursor)] = start_ns
+            record.calls.extend((start_ns, id(cursor), None if flags else _hash_of(sql, parameters)))
             record.add_query(query)
         else:
             capture.record_queries((query,), context, started_ns + duration_ns)

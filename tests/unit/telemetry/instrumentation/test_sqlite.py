@@ -24,7 +24,7 @@ from telemetry import PerformanceMetrics, instrument, source, uninstrument
 from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite
 from telemetry.recent import KeptRequest
-from telemetry.requests import MADE, MANY, SCRIPT
+from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, SCRIPT
 
 Instrumented = Callable[..., Flask]
 
@@ -280,6 +280,35 @@ def test_rows_flags_and_errors_go_with_each_query(kept_of: Kept) -> None:
         (None, 0, 4),
         ("sqlite3.OperationalError", 0, -1),
     ]
+
+
+def test_rows_go_with_the_query_whose_cursor_they_were_fetched_from(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def view() -> None:
+            outer, again = opened.execute("SELECT 1 UNION SELECT 2 UNION SELECT 3"), opened.cursor()
+            while outer.fetchmany(1):
+                again.execute("SELECT 1 UNION SELECT 2").fetchall()
+            opened.cursor().fetchall()  # it has run nothing
+
+        kept = kept_of(view)
+        assert [kept.fetches[query[1]][1] for query in kept.queries] == [3, 2, 2, 2]
+
+
+def test_rows_go_with_their_query_also_when_its_request_has_very_many(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def view() -> None:
+            first, second = opened.execute("SELECT 1 UNION SELECT 2"), opened.execute("SELECT 3")
+            for at in range(2 * MAX_PENDING_QUERIES + 10):
+                opened.execute("SELECT ?", (at % 7,))
+            first.fetchall()
+            second.execute("SELECT 4 UNION SELECT 5 UNION SELECT 6").fetchall()
+
+        sums = {each.sql: each for each in kept_of(view).sums or ()}
+    assert sums["SELECT ?"].runs == 2 * MAX_PENDING_QUERIES + 10
+    assert sums["SELECT ?"].distinct == 7
+    assert sums["SELECT 4 UNION SELECT 5 UNION SELECT 6"].rows == 3
 
 
 class Point:
