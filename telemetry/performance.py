@@ -195,7 +195,7 @@ class PerformanceMetrics:
         self._detached_lookups: dict[Any, int] = {}
         self._lookups_at_reset = (0, 0)
         self._stats: dict[str, tuple[tuple[str, int], RouteStats]] = {}
-        self._url_maps: weakref.WeakSet[Map] = weakref.WeakSet()
+        self._url_maps: weakref.WeakKeyDictionary[Map, tuple[int, Mapping[str, str]]] = weakref.WeakKeyDictionary()
         self.endpoint_latencies: Mapping[str, SampleList] = _EndpointLatencies(self)
         if meter_provider is not None:
             self.attach(meter_provider)
@@ -252,7 +252,7 @@ class PerformanceMetrics:
 
     def add_routes(self, url_map: Map) -> None:
         """Look up endpoint names in `url_map` from now on; it is not kept alive."""
-        self._url_maps.add(url_map)
+        self._url_maps.setdefault(url_map, (0, {}))
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -457,13 +457,17 @@ class PerformanceMetrics:
                 found[key] = rounded(100 * max(points.values()))
         return found
 
-    def _endpoints(self) -> dict[str, str]:
-        return {
-            route_name(method, rule.rule): rule.endpoint
-            for url_map in list(self._url_maps)
-            for rule in url_map.iter_rules()
-            for method in rule.methods or ()
-        }
+    def _endpoints(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for url_map, (count, endpoints) in list(self._url_maps.items()):
+            rules = tuple(url_map.iter_rules())  # that come, but never go
+            if len(rules) != count:
+                endpoints = {
+                    route_name(method, rule.rule): rule.endpoint for rule in rules for method in rule.methods or ()
+                }
+                self._url_maps[url_map] = len(rules), endpoints
+            found |= endpoints
+        return found
 
 
 def _mean(numbers: Sequence[float]) -> float:
