@@ -15,7 +15,7 @@ from opentelemetry.context import Context, create_key, get_current
 from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
-    from flask import Request
+    from flask import Request, Response
     from opentelemetry.trace import Span
     from werkzeug.routing import Rule
 
@@ -171,6 +171,7 @@ class RequestRecord:
         "held",
         "is_rejected",
         "kept",
+        "last_word",
         "method",
         "outer",
         "queries",
@@ -200,6 +201,9 @@ class RequestRecord:
         self.is_rejected = False  # and that it is not
         self.request: Request | None = None
         self.rule: Rule | None = None
+        self.last_word: Callable[[Response], None] | None = (
+            None  # has a hand in the answer when the app is done with it
+        )
         self.status = 0
         self.error: BaseException | None = None
         self.streamed = False

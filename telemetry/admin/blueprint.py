@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from telemetry.admin import answers, api, exporters, guard, pages, requests_api
 from telemetry.admin.requests_facts import Reader
+from telemetry.requests import serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -59,7 +61,12 @@ def create_blueprint(
 
     def harden(response: Response) -> Response:
         if is_active():
-            _have_the_last_word(response, request.endpoint == f"{NAME}.static", in_force() is None)
+            is_static, is_of_this_machine = request.endpoint == f"{NAME}.static", in_force() is None
+            have_the_last_word = functools.partial(_have_the_last_word, is_static, is_of_this_machine)
+            have_the_last_word(response)
+            record = serving.get()
+            if record is not None:  # a function of the app may put another answer in its place
+                record.last_word = have_the_last_word
         return response
 
     blueprint.url_value_preprocessor(_forget_the_host)
@@ -102,7 +109,7 @@ def _name_the_host(endpoint: str, values: dict[str, Any]) -> None:
         values.setdefault(_ANY_HOST, request.host.lower())
 
 
-def _have_the_last_word(response: Response, is_static: bool, is_of_this_machine: bool) -> None:
+def _have_the_last_word(is_static: bool, is_of_this_machine: bool, response: Response) -> None:
     """Have our headers set when they are sent, over what functions of the app set after this.
 
     The one place behind all of these that is not a cost to the app's other requests: a function that is registered with the app

@@ -263,6 +263,7 @@ class Capture:
         Return what their statements may take up in memory, in bytes, where these are not the short ones of the code.
         """
         known = self._statements
+        queries = tuple(queries)  # a thread that outlives the request may still add one
         kinds = list(map(_KIND, queries))
         if kinds.count(kinds[0]) == len(kinds):  # one query, or one in a loop
             sql, error_type = kinds[0]

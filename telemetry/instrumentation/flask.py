@@ -157,6 +157,8 @@ class RequestMiddleware:
         record = serving.get()
         if record is not None and record.capture is self.capture:
             record.streamed = not response.is_sequence and _is_streamed(response)
+            if record.last_word is not None:
+                record.last_word(response)
         return response
 
     def _costs(self, record: RequestRecord, environ: dict[str, Any], may_look: MayLook) -> tuple[tuple[str, str], ...]:

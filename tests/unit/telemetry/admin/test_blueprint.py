@@ -293,6 +293,23 @@ def test_what_the_app_grants_to_other_origins_does_not_hold_for_the_figures(
     assert len(granted(client.get("/"))) == 2
 
 
+def test_neither_does_it_where_the_app_answers_with_a_response_of_its_own(
+    shop: Flask, instrumented: Instrumented
+) -> None:
+    @shop.after_request
+    def replace(response: Response) -> Response:
+        made = Response(response.get_data(), response.status_code, mimetype=response.mimetype)
+        made.headers["Access-Control-Allow-Origin"] = "*"
+        return made
+
+    client = instrumented(shop).test_client()
+    with client.get(JSON, headers={"Origin": "https://example.com"}) as answer:
+        assert granted(answer) == []
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.json["endpoints"] == {}
+    assert len(granted(client.get("/"))) == 1
+
+
 def test_an_app_that_decides_who_may_look_decides_on_origins_too(shop: Flask, instrumented: Instrumented) -> None:
     with_cors(shop)
     client = instrumented(shop, authorize=lambda: True).test_client()
