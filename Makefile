@@ -69,7 +69,8 @@ test-servers: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/servers tests/benchmarks $(ARGS)
 
 test-witness: install
-	WITNESS_REQUESTS=10000 $(BIN)/python -m pytest -n $(WORKERS) tests/integration/telemetry/test_fan_out_witness.py $(ARGS)
+	WITNESS_REQUESTS=10000 PARITY_REQUESTS=10000 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+	  tests/integration/telemetry/test_fan_out_witness.py tests/integration/telemetry/test_parity.py $(ARGS)
 
 test-browser: install
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
