@@ -127,7 +127,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         repeats = _ordinals(record.calls)
     if record.streamed:
         transfer_ns = perf_counter_ns() - record.start_ns
-    fetches: Mapping[int, tuple[int, int]] = record.fetches or _NO_FETCHES
+    fetches: Mapping[int, tuple[int, int]] = record.fetches.copy() if record.fetches else _NO_FETCHES
     if sums is None:
         cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCH_BYTES * len(fetches)
     else:
@@ -231,7 +231,7 @@ def _ordinals(calls: Sequence[int | None]) -> Mapping[int, int] | None:
     seen: dict[int, int] = {}
     found = {
         start_ns: seen.setdefault(hashed, len(seen))
-        for start_ns, hashed in zip(calls[::3], hashes, strict=True)
+        for start_ns, hashed in zip(calls[::3], hashes, strict=False)  # a thread may still add to `calls`
         if start_ns is not None and hashed is not None
     }
     return found if len(seen) < len(found) else None

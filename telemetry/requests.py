@@ -169,6 +169,7 @@ class RequestRecord:
         "fetches",
         "first",
         "held",
+        "is_ending",
         "is_rejected",
         "kept",
         "last_word",
@@ -201,12 +202,11 @@ class RequestRecord:
         self.is_rejected = False  # and that it is not
         self.request: Request | None = None
         self.rule: Rule | None = None
-        self.last_word: Callable[[Response], None] | None = (
-            None  # has a hand in the answer when the app is done with it
-        )
+        self.last_word: Callable[[Response], None] | None = None  # called with the answer when the app is done with it
         self.status = 0
         self.error: BaseException | None = None
         self.streamed = False
+        self.is_ending = False
         self.complete = False
         self.queries: list[Query] = []
         self.add: Callable[[Query], None] | None = self.queries.append  # `None`: not eager, not complete
@@ -251,9 +251,9 @@ class RequestRecord:
         """Time in the database so far."""
         total_ns = sum([query[2] for query in self.queries])
         if self.fetches:
-            total_ns += sum([took_ns for took_ns, _ in self.fetches.values()])
+            total_ns += sum([took_ns for took_ns, _ in self.fetches.copy().values()])  # threads may be fetching
         if self.sums:
-            total_ns += sum([each.duration_ns for each in self.sums.values()])
+            total_ns += sum([each.duration_ns for each in self.sums.copy().values()])
         return total_ns
 
     def fetched(self, start_ns: int, took_ns: int, rows: int) -> None:
@@ -261,18 +261,28 @@ class RequestRecord:
         before_ns, before = self.fetches.get(start_ns, (0, 0))
         self.fetches[start_ns] = (before_ns + took_ns, before + rows)
 
-    def add_query(self, query: Query) -> None:
-        """Add one query; thread-safe."""
+    def add_query(self, query: Query) -> bool:
+        """Add one query, and tell whether the request goes on, so that it is one of its. Thread-safe."""
         queries = self.queries
+        if self.is_ending:
+            return False
         queries.append(query)
         if len(queries) >= MAX_PENDING_QUERIES:
             self.spill()
+        return True
+
+    def end(self) -> None:
+        """Take no more queries: what a thread that outlives the request has yet to ask is no part of it."""
+        with _spill_lock:
+            self.add = None
+            self.is_ending = True
+            self.queries = self.queries[:]  # a thread may be about to append to the other one
 
     def spill(self) -> None:
         """Record the queries held, and hold their sums alone."""
         with _spill_lock:
             pending = self.queries
-            if len(pending) < MAX_PENDING_QUERIES:
+            if len(pending) < MAX_PENDING_QUERIES or self.is_ending:
                 return
             taken = pending[:]
             del pending[: len(taken)]
@@ -291,8 +301,9 @@ class RequestRecord:
         for query in queries:
             sums = sums_of(self.sums, query)
             sums.add(query, self._hashes.pop(query[1], None))
-            if query[1] in self.fetches:
-                sums.fetched(*self.fetches.pop(query[1]))
+            fetched = self.fetches.pop(query[1], None)
+            if fetched is not None:
+                sums.fetched(*fetched)
 
     def last_of(self, cursor: object) -> int | None:
         """Return the start of the query that `cursor` ran last; `None` if it ran none in this request."""

@@ -109,7 +109,7 @@ class Capture:
             record.close()
 
     def _complete(self, record: RequestRecord, end_ns: int, environ: Mapping[str, Any]) -> None:
-        record.add = None
+        record.end()
         rule, status, span = record.rule, record.status, record.span
         duration_ns = end_ns - record.start_ns
         error_type = None
@@ -263,7 +263,6 @@ class Capture:
         Return what their statements may take up in memory, in bytes, where these are not the short ones of the code.
         """
         known = self._statements
-        queries = tuple(queries)  # a thread that outlives the request may still add one
         kinds = list(map(_KIND, queries))
         if kinds.count(kinds[0]) == len(kinds):  # one query, or one in a loop
             sql, error_type = kinds[0]

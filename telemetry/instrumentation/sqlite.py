@@ -435,8 +435,7 @@ def _timed_elsewhere(
         _tell(query)
         if record is not None:
             record.calls.extend((start_ns, id(cursor), None if flags else _hash_of(sql, parameters)))
-            record.add_query(query)
-        else:
+        if record is None or not record.add_query(query):
             capture.record_queries((query,), context, started_ns + duration_ns)
         if span is not None:
             end_span(span, error, error_type, duration_ns, started_ns)

@@ -8,6 +8,7 @@ import gc
 import inspect
 import re
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +229,39 @@ def test_a_request_of_ten_thousand_queries_is_counted_exactly(
                 thread.join()
 
         assert count(work) == 10_000
+
+
+def test_threads_that_outlive_their_request_cost_it_nothing(
+    instrumented: Instrumented, metrics: PerformanceMetrics
+) -> None:
+    threads: list[threading.Thread] = []
+    app = instrumented(Flask(__name__))
+
+    def work() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+            for at in range(60):
+                opened.execute("SELECT ?", (at % 3,)).fetchall()
+
+    @app.get("/")
+    def view() -> str:
+        threads.extend(threading.Thread(target=contextvars.copy_context().run, args=(work,)) for _ in range(3))
+        for thread in threads[-3:]:
+            thread.start()
+        return "done"
+
+    client, switch_interval_s = app.test_client(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(200):
+            assert "Server-Timing" in client.get("/").headers
+    finally:
+        sys.setswitchinterval(switch_interval_s)
+        for thread in threads:
+            thread.join()
+    assert app.extensions["telemetry"].middleware.capture.failures == 0
+    kept = metrics.recent.all()
+    assert [each.query_count for each in kept] == [len(each.queries) for each in kept]
+    assert [each.query_count for each in kept[:20]] == metrics.db_queries_per_request[:-21:-1]
 
 
 def test_open_connections_go_on_uncounted_after_uninstrument(
