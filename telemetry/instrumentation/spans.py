@@ -163,8 +163,6 @@ class DeferredSpan(trace.Span):
         record, parent = self._record, self.parent_context
         if record.rule is not None and record.capture.is_excluded(record.rule):
             return parent or trace.INVALID_SPAN_CONTEXT
-        if self._ids is None and not self._tracing.decides_late:  # a sampler of the app's own, while nobody listened
-            return SpanContext(*(self.reserved or self._tracing.new_ids(parent)), False)
         return self._ids or self._tracing.ids(parent, self.reserved)[0]
 
     @property
