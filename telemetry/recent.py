@@ -123,7 +123,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         record.sum_up(queries)
         queries = (record.first or [])[:MAX_KEPT_QUERIES]
         sums = settled(record.sums or {})
-    elif len(record.calls) > _NUMBERS_OF_A_CALL:
+    elif record.calls:
         repeats = _ordinals(record.calls)
     if record.streamed:
         transfer_ns = perf_counter_ns() - record.start_ns
@@ -215,9 +215,6 @@ def _folded(sums: Sequence[Sums], number: int) -> list[Sums]:
         if at not in kept:
             rest.absorb(each)
     return [*(sums[at] for at in sorted(kept)), rest]
-
-
-_NUMBERS_OF_A_CALL: Final = 3
 
 
 def _ordinals(calls: Sequence[int | None]) -> Mapping[int, int] | None:

@@ -211,7 +211,7 @@ class RequestRecord:
         self.queries: list[Query] = []
         self.add: Callable[[Query], None] | None = self.queries.append  # `None`: not eager, not complete
         # For each query its start, the id of its cursor, and a keyed hash of its statement and parameters where it has one:
-        # appended together, which is one step for other threads too, and costs a third of keeping them by key.
+        # appended together, which is one step for other threads too.
         self.calls: list[int | None] = []
         # Of queries that were summed up: cursor -> start of its last one; and hashes of those that are yet to be.
         self._cursors = self._hashes = _NONE
@@ -235,7 +235,7 @@ class RequestRecord:
         self.complete = True
         self._spilled += len(self.queries)
         self.queries = []  # those there are may be kept
-        self.add = self.request = self.context = self.span = self.error = None
+        self.request = self.context = self.span = self.error = None
         self.calls = []
         if self.sums is not None:
             self.first = self.sums = None

@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context
@@ -16,7 +15,7 @@ from telemetry import instruments, source
 from telemetry.bound import BoundHistogram
 from telemetry.exporters.ended import ServerFacts, decision_attributes, request_path, span_name
 from telemetry.exporters.tail import TailPolicy
-from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of
+from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of, random_ids
 from telemetry.instruments import Instruments
 from telemetry.recent import RecentRequests, Row, Worst, row, weighed
 from telemetry.requests import serving
@@ -48,7 +47,6 @@ _MAX_STATEMENTS = 1024
 _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
 _SHORT_SQL = 500
-_SPAN_ID = 2**64 - 1
 _KIND = itemgetter(0, 3)  # of a query: its SQL and its error type
 _DURATION_NS = itemgetter(2)
 _SeriesKey = tuple[str | None, str, int, str | None]
@@ -133,8 +131,7 @@ class Capture:
         if is_excluded:
             return
         if ids is None:
-            made_up = getrandbits(128)
-            ids = made_up, made_up & _SPAN_ID
+            ids = random_ids()
         context = record.context or Context()
         now = record.start_unix_ns + duration_ns
         key = (None if rule is None else rule.rule, record.method, status, error_type)

@@ -168,11 +168,9 @@ class RequestMiddleware:
             if rule is None or self.capture.is_excluded(rule) or not may_look(environ):
                 return ()
             number, span = record.query_count, record.span
-            timing = 'db;dur=%.3f;desc="%d %s", total;dur=%.3f' % (  # noqa: UP031  # in half of the time
-                record.db_time_ns() / 1e6,
-                number,
-                "query" if number == 1 else "queries",
-                (perf_counter_ns() - record.start_ns) / 1e6,
+            timing = (
+                f'db;dur={record.db_time_ns() / 1e6:.3f};desc="{number} {"query" if number == 1 else "queries"}", '
+                f"total;dur={(perf_counter_ns() - record.start_ns) / 1e6:.3f}"
             )
             if span is None:
                 return (("Server-Timing", timing),)
