@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile -q --universal --no-strip-extras --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 WORKERS ?= 2
 
-.PHONY: run test install install-server lint fix bench profile docs-check test-backends test-browser test-contract test-servers test-witness screenshots vendor lock coverage clean
+.PHONY: run test test-python install install-server lint fix bench profile docs-check test-backends test-browser test-contract test-servers test-witness screenshots vendor lock coverage clean
 
 run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
@@ -14,6 +14,11 @@ run: install-server
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-report=json:var/coverage.json $(ARGS)
 	$(BIN)/python tools/coverage_floor.py var/coverage.json
+
+# In an environment of its own: make test-python PYTHON=python3.13
+test-python:
+	$(MAKE) install VENV=var/other-python
+	var/other-python/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 install: $(VENV)/.dev vendor
 install-server: $(VENV)/.server vendor

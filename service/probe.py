@@ -10,7 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
 import av
 import av.error
@@ -40,6 +40,10 @@ _OPEN_OPTIONS = {
     "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpeg,mpegvideo,mpegts,flv,asf",
     "protocol_whitelist": "file",
 }
+# PyAV 19, which needs Python 3.12, always keeps undecodable bytes as lone surrogates; before it has to be told.
+_SURROGATES: Final[dict[str, Any]] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 
 
 class ProbeError(Exception):
@@ -84,7 +88,8 @@ def _read_at(file: BinaryIO, offset: int) -> bytes:
 
 def open_video(path: Path) -> InputContainer:
     """Open a file for reading with FFmpeg, local video formats only. Raises `av.error.FFmpegError`."""
-    return av.open(str(path), options=dict(_OPEN_OPTIONS), metadata_errors="replace")
+    container: InputContainer = av.open(str(path), options=dict(_OPEN_OPTIONS), **_SURROGATES)
+    return container
 
 
 def video_stream(container: InputContainer) -> VideoStream:
@@ -122,8 +127,13 @@ def _read(container: InputContainer) -> MediaInfo:
         height=context.height,
         codec=context.name,
         container=container.format.name,
-        title=(container.metadata.get("title") or "").strip()[:300] or None,
+        title=_title(container),
     )
+
+
+def _title(container: InputContainer) -> str | None:
+    written = (container.metadata.get("title") or "").encode("utf-8", "surrogateescape")
+    return written.decode("utf-8", "replace").strip()[:300] or None
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float:

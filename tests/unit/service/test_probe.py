@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 
+import av
 import pytest
 
 from service.probe import ProbeError, media_hash, mime_type, probe
@@ -21,6 +22,22 @@ def test_a_real_clip_tells_its_length_size_and_codec(clips, name, codecs, width,
     assert (info.width, info.height) == (width, 90)
     assert info.duration_s == pytest.approx(seconds, abs=0.15)
     assert info.title is None
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"), [(b"Caf\xc3\xa9", "Café"), (b"Caf\xe9!", "Caf\ufffd!"), (b"    \n", None)]
+)
+def test_a_title_in_the_container_is_shown_whatever_its_encoding(clips, tmp_path, written, shown):
+    path = tmp_path / "titled.mkv"
+    with av.open(str(clips / "green.mkv")) as source, av.open(str(path), "w") as target:
+        target.metadata["title"] = "TITLE"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    path.write_bytes(path.read_bytes().replace(b"TITLE", written))
+    assert probe(path).title == shown
 
 
 @pytest.mark.parametrize(
