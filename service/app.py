@@ -37,7 +37,7 @@ def create_app(
     """
     settings = settings or load_settings().settings
     app = Flask("service")
-    server = Server.build(settings, metrics or get_metrics())
+    server = Server.build(settings, metrics or get_metrics(telemetry_settings))
     app.extensions[EXTENSION] = server
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
     security.install(app, settings)

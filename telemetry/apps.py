@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from telemetry.exporters.status import Exporting
     from telemetry.instrumentation.stock import StockMiddleware
     from telemetry.instruments import Instruments
+
+_log = logging.getLogger(__name__)
 
 EXTENSION: Final = "telemetry"
 _lock = threading.RLock()
@@ -76,13 +79,15 @@ def instrument(
     Args:
         app: a Flask app, before its first request. An app that is instrumented already stays as it is.
         settings: what can be set; from the environment (`LVS_TELEMETRY_*`) if left out.
-        metrics: where the figures are read from; `get_metrics()` if left out.
+        metrics: where the figures are read from; `get_metrics(settings)` if left out.
         meter_provider: where measurements go; the process's provider if left out, made and set if there is none.
         tracer_provider: where spans go; likewise.
         exporters: what the providers export to, by names such as `"otlp"` or objects with the methods of
             `telemetry.exporters.registry.Exporter`; added to providers of the app's own as well. The setting `exporters`
             if left out; without that, providers that are made here export as the standard `OTEL_*` variables say.
         authorize: says whether the current request may see the admin pages; only requests from this machine may if left out.
+            If it has a method `peek(environ)` that says the same of any request, quickly, those who may see what it costs do so
+            in the headers of its response too.
         admin_links: label and endpoint of pages of the app that the admin pages link to.
         service_name: `service.name` of providers that are made here, unless `OTEL_SERVICE_NAME` says another; the app's name
             if left out.
@@ -100,11 +105,19 @@ def instrument(
         telemetry = app.extensions.get(EXTENSION)
         if isinstance(telemetry, Telemetry) and telemetry.active:
             return app
+        given = settings
         settings = settings or (metrics.settings if metrics is not None else TelemetrySettings.load())
         _check_instrumentation(settings.instrumentation)
         if metrics is not None and meter_provider is None:
             meter_provider = metrics.meter_provider
-        metrics = metrics or get_metrics()
+        metrics = metrics or get_metrics(settings)
+        if given is not None and (late := metrics.settled_otherwise(given)):
+            _log.warning(
+                "%s of %s come too late: the figures are kept as the settings say that they were made with; "
+                "pass metrics=PerformanceMetrics(settings) for an app with figures of its own",
+                ", ".join(late),
+                app.name,
+            )
         chosen = registry.choose(exporters if exporters is not None else settings.exporters or None)
         if not settings.admin and any(getattr(each, "name", None) == "prometheus" for each in chosen.metrics):
             raise SettingsError(
@@ -184,12 +197,11 @@ def _install(
 
 def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[str, str] | None) -> None:
     blueprint = create_blueprint(
-        telemetry.metrics,
-        telemetry.settings,
+        telemetry,
         authorize=telemetry.authorize,
         title=title,
         links=links,
-        is_active=lambda: telemetry.active,
+        is_active=lambda: telemetry.active and telemetry.settings.admin,
         look_at_exporters=lambda: telemetry.exporters,
     )
     try:

@@ -30,6 +30,7 @@ RATINGS_POST_ROUTE: Final = "POST /api/ratings/<media_hash>"
 """The route whose window the spec calls ratings POST (section 5.2)."""
 
 _DIGITS = 3
+_SETTLED: Final = ("window", "max_routes", "recent_requests", "worst_requests", "recent_bytes", "monitor")
 _HIT, _MISS = "hit", "miss"
 
 
@@ -249,6 +250,10 @@ class PerformanceMetrics:
             if not self._attached:
                 self.attach(MeterProvider(shutdown_on_exit=False))
             return self._attached[0].provider
+
+    def settled_otherwise(self, settings: TelemetrySettings) -> list[str]:
+        """Return the names of `settings` that come too late here: what is kept, and how much of it, was settled by others."""
+        return [name for name in _SETTLED if getattr(self.settings, name) != getattr(settings, name)]
 
     def add_routes(self, url_map: Map) -> None:
         """Look up endpoint names in `url_map` from now on; it is not kept alive."""
@@ -487,12 +492,12 @@ _instance: PerformanceMetrics | None = None
 _instance_lock = threading.Lock()
 
 
-def get_metrics() -> PerformanceMetrics:
-    """Return the process's `PerformanceMetrics`, made at the first call."""
+def get_metrics(settings: TelemetrySettings | None = None) -> PerformanceMetrics:
+    """Return the process's `PerformanceMetrics`, made at the first call, by `settings` or else those of the environment."""
     global _instance
     with _instance_lock:
         if _instance is None:
-            _instance = PerformanceMetrics()
+            _instance = PerformanceMetrics(settings)
         return _instance
 
 

@@ -12,34 +12,34 @@ from flask import Blueprint, Response
 from telemetry.admin import answers, parameters, timeline
 
 if TYPE_CHECKING:
-    from telemetry.performance import PerformanceMetrics, RouteStats
-    from telemetry.settings import TelemetrySettings
+    from telemetry.admin.requests_facts import Reader
+    from telemetry.performance import RouteStats
 
 SORT_KEYS: Final = ("p95_ms", "p99_ms", "avg_ms", "request_count")
 ORDERS: Final = ("desc", "asc")
 
 
-def add_routes(blueprint: Blueprint, metrics: PerformanceMetrics, settings: TelemetrySettings) -> None:
-    """Give `blueprint` the JSON endpoints, reading from `metrics`; `settings` has the thresholds that a report names."""
+def add_routes(blueprint: Blueprint, reader: Reader) -> None:
+    """Give `blueprint` the JSON endpoints of what `reader` has."""
 
     def snapshot() -> Response:
-        return answers.json(metrics.snapshot())
+        return answers.json(reader.metrics.snapshot())
 
     def routes() -> Response:
         limit = parameters.whole("limit", parameters.DEFAULT_LIMIT, parameters.MAX_LIMIT)
         sort_by = parameters.one_of("sort_by", SORT_KEYS)
         order = parameters.one_of("order", ORDERS)
-        return answers.json({"routes": ranked(metrics.route_stats(), sort_by, order)[:limit]})
+        return answers.json({"routes": ranked(reader.metrics.route_stats(), sort_by, order)[:limit]})
 
     def points() -> Response:
         span = parameters.one_of("range", tuple(timeline.RANGES_S), timeline.DEFAULT_RANGE)
         route = parameters.single("route", "the name of one route")
-        return answers.json(timeline.read(metrics, span, route, time.time_ns()).body())
+        return answers.json(timeline.read(reader.metrics, span, route, time.time_ns()).body())
 
     def report_facts() -> Response:
         from telemetry import report  # for the few who ask
 
-        return answers.json(report.facts(metrics, settings))
+        return answers.json(report.facts(reader.metrics, reader.settings))
 
     add(blueprint, "/admin/performance/json", "performance_json", snapshot)
     add(blueprint, "/admin/performance.json", "performance_json_alias", snapshot)

@@ -11,23 +11,19 @@ from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
 from telemetry.admin import answers, api, exporters, guard, pages, requests_api
-from telemetry.admin.requests_facts import Reader
+from telemetry.admin.requests_facts import Reader, Source
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from werkzeug.datastructures import Headers
 
-    from telemetry.performance import PerformanceMetrics
-    from telemetry.settings import TelemetrySettings
-
 NAME: Final = "telemetry_admin"
 _ANY_HOST: Final = "telemetry_admin_host"
 
 
 def create_blueprint(
-    metrics: PerformanceMetrics,
-    settings: TelemetrySettings,
+    source: Source,
     *,
     authorize: guard.Authorize | None = None,
     title: str = "Performance",
@@ -35,11 +31,10 @@ def create_blueprint(
     is_active: Callable[[], bool] = lambda: True,
     look_at_exporters: exporters.Look = tuple,
 ) -> Blueprint:
-    """Return the admin pages and their JSON over `metrics`, as a blueprint named `telemetry_admin`.
+    """Return the admin pages and their JSON over `source`, as a blueprint named `telemetry_admin`.
 
     Args:
-        metrics: what the figures are read from.
-        settings: thresholds and window size that they are judged by.
+        source: has the `metrics` that the figures are read from, and the `settings` that they are judged by.
         authorize: says in the context of a request whether it may look; an exception in it means no. Without it, only
             requests from this machine may (see `guard.why_not_local`). The `authorize` of an instrumented app goes first.
         title: what the pages call the app.
@@ -73,12 +68,10 @@ def create_blueprint(
     blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.after_request(harden)
-    reader = Reader(metrics, settings.repeats_warning)
-    api.add_routes(blueprint, metrics, settings)
+    reader = Reader(source)
+    api.add_routes(blueprint, reader)
     requests_api.add_routes(blueprint, reader)
-    pages.add_routes(
-        blueprint, metrics, settings, reader, title=title, links=links or {}, look_at_exporters=look_at_exporters
-    )
+    pages.add_routes(blueprint, reader, title=title, links=links or {}, look_at_exporters=look_at_exporters)
     exporters.add_routes(blueprint, look_at_exporters)
     return blueprint
 

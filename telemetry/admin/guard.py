@@ -11,18 +11,17 @@ from typing import Any, Final, cast
 
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from telemetry.admin import answers
-from telemetry.requests import serving
 
 _log = logging.getLogger(__name__)
 
 Authorize = Callable[[], object]
-"""Called in the context of the request; a truthy answer lets it through. It may answer itself: by a response, or by an exception
-of Werkzeug such as `abort(401)`."""
+"""Called in the context of a request for an admin page; a truthy answer lets it through. It may answer itself: by a response, or
+by an exception of Werkzeug such as `abort(401)`. With a method `peek(environ)` that says the same of any request, at the price of
+a comparison or two, the app's other answers can carry what they cost (`looker`)."""
 
 EXTENSION: Final = "telemetry"
 
@@ -98,36 +97,25 @@ def why_not_local(environ: dict[str, Any]) -> str | None:
     return None
 
 
-def looker(authorize: Authorize | None) -> Callable[[dict[str, Any]], bool]:
-    """Return what tells, for what is only added to an answer, whether the request being answered may see the admin pages.
+def looker(authorize: Authorize | None) -> Callable[[dict[str, Any]], bool] | None:
+    """Return what tells by its environment, for what is only added to an answer, whether a request may see the admin pages.
 
-    It takes the environment. An `authorize` that does more than to say so has a method `peek` that only says so, quickly, of an
-    environment. Whatever either raises means no.
+    `None` where nothing can: an `authorize` may log, count or ask a database, so it is left for the admin pages alone. One that
+    has a method `peek`, which takes the environment and only says so, quickly, is asked by that. An exception in it means no.
     """
     if authorize is None:
         return is_local
     peek: Callable[[dict[str, Any]], object] | None = getattr(authorize, "peek", None)
-
-    def asks(_: dict[str, Any]) -> object:
-        serving_token, token = serving.set(None), attach(_SILENCE)  # what it asks a database is no part of the request
-        try:
-            return authorize()
-        finally:
-            detach(token)
-            serving.reset(serving_token)
-
-    ask = peek or asks
+    if peek is None:
+        return None
 
     def may_look(environ: dict[str, Any]) -> bool:
         try:
-            return ask(environ) is True
+            return peek(environ) is True
         except Exception:
             return False
 
     return may_look
-
-
-_SILENCE: Final = Context({_SUPPRESS_INSTRUMENTATION_KEY: True})
 
 
 def is_local(environ: dict[str, Any]) -> bool:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from flask import Blueprint, Response, request, url_for
 from werkzeug.routing import BuildError
 
 from telemetry.admin import answers, attention, drawing, exporters, overview, requests_pages, state, timeline
 from telemetry.admin.requests_facts import Reader
-
-if TYPE_CHECKING:
-    from telemetry.performance import PerformanceMetrics
-    from telemetry.settings import TelemetrySettings
 
 LIBRARIES: Final = ("htmx.min.js", "uplot.min.js", "uplot.min.css")
 RELOAD_S: Final = 5
@@ -23,15 +19,13 @@ RELOAD_S: Final = 5
 
 def add_routes(
     blueprint: Blueprint,
-    metrics: PerformanceMetrics,
-    settings: TelemetrySettings,
     reader: Reader,
     *,
     title: str,
     links: Mapping[str, str],
     look_at_exporters: exporters.Look = tuple,
 ) -> None:
-    """Give `blueprint` the overview of `metrics` with its live part, and the pages of the requests that `reader` has."""
+    """Give `blueprint` the overview of what `reader` has with its live part, and the pages of its requests."""
 
     def common() -> dict[str, Any]:
         return {
@@ -45,8 +39,9 @@ def add_routes(
     def page() -> Response:
         now = time.time_ns()
         chosen = state.State.parse(request.args)
-        view = _view(metrics, settings, reader, chosen, now, look_at_exporters)
+        view = _view(reader, chosen, now, look_at_exporters)
         points = timeline.select(list(view["overview"].windows), chosen.range, chosen.route or None, now)
+        settings = reader.settings
         view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
         return answers.page(
             "overview.html",
@@ -55,7 +50,7 @@ def add_routes(
 
     def live() -> Response:
         chosen = state.State.parse(request.args)
-        view = _view(metrics, settings, reader, chosen, time.time_ns(), look_at_exporters)
+        view = _view(reader, chosen, time.time_ns(), look_at_exporters)
         return answers.page("_live.html", **view)
 
     for rule, endpoint, view in (
@@ -63,19 +58,17 @@ def add_routes(
         ("/admin/performance/live", "performance_live", live),
     ):
         blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
-    requests_pages.add_routes(blueprint, metrics, settings, reader, common)
+    requests_pages.add_routes(blueprint, reader, common)
 
 
 def _view(
-    metrics: PerformanceMetrics,
-    settings: TelemetrySettings,
     reader: Reader,
     chosen: state.State,
     now_unix_nano: int,
     look_at_exporters: exporters.Look,
 ) -> dict[str, Any]:
-    requests = reader.all()
-    shown = overview.build(metrics, settings, now_unix_nano, {kept.trace_id for kept in requests})
+    requests, settings = reader.all(), reader.settings
+    shown = overview.build(reader.metrics, settings, now_unix_nano, {kept.trace_id for kept in requests})
     rows, more = chosen.select(shown.rows)
     notes = attention.notes(shown, settings, attention.fan_out(reader, requests))
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, locks, plans
 from telemetry.performance import percentile, rounded
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics
     from telemetry.recent import KeptRequest
     from telemetry.requests import Query
+    from telemetry.settings import TelemetrySettings
     from telemetry.source import SourceLine
 
 SLOW_STATEMENT_NS: Final = 10_000_000
@@ -41,14 +42,32 @@ class Known(NamedTuple):
     steps: tuple[fanout.Step, ...]
 
 
-class Reader:
-    """Reads the kept requests of `metrics`; what has been worked out of one is remembered. Thread-safe."""
+class Source(Protocol):
+    """What the pages show and by what it is judged; it may be exchanged while they are mounted, as by another `instrument`."""
 
-    def __init__(self, metrics: PerformanceMetrics, repeats: int) -> None:
-        self.metrics = metrics
-        self.repeats = repeats
-        self._known: dict[tuple[int, int, int], Known] = {}
+    @property
+    def metrics(self) -> PerformanceMetrics: ...
+    @property
+    def settings(self) -> TelemetrySettings: ...
+
+
+class Reader:
+    """Reads figures and kept requests of `source`; what has been worked out of a request is remembered. Thread-safe."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[tuple[int, ...], Known] = {}
         self._lock = threading.Lock()
+
+    @property
+    def metrics(self) -> PerformanceMetrics:
+        """What the figures are read from at present."""
+        return self._source.metrics
+
+    @property
+    def settings(self) -> TelemetrySettings:
+        """The thresholds that they are judged by at present."""
+        return self._source.settings
 
     def all(self) -> list[KeptRequest]:
         """Return all requests, the newest first."""
@@ -56,10 +75,10 @@ class Reader:
 
     def known(self, kept: KeptRequest) -> Known:
         """Return the short of a request."""
-        key = (kept.trace_id, kept.span_id, kept.query_count)
+        key = (kept.trace_id, kept.span_id, kept.query_count, self.settings.repeats_warning)
         found = self._known.get(key)
         if found is None:
-            analysis = fanout.analyse(kept, self.repeats)
+            analysis = fanout.analyse(kept, self.settings.repeats_warning)
             found = Known(analysis.summary, _warned(analysis), fanout.steps(analysis.groups))
             with self._lock:
                 if len(self._known) >= _MOST_KNOWN:
@@ -97,7 +116,7 @@ class Reader:
 
     def analyse(self, kept: KeptRequest) -> fanout.Analysis:
         """Return all that can be said of a request's queries."""
-        return fanout.analyse(kept, self.repeats)
+        return fanout.analyse(kept, self.settings.repeats_warning)
 
     def detail(self, kept: KeptRequest, analysis: fanout.Analysis) -> dict[str, Any]:
         """Return all that is known of a request, whose queries come to `analysis`; no parameter is."""

@@ -16,9 +16,7 @@ from telemetry.admin.requests_api import as_file, find
 from telemetry.admin.requests_facts import Reader
 
 if TYPE_CHECKING:
-    from telemetry.performance import PerformanceMetrics
     from telemetry.recent import KeptRequest
-    from telemetry.settings import TelemetrySettings
 
 LIST: Final = "/admin/performance/requests"
 MOST_ROWS: Final = 200
@@ -79,30 +77,26 @@ class ListState(TableState):
         return _SEVERITY[row["verdict"]] if self.sort == "verdict" else row[self.sort]
 
 
-def add_routes(
-    blueprint: Blueprint, metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Reader, common: Common
-) -> None:
+def add_routes(blueprint: Blueprint, reader: Reader, common: Common) -> None:
     """Give `blueprint` the pages; `common` returns what the layout needs."""
 
     def listed() -> Response:
-        return answers.page("requests.html", **common() | _list(reader, settings))
+        return answers.page("requests.html", **common() | _list(reader))
 
     def live() -> Response:
-        return answers.page("_requests.html", **_list(reader, settings))
+        return answers.page("_requests.html", **_list(reader))
 
     def one(trace_id: str) -> Response:
         kept = find(reader, trace_id)
         if kept is None:
             return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
-        return answers.page("request.html", **common() | _one(reader, settings, kept), offline=False)
+        return answers.page("request.html", **common() | _one(reader, kept), offline=False)
 
     def as_html(trace_id: str) -> Response:
         kept = find(reader, trace_id)
         if kept is None:
             return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
-        page = answers.page(
-            "request_file.html", **common() | _one(reader, settings, kept), offline=True, css=answers.style()
-        )
+        page = answers.page("request_file.html", **common() | _one(reader, kept), offline=True, css=answers.style())
         return as_file(page, f"request-{kept.trace_id:032x}.html")
 
     def as_test(trace_id: str) -> Response:
@@ -114,7 +108,7 @@ def add_routes(
         return as_file(made, "test_queries.py")
 
     def report() -> Response:
-        page = answers.page("report_file.html", **common() | _report(metrics, settings, reader), css=answers.style())
+        page = answers.page("report_file.html", **common() | _report(reader), css=answers.style())
         return as_file(page, "performance.html")
 
     for rule, endpoint, view in (
@@ -128,7 +122,7 @@ def add_routes(
         blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
 
 
-def _list(reader: Reader, settings: TelemetrySettings) -> dict[str, Any]:
+def _list(reader: Reader) -> dict[str, Any]:
     chosen = ListState.parse(request.args)
     every = [reader.brief(kept) for kept in reader.all()]
     rows = chosen.select(every)
@@ -138,7 +132,7 @@ def _list(reader: Reader, settings: TelemetrySettings) -> dict[str, Any]:
         "rows": rows[:MOST_ROWS],
         "more": max(0, len(rows) - MOST_ROWS),
         "kept": len(every),
-        "settings": settings,
+        "settings": reader.settings,
         "verdicts": fanout.VERDICTS,
         "verdict_name": fanout.name_of,
         "verdict_status": verdict_status,
@@ -155,8 +149,8 @@ def verdict_status(verdict: str, error_type: str | None = None) -> figures.Statu
     return figures.GOOD if verdict == fanout.OK else figures.WARNING
 
 
-def _one(reader: Reader, settings: TelemetrySettings, kept: KeptRequest) -> dict[str, Any]:
-    analysis = reader.analyse(kept)
+def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
+    settings, analysis = reader.settings, reader.analyse(kept)
     detail = reader.detail(kept, analysis)
     asked = request.args.get("plan", "")
     at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(analysis.groups) else None
@@ -182,9 +176,9 @@ def _one(reader: Reader, settings: TelemetrySettings, kept: KeptRequest) -> dict
     }
 
 
-def _report(metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Reader) -> dict[str, Any]:
-    now = time.time_ns()
-    shown = overview.build(metrics, settings, now)
+def _report(reader: Reader) -> dict[str, Any]:
+    now, settings = time.time_ns(), reader.settings
+    shown = overview.build(reader.metrics, settings, now)
     kept_requests = reader.all()
     worst = sorted(
         (kept for kept in kept_requests if reader.known(kept).warned is not None), key=lambda kept: -kept.query_count
@@ -195,7 +189,7 @@ def _report(metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Re
         "overview": shown,
         "notes": attention.notes(shown, settings, attention.fan_out(reader, kept_requests)),
         "rows": sorted(shown.rows, key=lambda row: -row.stats["p95_ms"]),
-        "requests": [_one(reader, settings, kept) for kept in first[:_WORST_IN_REPORT]],
+        "requests": [_one(reader, kept) for kept in first[:_WORST_IN_REPORT]],
         "settings": settings,
         "now_unix_nano": now,
         "offline": True,

@@ -13,6 +13,7 @@ from werkzeug.test import Client
 
 from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
 from telemetry.admin import create_blueprint
+from telemetry.apps import Telemetry
 
 PAGE = "/admin/performance"
 JSON = "/admin/performance/json"
@@ -160,7 +161,9 @@ def test_a_setting_leaves_the_pages_out(shop: Flask, instrumented: Instrumented)
 def test_the_blueprint_stands_alone_in_an_app_that_is_not_instrumented(shop: Flask) -> None:
     metrics = PerformanceMetrics()
     metrics.record_endpoint_latency("GET /elsewhere", 0.01)
-    shop.register_blueprint(create_blueprint(metrics, metrics.settings, authorize=lambda: "yes" in request.args))
+    shop.register_blueprint(
+        create_blueprint(Telemetry(metrics, metrics.settings), authorize=lambda: "yes" in request.args)
+    )
     client = shop.test_client()
     assert client.get(JSON).status_code == 403
     assert list(client.get(f"{JSON}?yes", environ_overrides=STRANGER).json["endpoints"]) == ["GET /elsewhere"]
