@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -35,7 +36,8 @@ POLLING: Final = "polling"
 RETRIES: Final = "retries"
 BATCH: Final = "batch"
 BULK: Final = "bulk"
-REMARKS: Final = (RETRIES, POLLING, PAGING, BULK, BATCH)
+CHUNKS: Final = "chunks"
+REMARKS: Final = (RETRIES, POLLING, PAGING, CHUNKS, BULK, BATCH)
 """What is worth saying without being wrong."""
 
 REPEATS: Final = 5
@@ -54,6 +56,7 @@ _NAMES: Final = {
     RETRIES: "retries",
     BATCH: "fixed batch",
     BULK: "executemany",
+    CHUNKS: "in chunks",
     OK: "ok",
 }
 
@@ -89,7 +92,8 @@ class Group:
     more_transactions: int = 0
     """Transactions beside those, which are not known by their numbers."""
     runs_kept: list[Query] = field(default_factory=list)
-    _seen: set[object] = field(default_factory=set)
+    parameters: list[object] = field(default_factory=list)
+    """For each of them what is equal where statement and parameters are."""
 
     @property
     def line(self) -> SourceLine | None:
@@ -115,12 +119,11 @@ class Group:
         if fetch is not None:
             duration_ns, rows = duration_ns + fetch[0], max(rows, 0) + fetch[1]
         self._count(1, duration_ns, duration_ns, int(error_type is not None), rows, flags)
-        self._seen.add((sql, parameters))
-        self.distinct = len(self._seen)
         self.listed += statement(sql).list_size
         if transaction:
             self.transactions.add(transaction)
         self.runs_kept.append(query)
+        self.parameters.append((sql, parameters))
 
     def _count(self, runs: int, duration_ns: int, longest_ns: int, errors: int, rows: int, flags: int) -> None:
         self.runs += runs
@@ -191,14 +194,14 @@ class Analysis:
     @property
     def summary(self) -> Summary:
         """The short of it."""
-        statements = len({group.statement.text for group in self.groups})
-        return Summary(statements, self.verdict, max((group.runs for group in self.groups), default=0))
+        return _summary(self.groups, self.verdict)
 
 
 def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     """Return what the queries of a request come to; `repeats` runs of one statement from one line are a finding."""
     groups = group(kept)
     found = [finding for each in groups if (finding := _judge(each, groups, repeats)) is not None]
+    found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
     order = {kind: at for at, kind in enumerate((*VERDICTS, *REMARKS))}
     found.sort(key=lambda finding: (order[finding.kind], -(finding.group.duration_ns if finding.group else 0)))
     if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
@@ -209,11 +212,15 @@ def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
 def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
     """Return the short of `analyse`; a request with few queries needs no grouping."""
     if kept.query_count < repeats:
-        groups = group(kept)
-        return Summary(
-            len({each.statement.text for each in groups}), OK, max((each.runs for each in groups), default=0)
-        )
+        return _summary(group(kept), OK)
     return analyse(kept, repeats).summary
+
+
+def _summary(groups: Sequence[Group], verdict: str) -> Summary:
+    of_lines: Counter[tuple[object, ...]] = Counter()
+    for each in groups:
+        of_lines[each.statement.text, *_line_key(each.site[0], each.site[1])] += each.runs
+    return Summary(len({each.statement.text for each in groups}), verdict, max(of_lines.values(), default=0))
 
 
 def group(kept: KeptRequest) -> list[Group]:
@@ -232,6 +239,8 @@ def group(kept: KeptRequest) -> list[Group]:
         equal = kept.repeats or {}
         for at, query in enumerate(kept.queries):
             of(query[0], query[7:], at).add(query, equal.get(query[1], query[1]), kept.fetches.get(query[1]))
+        for found in groups.values():
+            found.distinct = len(set(found.parameters))
         return list(groups.values())
     for at, each in enumerate(kept.sums):
         found = of(each.sql, each.site, at)
@@ -262,7 +271,7 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     if one.errors >= one.runs - 1:
         return Finding(RETRIES, f"{_ran(one)}, {one.errors} of them failed: it was tried again", "", one)
     if one.statement.writes:
-        return _write_loop(one)
+        return _chunks(one) if _is_in_chunks(one) else _write_loop(one)
     if not one.statement.reads:
         return None
     if one.distinct == 1:
@@ -273,9 +282,38 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     return _n_plus_one(one, feeder)
 
 
+def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repeats: int) -> Iterator[Finding]:
+    """Find what one line asked again and again with the same parameters, called from here and there: each too seldom to tell.
+
+    Of requests that are kept as sums it can't be told; `told` are the ids of groups that something is said of already.
+    """
+    of_lines: dict[tuple[object, ...], list[Group]] = {}
+    for each in groups:
+        if each.statement.reads and not each.flags and not each.errors and id(each) not in told:
+            key = (each.statement.text, *_line_key(each.site[0], each.site[1]))
+            of_lines.setdefault(key, []).append(each)
+    for alike in of_lines.values():
+        runs = Counter(parameters for each in alike for parameters in each.parameters)
+        if len(alike) < 2 or not runs:
+            continue
+        most, number = runs.most_common(1)[0]
+        if number < repeats:
+            continue
+        together = Group(alike[0].statement, alike[0].sql, alike[0].site, alike[0].first)
+        places = 0
+        for each in alike:
+            same = [query for query, asked in zip(each.runs_kept, each.parameters, strict=True) if asked == most]
+            places += bool(same)
+            for query in same:
+                together.add(query, most)
+        if not _may_have_changed(together, groups):
+            place = f"at {together.line}, called from {places} places" if together.line else ""
+            yield _same_again(together, place)._replace(group=alike[0])
+
+
 def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
     """Tell whether the request wrote between most of the runs, or the answer is no table's, as of a clock: it asks anew."""
-    if not one.statement.table:
+    if not one.statement.table or one.statement.is_random:
         return True
     writers = [each for each in groups if each.statement.writes or each.flags & SCRIPT]
     if not one.runs_kept or len(one.runs_kept) < one.runs:
@@ -285,11 +323,12 @@ def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
     return len(seen) * 2 > one.runs
 
 
-def _same_again(one: Group) -> Finding:
+def _same_again(one: Group, place: str = "") -> Finding:
+    ran = _ran(one, place)
     if one.pauses:
-        return Finding(POLLING, f"{_ran(one)} with the same parameters, with pauses: it waited for something", "", one)
+        return Finding(POLLING, f"{ran} with the same parameters, with pauses: it waited for something", "", one)
     mend = "ask once and keep the answer for the request, in flask.g or a local variable"
-    return Finding(DUPLICATES, f"{_ran(one)}, each time with the same parameters", mend, one)
+    return Finding(DUPLICATES, f"{ran}, each time with the same parameters", mend, one)
 
 
 def _n_plus_one(one: Group, feeder: Group | None) -> Finding:
@@ -320,6 +359,19 @@ def _write_loop(one: Group) -> Finding:
     if number > 1:
         mend += ", in one transaction: each commit waits for the disk"
     return Finding(WRITE_LOOP, f"{_ran(one)} {where}", mend, one)
+
+
+def _chunks(one: Group) -> Finding:
+    return Finding(CHUNKS, f"{_ran(one)}{_rows(one)}: many at a time", "", one)
+
+
+def _is_in_chunks(one: Group) -> bool:
+    """Tell whether each run writes many rows: those of a long VALUES or of a long list, or as many as a LIMIT lets through."""
+    known = one.statement
+    if one.listed >= _LONG_LIST * one.runs:
+        return True
+    is_bounded = known.has_limit or ("VALUES" in known.text and known.operation in ("INSERT", "REPLACE"))
+    return is_bounded and (one.rows or 0) >= _LONG_LIST * one.runs
 
 
 def _is_paging(one: Group, feeder: Group | None) -> bool:
@@ -353,12 +405,12 @@ def _batch(groups: Sequence[Group], queries: int, repeats: int) -> Finding | Non
     return Finding(BATCH, f"{queries} queries of {statements} different statements: a fixed batch, nothing repeats", "")
 
 
-def _ran(one: Group) -> str:
+def _ran(one: Group, place: str = "") -> str:
     what = one.statement.operation or "it"
     name = f"{what} {one.statement.table}".strip()
     times = "once" if one.runs == 1 else f"{one.runs:,} times"
-    place = f" {_at(one)}" if one.line else ""
-    return f"{name} ran {times}{place}, {_ms(one.duration_ns)}"
+    place = place or _at(one)
+    return f"{name} ran {times}{place and ' ' + place}, {_ms(one.duration_ns)}"
 
 
 def _at(one: Group) -> str:

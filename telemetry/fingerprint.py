@@ -45,6 +45,7 @@ _KEYWORDS_BEFORE_PAREN: Final = frozenset(
         "ALL",
     }
 )
+_BY_CHANCE: Final = frozenset({("RANDOM", "("), ("RANDOMBLOB", "(")})
 _NAMED_BEHIND: Final = frozenset({"FROM", "INTO", "JOIN", "UPDATE", "TABLE", "."})
 # https://www.sqlite.org/lang_keywords.html; the tokenizer knows the words of other databases as well, such as SETTINGS.
 _WORDS: Final = (
@@ -87,6 +88,8 @@ class Statement:
     """The number behind LIMIT, where that is written out."""
     is_counted: bool
     """Whether all that it selects is one aggregate, such as COUNT(*)."""
+    is_random: bool
+    """Whether chance has a part in its answer."""
 
     @property
     def reads(self) -> bool:
@@ -118,6 +121,7 @@ def statement(sql: str) -> Statement:
         is_ordered_by_range=not ranged.isdisjoint(_ordered_by(words)),
         limit=int(limit[-1]) if (limit := _LIMIT.findall(sql)) else None,
         is_counted=_is_counted(upper),
+        is_random=any(each in _BY_CHANCE for each in itertools.pairwise(upper)),
     )
 
 
@@ -165,7 +169,9 @@ def _is_keyword(text: str, before: Sequence[str]) -> bool:
     """Tell a keyword of SQLite from a name, which may be spelled like one."""
     upper = text.upper()
     if before and before[-1] in _NAMED_BEHIND and upper not in ("OR", "IF"):
-        return False
+        return upper == "SET" and list(before[-2:]) == ["DO", "UPDATE"]
+    if upper == "KEY":
+        return bool(before) and before[-1] in ("PRIMARY", "FOREIGN")
     return all(word in _KEYWORDS for word in upper.split())
 
 
@@ -247,20 +253,27 @@ def _operation(words: Sequence[str]) -> tuple[str, str]:
             if not depth and word.upper() in ("SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE"):
                 operation = word.upper()
                 break
-    for before, name in itertools.pairwise(words):
+    for at, (before, name) in enumerate(itertools.pairwise(words), 1):
         is_named = before in ("FROM", "INTO") or (before in ("UPDATE", *_RESOLUTIONS) and operation == "UPDATE")
         if is_named and name not in ("(", "OR"):
-            return operation, name.strip("\"'`[]")
+            return operation, _unqualified(words, at)
     return operation, ""
+
+
+def _unqualified(words: Sequence[str], at: int) -> str:
+    """Return the name at `at` without its quotes and without what stands before it: of `main.users`, `users`."""
+    while words[at + 1 : at + 2] == ["."] and at + 2 < len(words):
+        at += 2
+    return words[at].strip("\"'`[]")
 
 
 def _compared(words: Sequence[str], operators: frozenset[str]) -> list[str]:
     found = []
     for at in range(1, len(words) - 1):
         if words[at] in operators and (words[at + 1] == "?" or words[at - 1] == "?"):
-            name = words[at - 1] if words[at + 1] == "?" else words[at + 1]
-            if name not in ("?", ")"):
-                found.append(name.strip("\"'`[]"))
+            name_at = at - 1 if words[at + 1] == "?" else at + 1
+            if words[name_at] not in ("?", ")"):
+                found.append(_unqualified(words, name_at))
     return found
 
 

@@ -196,9 +196,10 @@ def settled(sums: Mapping[SumKey, Sums]) -> list[Sums]:
     """Return `sums` as they are kept: where there are many, those of statements that differ in literals alone as one."""
     found = list(sums.values())
     if len(found) > _MANY_SUMS:
-        merged: dict[tuple[str, int, int], Sums] = {}
+        merged: dict[SumKey, Sums] = {}
         for each in found:
-            first = merged.setdefault((masked(each.sql), id(each.site[0]), each.site[1]), each)
+            code, position, caller, caller_position = each.site
+            first = merged.setdefault((masked(each.sql), id(code), position, id(caller), caller_position), each)
             if first is not each:
                 first.absorb(each)
         found = list(merged.values())

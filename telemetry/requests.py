@@ -140,10 +140,12 @@ class Sums:
         self.more_transactions += other.more_transactions
 
 
-SumKey = tuple[str, int, int]
+SumKey = tuple[str, int, int, int, int]
+"""Statement, and the place that ran it with the one that called that."""
 
 
 _NONE: Final[dict[int | None, int | None]] = {}
+_NO_SUMS: Final[dict[int, Sums]] = {}
 
 
 class RequestRecord:
@@ -156,6 +158,7 @@ class RequestRecord:
     __slots__ = (
         "_cursors",
         "_hashes",
+        "_late",
         "_spilled",
         "add",
         "calls",
@@ -215,6 +218,7 @@ class RequestRecord:
         self.calls: list[int | None] = []
         # Of queries that were summed up: cursor -> start of its last one; and hashes of those that are yet to be.
         self._cursors = self._hashes = _NONE
+        self._late = _NO_SUMS  # start of a query -> its sums, where rows of it may be fetched yet
         self.fetches: dict[
             int, tuple[int, int]
         ] = {}  # start of a query -> time to fetch its rows in ns, and their number
@@ -239,6 +243,7 @@ class RequestRecord:
         self.calls = []
         if self.sums is not None:
             self.first = self.sums = None
+            self._late = _NO_SUMS
         if self.held is not None or self.outer is not None:
             self.held = self.outer = None
 
@@ -258,6 +263,12 @@ class RequestRecord:
 
     def fetched(self, start_ns: int, took_ns: int, rows: int) -> None:
         """Note that rows were fetched of the query that began then."""
+        if self._late:
+            with _spill_lock:
+                late = self._late.get(start_ns)
+                if late is not None:
+                    late.fetched(took_ns, rows)
+                    return
         before_ns, before = self.fetches.get(start_ns, (0, 0))
         self.fetches[start_ns] = (before_ns + took_ns, before + rows)
 
@@ -298,8 +309,12 @@ class RequestRecord:
         self._cursors = {**self._cursors, **dict(zip(calls[1::3], calls[::3], strict=True))}
         self._hashes = {**self._hashes, **dict(zip(calls[::3], calls[2::3], strict=True))}
         del self.calls[: len(calls)]
+        last = set(self._cursors.values())
+        self._late = {start_ns: sums for start_ns, sums in self._late.items() if start_ns in last}
         for query in queries:
             sums = sums_of(self.sums, query)
+            if query[1] in last:
+                self._late[query[1]] = sums
             sums.add(query, self._hashes.pop(query[1], None))
             fetched = self.fetches.pop(query[1], None)
             if fetched is not None:
@@ -319,16 +334,16 @@ class RequestRecord:
 
 def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
     """Return the sums that `query` belongs to, bounded in number however many statements there are."""
-    sql, code, position = query[0], query[7], query[8]
-    key = (sql, id(code), position)
+    sql, place = query[0], (id(query[7]), query[8], id(query[9]), query[10])
+    key = (sql, *place)
     found = sums.get(key)
     if found is None:
         site = query[7:]
         if len(sums) >= MAX_SUMS:
-            key = (masked(sql), id(code), position)
+            key = (masked(sql), *place)
             found = sums.get(key)
             if found is None and len(sums) >= 2 * MAX_SUMS:
-                key, sql, site = ("", 0, 0), "", NO_SITE
+                key, sql, site = ("", 0, 0, 0, 0), "", NO_SITE
                 found = sums.get(key)
         if found is None:
             found = sums[key] = Sums(sql, site)

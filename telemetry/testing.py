@@ -39,17 +39,21 @@ class QueryRecorder:
 
     def __init__(self) -> None:
         self._queries: list[Query] = []
+        self._asked: dict[int, int] = {}  # start of a query -> keyed hash of its statement and parameters
         self._lock = threading.Lock()
 
-    def __call__(self, query: Query) -> None:
-        """Add a query."""
+    def __call__(self, query: Query, asked: int | None = None) -> None:
+        """Add a query; equal `asked` are of equal statements with equal parameters."""
         with self._lock:
             self._queries.append(query)
+            if asked is not None:
+                self._asked[query[1]] = asked
 
     def clear(self) -> None:
         """Forget what has been recorded so far."""
         with self._lock:
             self._queries.clear()
+            self._asked.clear()
 
     @property
     def count(self) -> int:
@@ -72,7 +76,9 @@ class QueryRecorder:
 
     def report(self) -> str:
         """Return the statements by how often they ran, with the lines that ran them, as text."""
-        made = SimpleNamespace(queries=list(self._queries), sums=None, repeats=None, fetches={}, query_count=self.count)
+        with self._lock:
+            queries, asked = list(self._queries), self._asked.copy()
+        made = SimpleNamespace(queries=queries, sums=None, repeats=asked, fetches={}, query_count=len(queries))
         analysis = fanout.analyse(_as_kept(made))
         lines = []
         for group in sorted(analysis.groups, key=lambda group: -group.runs)[:_MOST_LINES]:

@@ -332,7 +332,41 @@ def current_user_again_and_again(db: Any) -> Any:
         current_user()
 
 
-@shape((DUPLICATES, "users"), source="maxcountryman/flask-login issue 110: back to the database for the user, again")
+@shape((DUPLICATES, "users"))
+def current_user_wherever_it_is_wanted(db: Any) -> Any:
+    def current_user() -> Any:
+        return db.execute("SELECT id, name FROM users WHERE id = ?", (1,)).fetchone()
+
+    current_user()
+    current_user()
+    current_user()
+    db.execute("SELECT id FROM posts").fetchall()
+    current_user()
+    current_user()
+    current_user()
+
+
+@shape()
+def users_wherever_they_are_wanted(db: Any) -> Any:
+    def user(number: int) -> Any:
+        return db.execute("SELECT id, name FROM users WHERE id = ?", (number,)).fetchone()
+
+    user(1)
+    user(2)
+    user(3)
+    user(1)
+    user(2)
+    user(3)
+    user(1)
+
+
+@shape()
+def one_of_them_by_chance(db: Any) -> Any:
+    for _ in range(6):
+        db.execute("SELECT title FROM posts ORDER BY random() LIMIT 1").fetchone()
+
+
+@shape((DUPLICATES, "users"), source="maxcountryman/flask-login issue 110: back: back to the database for the user, again")
 def current_user_in_a_template(db: Any) -> Any:
     template = "{% for _ in posts %}{{ db.execute('SELECT name FROM users WHERE id = 1').fetchone() }}{% endfor %}"
     return render_template_string(template, db=db, posts=posts(db))

@@ -9,7 +9,7 @@ from typing import Any
 from flask import current_app
 
 from benchmarks.corpus import shape
-from telemetry.fanout import BATCH, BULK, N_PLUS_ONE, RETRIES, WRITE_LOOP
+from telemetry.fanout import BATCH, BULK, CHUNKS, N_PLUS_ONE, RETRIES, WRITE_LOOP
 
 NAMES = [f"name {at}" for at in range(8)]
 INSERT = "INSERT INTO events (name) VALUES (?)"
@@ -49,6 +49,34 @@ def inserts_by_executemany_in_batches(db: Any) -> Any:
     with db:
         for _ in range(6):
             db.executemany(INSERT, ((name,) for name in NAMES))
+
+
+@shape((CHUNKS, "events"))
+def inserts_of_many_rows_in_chunks(db: Any) -> Any:
+    for _ in range(6):
+        db.execute(f"INSERT INTO events (name) VALUES {', '.join(['(?)'] * 100)}", ["name"] * 100)
+        db.commit()
+
+
+@shape((CHUNKS, "comments"))
+def deletes_by_lists_in_chunks(db: Any) -> Any:
+    for start in range(0, 600, 100):
+        db.execute(f"DELETE FROM comments WHERE id IN ({','.join('?' * 100)})", range(start, start + 100))
+    db.commit()
+
+
+@shape((CHUNKS, "events"))
+def retention_in_chunks(db: Any) -> Any:
+    db.executescript("INSERT INTO events (name) SELECT 'old' FROM users, posts, categories LIMIT 140")
+    while db.execute("DELETE FROM events WHERE id IN (SELECT id FROM events LIMIT 20)").rowcount:
+        db.commit()
+
+
+@shape((WRITE_LOOP, "comments"))
+def deletes_of_what_belongs_to_each_row(db: Any) -> Any:
+    for post in range(1, 9):
+        db.execute("DELETE FROM comments WHERE post_id = ?", (post,))
+    db.commit()
 
 
 @shape(source="nycdb/nycdb pull 67: many rows in a single statement")

@@ -42,7 +42,9 @@ _OPERATIONS = frozenset(
 )
 _WITH_COLLECTION = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE"})
 _FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
-_COLLECTION = re.compile(r"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+[\"'`\[]?(\w+)", re.IGNORECASE)
+_NAME = r"""(?:"([^"]+)"|'([^']+)'|`([^`]+)`|\[([^\]]+)\]|(\w+))"""
+_SCHEMA = r"""(?:(?:"[^"]+"|'[^']+'|`[^`]+`|\[[^\]]+\]|\w+)\s*\.\s*)?"""
+_COLLECTION = re.compile(rf"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+{_SCHEMA}{_NAME}", re.IGNORECASE)
 _MAX_STATEMENTS = 1024
 _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
@@ -325,7 +327,7 @@ class Capture:
         attributes[instruments.DB_OPERATION_NAME] = word
         found = _COLLECTION.search(sql) if word in _WITH_COLLECTION else None
         if found:
-            name = found.group(1)
+            name = found[found.lastindex or 0]
             if name in self._collections or len(self._collections) < _MAX_COLLECTIONS:
                 self._collections.add(name)
                 attributes[instruments.DB_COLLECTION_NAME] = name

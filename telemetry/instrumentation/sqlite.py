@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from telemetry.instrumentation.capture import Capture
     from telemetry.requests import Query, RequestRecord
 
-    Listener = Callable[[Query], object]
+    Listener = Callable[[Query, int | None], object]
 
 _log = logging.getLogger(__name__)
 _context = get_current
@@ -72,8 +72,9 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         try:
             result = call(cursor, sql, parameters)
         except BaseException as error:
-            _add_failed(record, sql, start_ns, perf_counter_ns() - start_ns, error, flags, _getframe(_depth))
-            record.calls.extend((start_ns, None, None if flags else _hash_of(sql, parameters)))
+            took_ns, hashed = perf_counter_ns() - start_ns, None if flags else _hash_of(sql, parameters)
+            _add_failed(record, sql, start_ns, took_ns, error, flags, hashed, _getframe(_depth))
+            record.calls.extend((start_ns, None, hashed))
             raise
         duration_ns = perf_counter_ns() - start_ns
         rows = cursor.rowcount
@@ -101,14 +102,14 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         else:
             query = (sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame))
         add(query)
-        if _listeners:
-            _tell(query)
         hashed = None
         if not flags:
             try:
                 hashed = hash((_KEY, sql, parameters))
             except Exception:  # a list, or whatever an adapter takes
                 hashed = _hash_of(sql, parameters)
+        if _listeners:
+            _tell(query, hashed)
         calls = record.calls
         calls += (start_ns, id(cursor), hashed)
         if len(record.queries) >= MAX_PENDING_QUERIES:
@@ -146,6 +147,7 @@ def _add_failed(
     duration_ns: int,
     error: BaseException,
     flags: int,
+    hashed: int | None,
     frame: FrameType,
 ) -> None:
     """Add a query that has raised; an exception is an event of its span, for the SDK to write."""
@@ -158,12 +160,12 @@ def _add_failed(
         end_span(span, error, error_type, duration_ns, started_ns)
     query = (sql, start_ns, duration_ns, error_type, flags | record.exported, -1, 0, *site)
     record.add_query(query)
-    _tell(query)
+    _tell(query, hashed)
 
 
-def _tell(query: Query) -> None:
+def _tell(query: Query, hashed: int | None) -> None:
     for listener in tuple(_listeners):
-        listener(query)
+        listener(query, hashed)
 
 
 class TracedCursor(sqlite3.Cursor):
@@ -335,7 +337,9 @@ def remove(capture: Capture) -> None:
 
 
 def listen(listener: Listener) -> None:
-    """Have `listener` called with each query from now on, made in a request or not, until `unlisten`."""
+    """Have `listener` called with each query from now on, made in a request or not, until `unlisten`, and with the keyed hash
+    of its statement and parameters, where it has one.
+    """
     with _lock:
         _replace_connect()
         _listeners.append(listener)
@@ -432,9 +436,10 @@ def _timed_elsewhere(
         query = (text, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
         if token is not None:
             detach(token)
-        _tell(query)
+        hashed = None if flags else _hash_of(sql, parameters)
+        _tell(query, hashed)
         if record is not None:
-            record.calls.extend((start_ns, id(cursor), None if flags else _hash_of(sql, parameters)))
+            record.calls.extend((start_ns, id(cursor), hashed))
         if record is None or not record.add_query(query):
             capture.record_queries((query,), context, started_ns + duration_ns)
         if span is not None:
@@ -458,4 +463,5 @@ def _only_told(
     finally:
         took_ns = perf_counter_ns() - start_ns
         text = sql if error_type is None else _text(sql)
-        _tell((text, start_ns, took_ns, error_type, flags, cursor.rowcount, 0, *source.find(frame)))
+        query = (text, start_ns, took_ns, error_type, flags, cursor.rowcount, 0, *source.find(frame))
+        _tell(query, None if flags else _hash_of(sql, parameters))

@@ -243,7 +243,7 @@ def _add_duration(store: WindowStore, route: str, attributes: Mapping[str, Any])
 def _add_queries(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:
     window, newest = store.queries_of(route), store.newest_queries
     if window is None:
-        return _ignore
+        return lambda number, _, __: newest.append(number)
 
     def add(number: float, _: int, __: int | None) -> None:
         window.append(number)

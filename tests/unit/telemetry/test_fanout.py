@@ -44,6 +44,12 @@ def test_the_same_statement_from_other_lines_is_counted_for_each_line() -> None:
     assert found.summary == (1, "ok", 1)
 
 
+def test_a_qualified_name_is_the_tables_own_and_the_columns_own() -> None:
+    feeder = query('SELECT id FROM main."my posts"', 0)
+    found = analyse(kept([feeder, *each("SELECT a FROM main.users WHERE ? = users.post_id", 9, since=9)]))
+    assert found.findings[0].mend == "a JOIN of users in the query of my posts, or one query with post_id IN (…)"
+
+
 def test_a_helper_is_told_by_the_line_that_calls_it() -> None:
     helper = code("query_db")
     others = [query(AUTHOR, at, at=helper, caller=code(f"view{at}")) for at in range(1, 8)]
@@ -65,6 +71,44 @@ def test_equal_parameters_are_duplicates() -> None:
     assert "6 times" in finding.text
     assert "same parameters" in finding.text
     assert "flask.g" in finding.mend
+
+
+def test_one_line_that_asks_the_same_from_many_places_is_told_once_for_all_of_them() -> None:
+    helper = code("current_user")
+    queries = [query(AUTHOR, at, took_ns=MS, at=helper, caller=code(f"view{at}")) for at in range(1, 7)]
+    found = analyse(kept(queries, same=True))
+    (finding,) = found.findings
+    assert finding.kind == fanout.DUPLICATES
+    assert finding.text == (
+        "SELECT users ran 6 times at /srv/app/views.py:3, called from 6 places, 6 ms, each time with the same parameters"
+    )
+    assert finding.group is found.groups[0]
+    assert found.summary == (1, "duplicates", 6)
+
+
+def test_what_chance_has_a_part_in_is_no_duplicate() -> None:
+    assert analyse(kept(each("SELECT a FROM t ORDER BY RANDOM() LIMIT 1", 9), same=True)).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows", "expected"),
+    [
+        (f"INSERT INTO t VALUES {', '.join(['(?)'] * 50)}", 50, fanout.CHUNKS),
+        ("INSERT INTO t VALUES (?), (?)", 2, fanout.WRITE_LOOP),
+        ("INSERT INTO t SELECT a FROM u WHERE b = ?", 50, fanout.WRITE_LOOP),
+        (f"DELETE FROM t WHERE a IN ({', '.join('?' * 50)})", 0, fanout.CHUNKS),
+        ("DELETE FROM t WHERE a IN (SELECT a FROM t WHERE b < ? LIMIT 50)", 50, fanout.CHUNKS),
+        ("DELETE FROM t WHERE b = ?", 50, fanout.WRITE_LOOP),
+        ("UPDATE t SET a = 1 WHERE b = ?", 1, fanout.WRITE_LOOP),
+    ],
+)
+def test_many_rows_at_a_time_are_no_loop_of_writes(sql: str, rows: int, expected: str) -> None:
+    one_by_one = kept(each(sql, 6, rows=rows))
+    in_sums = one_by_one._replace(queries=[], sums=summed(one_by_one.queries, {}, {}))
+    for request in (one_by_one, in_sums):
+        (finding,) = analyse(request).findings
+        assert finding.kind == expected
+        assert finding.is_warning == (expected == fanout.WRITE_LOOP)
 
 
 def test_asking_again_after_each_write_is_no_duplicate() -> None:
@@ -205,7 +249,7 @@ def test_no_run_is_lost_in_groups_nor_in_sums(runs: list[tuple[str, bool]]) -> N
 def test_names_of_all_verdicts_and_remarks() -> None:
     assert [fanout.name_of(kind) for kind in (*fanout.VERDICTS, *fanout.REMARKS)] == [
         *("N+1", "duplicates", "loop of writes", "ok"),
-        *("retries", "polling", "paging", "executemany", "fixed batch"),
+        *("retries", "polling", "paging", "in chunks", "executemany", "fixed batch"),
     ]
 
 

@@ -29,6 +29,18 @@ def test_literals_and_parameters_do_not_matter(one: str, other: str) -> None:
     assert statement(sql.format(one, other)).text == "SELECT a FROM t WHERE b = ? AND c > ? ORDER BY d LIMIT ?"
 
 
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        ("insert into t values (1) on conflict do update set key = 2", "INSERT INTO t VALUES (…) ON CONFLICT DO UPDATE SET key = ?"),
+        ("select key from t where t.key = 1", "SELECT key FROM t WHERE t.key = ?"),
+        ("create table t (a primary key)", "CREATE TABLE t(a PRIMARY KEY)"),
+    ],
+)
+def test_words_are_keywords_by_where_they_stand(sql: str, text: str) -> None:
+    assert statement(sql).text == text
+
+
 @given(st.lists(LITERALS, max_size=30))
 def test_lists_behind_in_are_one_whatever_their_length(values: list[str]) -> None:
     found = statement(f"SELECT a FROM t WHERE b IN ({', '.join(values)}) AND c = 1")
@@ -74,6 +86,8 @@ def test_a_very_long_list_is_a_list() -> None:
     ("sql", "operation", "table"),
     [
         ("SELECT 1", "SELECT", ""),
+        ("SELECT * FROM main.users", "SELECT", "users"),
+        ('UPDATE "main" . "my users" SET a = 1', "UPDATE", "my users"),
         ("select * from [my table]", "SELECT", "my table"),
         ("INSERT OR REPLACE INTO t VALUES (1)", "INSERT", "t"),
         ("REPLACE INTO t VALUES (1)", "REPLACE", "t"),

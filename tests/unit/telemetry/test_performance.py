@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import statistics
 import threading
+from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
@@ -182,6 +186,29 @@ def test_routes_beyond_the_limit_get_no_window(caplog: pytest.LogCaptureFixture)
         metrics.record_endpoint_latency(route, 0.1)
     assert list(metrics.endpoint_latencies) == ["GET /a", "GET /b"]
     assert [record.message for record in caplog.records] == ["more than 2 routes: GET /c and later ones get no window"]
+
+
+def test_queries_of_routes_beyond_the_limit_count_among_those_of_all_routes(instrumented: Callable[..., Flask]) -> None:
+    app = Flask(__name__)
+
+    def queries(number: int) -> str:
+        with closing(sqlite3.connect(":memory:")) as opened:
+            for _ in range(number):
+                opened.execute("SELECT 1")
+        return ""
+
+    app.add_url_rule("/a", "a", lambda: queries(2))
+    app.add_url_rule("/b", "b", lambda: queries(5))
+    metrics = PerformanceMetrics(TelemetrySettings.load(max_routes=1))
+    client = instrumented(app, metrics=metrics).test_client()
+    for path in ("/a", "/b", "/b"):
+        client.get(path)
+    assert metrics.snapshot()["database"] == {
+        "total_queries": 12,
+        "avg_per_request": 4.0,
+        "max_per_request": 5,
+        "count": 3,
+    }
 
 
 def test_many_threads_lose_no_sample() -> None:

@@ -66,6 +66,18 @@ def test_a_budget_that_is_exceeded_tells_statements_lines_and_the_verdict() -> N
     assert verdict.startswith("  N+1: SELECT ran 6 times at ")
 
 
+def test_the_report_has_the_verdict_of_the_admin_pages() -> None:
+    with record_queries() as queries, closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE t (a)")
+        for _ in range(6):
+            connection.execute("SELECT a FROM t WHERE a = ?", (1,))
+        assert "duplicates: SELECT t ran 6 times" in queries.report()
+        queries.clear()
+        for at in range(6):
+            connection.execute("SELECT a FROM t WHERE a = ?", (at,))
+        assert "N+1: SELECT t ran 6 times" in queries.report()
+
+
 def test_an_error_inside_is_not_covered_up() -> None:
     def fails() -> None:
         with assert_max_queries(0):

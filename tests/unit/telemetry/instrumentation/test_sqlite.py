@@ -347,6 +347,58 @@ def test_rows_go_with_their_query_also_when_its_request_has_very_many(kept_of: K
     assert sums["SELECT 4 UNION SELECT 5 UNION SELECT 6"].rows == 3
 
 
+def test_every_row_that_was_fetched_is_in_a_group_however_many_queries_there_are(kept_of: Kept) -> None:
+    runs = 3 * MAX_PENDING_QUERIES + 1
+    with contextlib.closing(connection()) as opened:
+
+        def view() -> None:
+            for at in range(runs):
+                opened.execute("SELECT ? UNION SELECT -1", (at,)).fetchall()
+
+        kept = kept_of(view)
+    (only,) = analyse(kept).groups
+    assert (only.runs, only.rows) == (runs, 2 * runs)
+    assert only.duration_ns == kept.db_time_ns
+
+
+@pytest.mark.parametrize("runs", [60, 600, 2 * MAX_PENDING_QUERIES])
+def test_callers_of_one_line_are_told_apart_however_many_queries_there_are(runs: int, kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def ask(at: int) -> None:
+            opened.execute("SELECT a FROM t WHERE a = ?", (at,))
+
+        def view() -> None:
+            for at in range(3):
+                ask(at)
+            for at in range(runs):
+                ask(at)
+
+        few, many = analyse(kept_of(view)).groups
+    assert (few.runs, many.runs) == (3, runs)
+    assert few.caller is not None
+    assert many.caller is not None
+    assert many.caller.line == few.caller.line + 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "collection"),
+    [
+        ("SELECT a FROM main.t", "t"),
+        ('SELECT a FROM "main" . [my t]', "my t"),
+        ("UPDATE OR IGNORE `t` SET a = 1", "t"),
+        ("INSERT INTO t SELECT a FROM other.u", "t"),
+        ("SELECT a FROM (SELECT a FROM main.t)", "t"),
+        ("SELECT 1", None),
+    ],
+)
+def test_a_series_names_the_table_without_its_schema(
+    sql: str, collection: str | None, instrumented: Instrumented
+) -> None:
+    middleware = instrumented(Flask(__name__)).extensions["telemetry"].middleware
+    assert middleware.capture.operation(sql).get("db.collection.name") == collection
+
+
 class Point:
     """A parameter that has no hash but is adapted."""
 
