@@ -161,11 +161,18 @@ class Finding(NamedTuple):
     group: Group | None = None
     feeder: Group | None = None
     """The query whose rows the group runs for, where it can be told."""
+    of_all_callers: int = 0
+    """How often the line ran it, where that is more often than the group's caller did."""
 
     @property
     def is_warning(self) -> bool:
         """Whether something should be done."""
         return self.kind in VERDICTS
+
+    @property
+    def runs(self) -> int:
+        """How many runs it is said of; 0 where it is said of the request."""
+        return self.of_all_callers or (self.group.runs if self.group is not None else 0)
 
 
 class Summary(NamedTuple):
@@ -308,7 +315,7 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
                 together.add(query, most)
         if not _may_have_changed(together, groups):
             place = f"at {together.line}, called from {places} places" if together.line else ""
-            yield _same_again(together, place)._replace(group=alike[0])
+            yield _same_again(together, place)._replace(group=alike[0], of_all_callers=number)
 
 
 def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:

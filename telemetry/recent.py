@@ -15,9 +15,11 @@ from operator import itemgetter
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from werkzeug.urls import uri_to_iri
+
 from telemetry import source
 from telemetry.readers.window import copied, route_name
-from telemetry.requests import Sums, masked, sums_of
+from telemetry.requests import Sums, masked, sums_of, url_path
 
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
@@ -71,6 +73,11 @@ class KeptRequest(NamedTuple):
     def route(self) -> str:
         """The name of the route; the method alone where no rule matched."""
         return self.method if self.rule is None else route_name(self.method, self.rule.rule)
+
+    @property
+    def address(self) -> str:
+        """The path as an address bar shows it; what would read as something else there is percent-encoded."""
+        return uri_to_iri(url_path(self.path))
 
     @property
     def endpoint(self) -> str:

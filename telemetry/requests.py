@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from time import time_ns
 from types import CodeType
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from opentelemetry.context import Context, create_key, get_current
 
@@ -348,6 +349,14 @@ def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
         if found is None:
             found = sums[key] = Sums(sql, site)
     return found
+
+
+def url_path(path: str) -> str:
+    """Return a path, each character of which is a byte as WSGI has it, as an address has it: percent-encoded."""
+    return quote(path, safe=_OF_PATHS, encoding="latin-1", errors="replace")
+
+
+_OF_PATHS: Final = "/!$&'()*+,:;=@~"  # RFC 3986, section 3.3
 
 
 def masked(sql: str) -> str:

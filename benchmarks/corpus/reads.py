@@ -366,7 +366,9 @@ def one_of_them_by_chance(db: Any) -> Any:
         db.execute("SELECT title FROM posts ORDER BY random() LIMIT 1").fetchone()
 
 
-@shape((DUPLICATES, "users"), source="maxcountryman/flask-login issue 110: back: back to the database for the user, again")
+@shape(
+    (DUPLICATES, "users"), source="maxcountryman/flask-login issue 110: back: back to the database for the user, again"
+)
 def current_user_in_a_template(db: Any) -> Any:
     template = "{% for _ in posts %}{{ db.execute('SELECT name FROM users WHERE id = 1').fetchone() }}{% endfor %}"
     return render_template_string(template, db=db, posts=posts(db))

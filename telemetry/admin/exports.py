@@ -67,7 +67,7 @@ def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
     That is how many it would make with each repeated statement asked once.
     """
     findings = [finding for finding in analysis.findings if finding.is_warning]
-    budget = kept.query_count - sum(finding.group.runs - 1 for finding in findings if finding.group)
+    budget = kept.query_count - sum(finding.runs - 1 for finding in findings if finding.runs)
     name = re.sub(r"[\W_]+", "_", f"{kept.method} {kept.route.partition(' ')[2]}".lower()).strip("_")
     told = "".join(_comment(f"{finding.text}. Mend: {finding.mend}.", "    ") for finding in findings)
     arguments = f", method={kept.method!r}" if kept.method != "GET" else ""
@@ -77,7 +77,7 @@ def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
         f"def test_{name}_needs_few_queries(client):  # a fixture: app.test_client() of the instrumented app\n"
         f"{told}"
         f"    with assert_max_queries({budget}):\n"
-        f"        response = client.open({kept.path!r}{arguments})\n"
+        f"        response = client.open({kept.address!r}{arguments})\n"
         f"    assert response.status_code == {kept.status or 200}\n"
     )
 

@@ -99,7 +99,7 @@ class Reader:
             "span_id": f"{kept.span_id:016x}",
             "route": kept.route,
             "endpoint": kept.endpoint,
-            "path": kept.path,
+            "path": kept.address,
             "status": kept.status,
             "error_type": kept.error_type,
             "started_at": _rfc3339(kept.start_unix_ns),
@@ -134,8 +134,10 @@ class Reader:
 
 
 def _warned(analysis: fanout.Analysis) -> Warned | None:
-    worst = next((finding.group for finding in analysis.findings if finding.is_warning and finding.group), None)
-    return None if worst is None else Warned(analysis.verdict, worst.runs, str(worst.line or ""))
+    for worst in analysis.findings:
+        if worst.is_warning and worst.group is not None:
+            return Warned(analysis.verdict, worst.runs, str(worst.group.line or ""))
+    return None
 
 
 def _query(kept: KeptRequest, query: Query, group: int | None) -> dict[str, Any]:

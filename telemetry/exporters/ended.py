@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
 from telemetry import instruments
 from telemetry.recent import QUERY_COUNT, KeptRequest
-from telemetry.requests import MADE
+from telemetry.requests import MADE, url_path
 from telemetry.source import line_of
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None
     attributes: dict[str, AttributeValue] = {
         instruments.HTTP_REQUEST_METHOD: method,
         "url.scheme": str(environ.get("wsgi.url_scheme") or "http"),
-        "url.path": request_path(environ),
+        "url.path": url_path(request_path(environ)),
     }
     if rule is not None:
         attributes[instruments.HTTP_ROUTE] = rule
@@ -267,7 +267,7 @@ def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None
 
 
 def request_path(environ: Mapping[str, Any]) -> str:
-    """Return the path of the URL, with the mount point of the app and without the query string."""
+    """Return the path of the URL as WSGI has it, with the mount point of the app and without the query string."""
     mount, path = environ.get("SCRIPT_NAME"), environ.get("PATH_INFO") or ""
     return f"{mount}{path}" if mount else str(path)
 

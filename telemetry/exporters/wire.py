@@ -31,7 +31,7 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
-from telemetry.requests import MADE
+from telemetry.requests import MADE, url_path
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -182,7 +182,7 @@ def _server_span(
             _server_constant(
                 server.method, server.rule, server.status, server.error_type, environ[:_FEW], server.decision
             ),
-            _own_attribute("url.path", f"{script_name or ''}{path or ''}"),
+            _own_attribute("url.path", url_path(f"{script_name or ''}{path or ''}")),
             _client(address, agent),
             attributes(9, database_attributes(server.kept)),
             b"\x85\x01\x00\x03\x00\x00" if parent is not None and parent.is_remote else _LOCAL,

@@ -32,7 +32,10 @@ def test_literals_and_parameters_do_not_matter(one: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "text"),
     [
-        ("insert into t values (1) on conflict do update set key = 2", "INSERT INTO t VALUES (…) ON CONFLICT DO UPDATE SET key = ?"),
+        (
+            "insert into t values (1) on conflict do update set key = 2",
+            "INSERT INTO t VALUES (…) ON CONFLICT DO UPDATE SET key = ?",
+        ),
         ("select key from t where t.key = 1", "SELECT key FROM t WHERE t.key = ?"),
         ("create table t (a primary key)", "CREATE TABLE t(a PRIMARY KEY)"),
     ],

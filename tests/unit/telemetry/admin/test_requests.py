@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask, Response, request
@@ -278,6 +279,32 @@ def test_the_test_that_is_written_runs_and_fails_until_the_queries_are_mended(cl
     (run,) = [value for name, value in made.items() if name.startswith("test_")]
     with pytest.raises(AssertionError, match=r"11 queries, at most 2 are allowed:\n +10 × SELECT name FROM tags"):
         run(client)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("ż", "/named/ż"),
+        ("what?", "/named/what%3F"),
+        ("a%20b", "/named/a%2520b"),
+        ("a#b", "/named/a%23b"),
+        ("a b", "/named/a%20b"),
+        ("it's (1);", "/named/it's (1);"),
+    ],
+)
+def test_a_path_is_shown_as_the_address_that_leads_there_again(
+    name: str, shown: str, instrumented: Instrumented
+) -> None:
+    app, seen = Flask("named"), []
+    app.add_url_rule("/named/<name>", "named", lambda name: seen.append(name) or "")
+    client = instrumented(app).test_client()
+    client.get(f"/named/{quote(name)}")
+    (one,) = listed(client)
+    assert one["path"] == shown.replace(" ", "%20")
+    made: dict[str, Any] = {}
+    exec(client.get(f"{PAGE}/{one['trace_id']}/test").text, made)
+    next(value for key, value in made.items() if key.startswith("test_"))(client)
+    assert seen == [name, name]
 
 
 def test_the_overview_names_the_line_and_leads_to_the_proof(client: FlaskClient, read) -> None:

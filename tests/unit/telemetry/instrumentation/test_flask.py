@@ -455,6 +455,13 @@ def test_a_request_is_one_trace_with_a_span_for_each_query(
         assert server.start_time <= query.start_time <= query.end_time <= server.end_time  # type: ignore[operator]
 
 
+def test_the_path_of_a_span_is_percent_encoded(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    traced(Flask(__name__)).test_client().get("/caf%C3%A9/a%20b/what%3F")
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes["url.path"] == "/caf%C3%A9/a%20b/what%3F"
+
+
 def test_an_incoming_traceparent_is_the_parent(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
     traced(query_app()).test_client().get("/item/3", headers={"traceparent": TRACEPARENT})
     server = server_span(exporter)
