@@ -80,7 +80,8 @@ def instrument(
         app: a Flask app, before its first request. An app that is instrumented already stays as it is.
         settings: what can be set; from the environment (`LVS_TELEMETRY_*`) if left out.
         metrics: where the figures are read from; `get_metrics(settings)` if left out.
-        meter_provider: where measurements go; the process's provider if left out, made and set if there is none.
+        meter_provider: where measurements go; the process's provider if left out, made and set if there is none. With `metrics`
+            of the app's own it is the one that these read, or else one apart from the process's, which exports likewise.
         tracer_provider: where spans go; likewise.
         exporters: what the providers export to, by names such as `"otlp"` or objects with the methods of
             `telemetry.exporters.registry.Exporter`; added to providers of the app's own as well. The setting `exporters`
@@ -108,8 +109,7 @@ def instrument(
         given = settings
         settings = settings or (metrics.settings if metrics is not None else TelemetrySettings.load())
         _check_instrumentation(settings.instrumentation)
-        if metrics is not None and meter_provider is None:
-            meter_provider = metrics.meter_provider
+        apart = metrics is not None and meter_provider is None
         metrics = metrics or get_metrics(settings)
         if given is not None and (late := metrics.settled_otherwise(given)):
             _log.warning(
@@ -124,6 +124,8 @@ def instrument(
                 "admin must be true with the exporter prometheus, whose page is an admin page, got false"
             )
         service_name = service_name or app.name
+        if apart:
+            meter_provider = metrics.attached_provider or pipeline.meter_provider_apart(service_name, service_version)
         meter_provider = meter_provider or pipeline.meter_provider(service_name, service_version)
         tracer_provider = tracer_provider or pipeline.tracer_provider(service_name, service_version)
         is_asked = exporters is not None or bool(settings.exporters)
@@ -229,6 +231,7 @@ def _detach(metrics: PerformanceMetrics, provider: MeterProvider | None) -> None
     if not _uses[key]:
         del _uses[key]
         metrics.detach(provider)
+        pipeline.end(provider)
 
 
 _uses: Counter[tuple[int, int]] = Counter()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sqlite3
 import threading
 import weakref
@@ -49,6 +50,18 @@ class ConnectionState:
         self.record: RequestRecord | None = None
 
 
+# Statements that return no number of changed rows, by what they do with the write lock: take it, wait for it. A script is its text.
+_BLANK: Final = r"(?:\s|--[^\n]*\n|/\*.*?\*/)"
+_DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
+_BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
+_DML: Final = "INSERT|UPDATE|DELETE|REPLACE"
+_HOW: Final = re.IGNORECASE | re.DOTALL
+_LOCKS: Final = re.compile(rf"{_BLANK}*(?:{_BEGIN_NOW}|{_DDL})\b", _HOW)
+_WAITS: Final = re.compile(rf"(?:^|;){_BLANK}*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b", _HOW)
+_WRITES_AT_ONCE: Final = re.compile(
+    rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b", _HOW
+)
+
 _lock = threading.Lock()
 _numbers = itertools.count(1)
 _open: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
@@ -65,7 +78,7 @@ def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     file = path_of(database, is_uri)
     try:
         connection._telemetry = ConnectionState(file)  # type: ignore[attr-defined]
-    except AttributeError:  # a class with slots
+    except Exception:  # a class with slots, or with a mind of its own about attributes
         return
     if file is not None:
         with _lock:
@@ -103,23 +116,47 @@ def wrote(
     file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
     if duration_ns >= WORTH_ASKING_NS and file is not None:
         ran_long(connection, sql)
-        if rows >= 0 or _may_wait(sql):
+        if rows >= 0 or _WAITS.search(sql):
             waited_ns = _held_by_others(state, file, start_ns, end_ns)
             if record is not None:
                 record.wait_ns += waited_ns
     if rows < 0:
         if state.transaction:  # it may have been a COMMIT
+            if state.since_ns >= start_ns:  # a script, which has waited first
+                state.since_ns += waited_ns
             released(connection)
+        elif _LOCKS.match(sql):
+            if connection.in_transaction:
+                _hold(state, start_ns + waited_ns, record)
+            elif file is not None:
+                _note(Hold(file, start_ns + waited_ns, end_ns, record))
         return 0
     if not connection.in_transaction:
         if file is not None:
             _note(Hold(file, start_ns + waited_ns, end_ns, record))
         return next(_numbers)
     if not state.transaction:
-        state.transaction, state.since_ns, state.record = next(_numbers), start_ns + waited_ns, record
-        if file is not None:
-            _open[id(state)] = state
+        _hold(state, start_ns + waited_ns, record)
     return state.transaction
+
+
+def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecord | None) -> None:
+    """Note that a script is about to run, which holds the lock all the while if it begins with a write.
+
+    Python commits what is pending before it.
+    """
+    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    if state is None or not isinstance(sql, str) or not _WRITES_AT_ONCE.match(sql):
+        return
+    if state.transaction:
+        _release(state)
+    _hold(state, perf_counter_ns(), record)
+
+
+def _hold(state: ConnectionState, since_ns: int, record: RequestRecord | None) -> None:
+    state.transaction, state.since_ns, state.record = next(_numbers), since_ns, record
+    if state.file is not None:
+        _open[id(state)] = state
 
 
 def ran_long(connection: sqlite3.Connection, sql: str) -> None:
@@ -141,16 +178,17 @@ def failed(record: RequestRecord | None, error: BaseException, duration_ns: int)
 def released(connection: sqlite3.Connection, *, is_closed: bool = False) -> None:
     """Note the end of a transaction, unless it goes on."""
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
-    if state is None or not state.transaction or not (is_closed or not connection.in_transaction):
-        return
+    if state is not None and state.transaction and (is_closed or not connection.in_transaction):
+        _release(state)
+
+
+def _release(state: ConnectionState) -> None:
     state.transaction = 0
     record, state.record = state.record, None
     if _open.pop(id(state), None) is not None and state.file is not None:
         _note(Hold(state.file, state.since_ns, perf_counter_ns(), record))
 
 
-def _may_wait(sql: str) -> bool:
-    return sql.lstrip()[:5].upper() in ("BEGIN", "COMMI", "CREAT", "DROP ", "ALTER", "END")
 
 
 def _note(hold: Hold) -> None:

@@ -244,6 +244,12 @@ class PerformanceMetrics:
                 return
 
     @property
+    def attached_provider(self) -> APIMeterProvider | None:
+        """The first provider that is read, if there is one."""
+        with self.lock:
+            return self._attached[0].provider if self._attached else None
+
+    @property
     def meter_provider(self) -> APIMeterProvider:
         """The provider that `record_*` goes to: the first attached one, else a private one made now."""
         with self.lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import sys
 import threading
 import time
 import uuid
@@ -64,6 +65,30 @@ def meter_provider(service_name: str, service_version: str | None = None) -> met
         metrics.set_meter_provider(made)
         _end_at_exit(made)
         return made
+
+
+def meter_provider_apart(service_name: str, service_version: str | None = None) -> metrics.MeterProvider:
+    """Return a new meter provider beside the process's, for figures that share none with others; `end` it in the end.
+
+    Its measurements are a service instance's own where the process has others of that name.
+    """
+    with _lock:
+        found = resource(service_name, service_version)
+        if any(isinstance(made, MeterProvider) for made in _made):
+            found = found.merge(Resource({"service.instance.id": str(uuid.uuid4())}))
+        made = _MeterProvider(resource=found, shutdown_on_exit=False)
+        _apart.add(made)
+        _end_at_exit(made)
+        return made
+
+
+def end(provider: metrics.MeterProvider) -> None:
+    """Send what is queued and end a provider that `meter_provider_apart` has made; leave any other alone."""
+    if isinstance(provider, _MeterProvider) and provider in _apart:
+        with _lock:
+            _apart.discard(provider)
+            _made.discard(provider)
+        provider.shutdown()
 
 
 def tracer_provider(service_name: str, service_version: str | None = None) -> trace.TracerProvider:
@@ -131,16 +156,23 @@ def resource(service_name: str, service_version: str | None = None) -> Resource:
 
 
 def shutdown() -> None:
-    """Send what is queued in all exporters at once, and end the providers made here, within the shortest bound set."""
+    """Send what is queued in all exporters at once, and end the providers made here, within the shortest bound set.
+
+    A process that ends may come here twice, by `atexit` and by `multiprocessing`.
+    """
+    if os.getpid() == _ended.get("process"):
+        return
+    _ended["process"] = os.getpid()
     until = time.monotonic() + min(_bounds_s, default=Options().shutdown_timeout_s)
-    parts = [made for provider in _made for made in _exporting.get(provider, {}).values() if made is not None]
+    providers = list(_made)
+    parts = [made for provider in providers for made in _exporting.get(provider, {}).values() if made is not None]
     for part in parts:
         if hasattr(part, "begin_shutdown"):
             part.begin_shutdown()
     for part in parts:
         if hasattr(part, "begin_shutdown"):
             part.shutdown(until=until)
-    for provider in _made:
+    for provider in providers:
         provider.shutdown()
 
 
@@ -162,10 +194,32 @@ def _key(exporter: Exporter) -> object:
 
 
 def _end_at_exit(provider: TracerProvider | MeterProvider) -> None:
-    if not _made:
-        atexit.register(shutdown)
-    _made.append(provider)
+    _made.add(provider)
+    _register_shutdown()
 
 
-_made: list[TracerProvider | MeterProvider] = []
+@functools.cache
+def _register_shutdown() -> None:
+    atexit.register(shutdown)
+    _end_with_multiprocessing()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_end_with_multiprocessing_when_forked)
+
+
+def _end_with_multiprocessing() -> None:
+    """Have `shutdown` called at the end of a process that `multiprocessing` has started: `atexit` is not, where it forks."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, shutdown, exitpriority=0)
+
+
+def _end_with_multiprocessing_when_forked() -> None:
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:  # it forgets what was registered before the fork, then calls what is to be called after one
+        util.register_after_fork(_made, lambda _: _end_with_multiprocessing())
+
+
+_made: weakref.WeakSet[TracerProvider | MeterProvider] = weakref.WeakSet()
+_apart: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
+_ended: dict[str, int] = {}
 _bounds_s: set[float] = set()

@@ -11,6 +11,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from flask import has_request_context, request
 from opentelemetry.context import Context, create_key, get_current
 
 from telemetry.source import NO_SITE, Site
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from telemetry.recent import Row
 
 RECORD_KEY = create_key("telemetry.request")
+ENVIRON_KEY: Final = "telemetry.request"
+"""Where the environment of a request has its record."""
 MAX_PENDING_QUERIES = 1000
 """Queries a request holds before their durations are recorded and only sums of them are kept on."""
 MAX_SUMS: Final = 500
@@ -377,10 +380,13 @@ serving: ContextVar[RequestRecord | None] = ContextVar("telemetry_request", defa
 def current_request() -> RequestRecord | None:
     """Return the record of the request that the current context belongs to; `None` outside, or once it is complete.
 
-    Where an OpenTelemetry context was handed to a thread that has not the whole `contextvars` context, it leads there too.
+    Where a thread has not the whole `contextvars` context, but was handed OpenTelemetry's or, as by Flask's
+    `copy_current_request_context`, Flask's, that leads there too.
     """
     record = serving.get()
     if record is None:
         found = get_current().get(RECORD_KEY)
+        if found is None and has_request_context():
+            found = request.environ.get(ENVIRON_KEY)
         record = found if isinstance(found, RequestRecord) else None
     return None if record is None or record.complete else record

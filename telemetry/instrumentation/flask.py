@@ -14,12 +14,11 @@ from werkzeug.wsgi import ClosingIterator
 
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.spans import SPAN_KEY, DeferredSpan, Environ, Mode, incoming_context, traceparent
-from telemetry.requests import RECORD_KEY, RequestRecord, serving
+from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
-_RECORD = "telemetry.request"
 _EAGER, _DEFERRED = Mode.EAGER, Mode.DEFERRED
 MayLook = Callable[[dict[str, Any]], bool]
 """Tells whether a request, by its environment, may see what it costs."""
@@ -85,7 +84,7 @@ class RequestMiddleware:
                 headers = [*headers, *costs]
             return start_response(status, headers, *exc_info)
 
-        environ[_RECORD] = record
+        environ[ENVIRON_KEY] = record
         token = attach(self._context(record, environ))
         serving_token = serving.set(record)
         try:
@@ -147,7 +146,7 @@ class RequestMiddleware:
     def _request_context(self, environ: dict[str, Any]) -> Any:
         """Note the request, which will know its rule: asking Flask's proxies for it costs ten times more."""
         context = self._inner_context(environ)
-        record: RequestRecord | None = environ.get(_RECORD)
+        record: RequestRecord | None = environ.get(ENVIRON_KEY)
         if record is not None and record.capture is self.capture:
             record.request = context.request
         return context
@@ -202,7 +201,7 @@ class RequestMiddleware:
     def _finish(self, record: RequestRecord, environ: Environ, end_ns: int) -> None:
         """Complete the record, unless an instrumented app that is mounted inside this one has answered instead."""
         try:
-            if record.complete or environ.get(_RECORD) is not record:
+            if record.complete or environ.get(ENVIRON_KEY) is not record:
                 return
             if record.rule is None and record.find_rule() is None:
                 record.method = method_of(record.method)

@@ -31,7 +31,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 
 from telemetry import locks, source
 from telemetry.instrumentation.spans import SPAN_KEY, end_span, error_type_of
-from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, SCRIPT, current_request, serving
+from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:
     from telemetry.instrumentation.capture import Capture
@@ -192,7 +192,7 @@ class TracedCursor(sqlite3.Cursor):
 
 def _fetched(cursor: sqlite3.Cursor, fetch: Callable[..., list[Any]], *size: Any, **named: Any) -> list[Any]:
     """Return what `fetch` does, and note how long that took with the query that the cursor ran last."""
-    record = serving.get()
+    record = serving.get() or current_request()
     query_ns = None if record is None else record.last_of(cursor)
     if record is None or query_ns is None or record.complete:
         return fetch(*size, **named)
@@ -208,7 +208,12 @@ def _fetched(cursor: sqlite3.Cursor, fetch: Callable[..., list[Any]], *size: Any
 
 
 def _run_script(cursor: sqlite3.Cursor, sql: str, _: Any) -> Any:
-    return sqlite3.Cursor.executescript(cursor, sql)
+    locks.script_begins(cursor.connection, sql, current_request())
+    try:
+        return sqlite3.Cursor.executescript(cursor, sql)
+    except BaseException:
+        locks.released(cursor.connection)
+        raise
 
 
 _execute: Final = TracedCursor.execute
@@ -266,9 +271,18 @@ def _subclass(base: Hashable, traced: Hashable) -> Any:
     return type(f"Traced{base.__name__}", (base, traced), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
+def _traced_class(base: type, traced: type) -> Any:
+    """Return the subclass of both; where a class lets nobody subclass it, itself."""
+    try:
+        return _subclass(cast(Hashable, base), traced)
+    except Exception as error:
+        _log_once(f"queries of {base.__qualname__} objects are not seen: their class takes no subclass ({error})")
+        return base
+
+
 def _traced_cursor(factory: Any) -> Any:
     if isinstance(factory, type) and issubclass(factory, sqlite3.Cursor):
-        return _subclass(cast(Hashable, factory), TracedCursor)
+        return _traced_class(factory, TracedCursor)
 
     def make(connection: sqlite3.Connection) -> Any:
         return _adopt(factory(connection), sqlite3.Cursor, TracedCursor)
@@ -278,7 +292,7 @@ def _traced_cursor(factory: Any) -> Any:
 
 def _traced_connection(factory: Any) -> Any:
     if isinstance(factory, type) and issubclass(factory, sqlite3.Connection):
-        return _subclass(cast(Hashable, factory), TracedConnection)
+        return _traced_class(factory, TracedConnection)
 
     def make(*args: Any, **kwargs: Any) -> Any:
         return _adopt(factory(*args, **kwargs), sqlite3.Connection, TracedConnection)
@@ -386,13 +400,21 @@ def _find_references() -> None:
 @functools.cache  # looking through all objects takes some 10 ms, and once is enough
 def _warn_of_open_connections() -> None:
     """Say that Python lets no connection change its class that was made without ours."""
-    opened = sum(type(found) is sqlite3.Connection for found in gc.get_objects())
+    found = [each for each in gc.get_objects() if issubclass(type(each), sqlite3.Connection)]
+    opened = sum(_is_open(each) for each in found if not isinstance(each, TracedConnection))
     if opened:
         _log.warning(
             "%d sqlite3 connection(s) were opened before instrument(app): Python can't let their queries be seen; "
             "open them after it",
             opened,
         )
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    try:
+        return connection.total_changes >= 0
+    except sqlite3.ProgrammingError:
+        return False
 
 
 def _timed_elsewhere(
@@ -409,7 +431,10 @@ def _timed_elsewhere(
     capture = record.capture if record is not None else next(iter(_captures), None)
     if capture is None or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
         return _only_told(call, cursor, sql, parameters, flags, frame) if _listeners else call(cursor, sql, parameters)
-    span = None
+    span = outer = None
+    if record is not None and serving.get() is None and RECORD_KEY not in context:  # in a thread that has Flask's alone
+        context = record.context or context
+        outer = attach(context)
     site = capture.site(frame)
     if capture.tracing.listened_to and (record is None or record.span is not None):
         span = capture.tracing.start_query_span(_text(sql), site=site)
@@ -444,6 +469,8 @@ def _timed_elsewhere(
             capture.record_queries((query,), context, started_ns + duration_ns)
         if span is not None:
             end_span(span, error, error_type, duration_ns, started_ns)
+        if outer is not None:
+            detach(outer)
         # Else error and frame hold each other, and with them the cursor: SQLite would keep the lock of a connection that
         # the app has closed until the garbage collector comes by.
         error = None

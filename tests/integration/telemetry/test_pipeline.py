@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import textwrap
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +27,25 @@ SERVED = (
     print("{}")
     """
 )
+
+
+TWICE = """
+    import sqlite3
+    from contextlib import closing
+    from flask import Flask
+
+    def create_app():
+        app = Flask("twice")
+
+        @app.get("/")
+        def ask_twice():
+            with closing(sqlite3.connect(":memory:")) as connection:
+                connection.execute("SELECT 1")
+                connection.execute("SELECT 2")
+            return ""
+
+        return app
+"""
 
 
 class Receiver(ThreadingHTTPServer):
@@ -49,27 +70,32 @@ class Receiver(ThreadingHTTPServer):
         ]
 
     def metric_counts(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+        newest: dict[tuple[str, str], int] = {}  # they are sums since the start of an instance
         for path, body in self.bodies:
             if path == "/v1/metrics":
-                for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                    for scope in resource.scope_metrics:
+                for of_resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                    instance = _attributes(of_resource.resource)["service.instance.id"]
+                    for scope in of_resource.scope_metrics:
                         for metric in scope.metrics:
-                            found[metric.name] = sum(point.count for point in metric.histogram.data_points)
+                            counts = [point.count for point in metric.histogram.data_points]
+                            newest[instance, metric.name] = sum(counts)
+        found: Counter[str] = Counter()
+        for (_, name), count in newest.items():
+            found[name] += count
         return found
 
     def resources(self) -> list[dict[str, str]]:
-        return [
-            {attribute.key: attribute.value.string_value for attribute in resource.attributes}
-            for path, body in self.bodies
-            for resource in _resources(path, body)
-        ]
+        return [_attributes(resource) for path, body in self.bodies for resource in _resources(path, body)]
 
     def services(self) -> set[str]:
         return {resource["service.name"] for resource in self.resources()}
 
     def instances(self) -> set[str]:
         return {resource["service.instance.id"] for resource in self.resources()}
+
+
+def _attributes(resource: Resource) -> dict[str, str]:
+    return {attribute.key: attribute.value.string_value for attribute in resource.attributes}
 
 
 def _resources(path: str, body: bytes) -> list[Resource]:
@@ -125,6 +151,57 @@ def test_an_endpoint_for_traces_alone_gets_traces_alone(receiver: Receiver, tmp_
 def test_an_endpoint_for_metrics_alone_gets_metrics_alone(receiver: Receiver, tmp_path: Path) -> None:
     run(tmp_path, SERVED, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=receiver.endpoint + "/v1/metrics")
     assert {path for path, _ in receiver.bodies} == {"/v1/metrics"}
+
+
+def test_figures_of_an_apps_own_are_exported_likewise_each_as_an_instance(receiver: Receiver, tmp_path: Path) -> None:
+    program = (
+        TWICE
+        + """
+    from telemetry import PerformanceMetrics, instrument, uninstrument
+    first, second, third = (instrument(create_app(), metrics=PerformanceMetrics()) for _ in range(3))
+    for app in (first, second, second, third, third, third):
+        assert app.test_client().get("/").status_code == 200
+    uninstrument(third)
+    print("{}")
+    """
+    )
+    run(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
+    assert len(receiver.spans()) == 6 * (1 + 2)
+    assert receiver.metric_counts()["http.server.request.duration"] == 1 + 2 + 3
+    assert len(receiver.instances()) == 3, "the first is the instance that the spans are of"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("made_in", ["the parent", "the child"])
+def test_the_end_of_a_worker_of_multiprocessing_sends_what_is_queued(
+    method: str, made_in: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "worker.py").write_text(
+        textwrap.dedent(
+            TWICE
+            + """
+    from telemetry import instrument
+    app = instrument(create_app()) if MADE_HERE else None
+
+    def work():
+        client = (app or instrument(create_app())).test_client()
+        for _ in range(5):
+            assert client.get("/").status_code == 200
+    """
+        ).replace("MADE_HERE", str(made_in == "the parent"))
+    )
+    program = f"""
+    import json, multiprocessing, worker
+    if __name__ == "__main__":
+        process = multiprocessing.get_context("{method}").Process(target=worker.work)
+        process.start()
+        process.join()
+        print(json.dumps({{"code": process.exitcode}}))
+    """
+    found = run(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
+    assert found == {"code": 0}
+    assert len(receiver.spans()) == 5 * (1 + 2)
+    assert receiver.metric_counts()["http.server.request.duration"] == 5
 
 
 def test_with_nothing_set_nothing_is_sent_and_no_thread_runs(tmp_path: Path) -> None:

@@ -110,9 +110,15 @@ def test_a_statement_that_fails_for_a_lock_has_lost_its_time(file: Path, kept_of
         assert kept.wait_ns == failed[2] > 0
 
 
-def test_the_time_another_connection_held_the_lock_is_time_waited(file: Path, kept_of: Kept) -> None:
+@pytest.mark.parametrize(
+    "taken", [["INSERT INTO t VALUES (1)"], ["BEGIN IMMEDIATE", "SELECT * FROM t"], ["BEGIN", "CREATE TABLE u (a)"]]
+)
+def test_the_time_another_connection_held_the_lock_is_time_waited(
+    taken: list[str], file: Path, kept_of: Kept
+) -> None:
     with opened(file) as holder, opened(file, timeout=30) as other:
-        holder.execute("INSERT INTO t VALUES (1)")
+        for sql in taken:
+            holder.execute(sql).fetchall()
         waiting = threading.Event()
 
         def view() -> None:
@@ -137,21 +143,73 @@ def test_the_time_another_connection_held_the_lock_is_time_waited(file: Path, ke
         assert hold.end_ns - hold.start_ns >= kept.wait_ns
 
 
+def is_held(file: Path) -> bool:
+    return any(state.file == str(file) for state in locks._open.values())
+
+
+@pytest.mark.parametrize(
+    ("statements", "takes_it"),
+    [
+        (["BEGIN IMMEDIATE"], True),
+        (["-- now\n/* really */ begin exclusive transaction"], True),
+        (["BEGIN", "DROP TABLE t"], True),
+        (["BEGIN", "CREATE TEMP TABLE u (a)"], False),
+        (["BEGIN"], False),
+        (["BEGIN", "PRAGMA user_version"], False),
+        (["CREATE TABLE u (a)"], False),
+    ],
+)
+def test_the_lock_is_held_from_the_statement_that_takes_it(
+    statements: list[str], takes_it: bool, file: Path, kept_of: Kept
+) -> None:
+    with opened(file, isolation_level=None) as db:
+        for sql in statements:
+            db.execute(sql)
+        assert is_held(file) == takes_it
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        assert not is_held(file)
+
+
+@pytest.mark.parametrize(
+    ("script", "holds_it"),
+    [
+        ("INSERT INTO t VALUES (held()); SELECT 1", True),
+        ("BEGIN; INSERT INTO t VALUES (held()); COMMIT", True),
+        ("-- first\nBEGIN IMMEDIATE; SELECT held(); ROLLBACK", True),
+        ("SELECT held(); INSERT INTO t VALUES (1)", False),
+        ("INSERT INTO t VALUES (held()); SELECT nothing", True),
+        ("CREATE TABLE u (a); BEGIN; INSERT INTO t VALUES (held())", True),
+    ],
+)
+def test_a_script_that_begins_with_a_write_holds_the_lock_while_it_runs(
+    script: str, holds_it: bool, file: Path, kept_of: Kept
+) -> None:
+    held: list[bool] = []
+    with opened(file) as db:
+        db.create_function("held", 0, lambda: held.append(is_held(file)))
+        with contextlib.suppress(sqlite3.OperationalError):
+            db.executescript(script)
+        assert held == [holds_it]
+        assert is_held(file) == db.in_transaction
+    assert not is_held(file)
+
+
 def test_a_connection_that_is_thrown_away_in_a_transaction_holds_nothing(file: Path, kept_of: Kept) -> None:
     db: Any = sqlite3.connect(file)
     db.execute("INSERT INTO t VALUES (1)")
-    assert any(state.file == str(file) for state in locks._open.values())
+    assert is_held(file)
     db._telemetry, state = None, db._telemetry
     db.close()
     del state
     gc.collect()
-    assert not any(state.file == str(file) for state in locks._open.values())
+    assert not is_held(file)
 
 
 def test_close_ends_the_hold(file: Path, kept_of: Kept) -> None:
     with opened(file) as db:
         db.execute("INSERT INTO t VALUES (1)")
-    assert not any(state.file == str(file) for state in locks._open.values())
+    assert not is_held(file)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sqlite3 import dbapi2
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, copy_current_request_context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -465,6 +465,75 @@ def test_connect_is_replaced_in_modules_that_had_taken_it(monkeypatch: pytest.Mo
     finally:
         uninstrument(app)
         assert module.connect is sqlite3.connect
+
+
+@pytest.mark.parametrize("spans", ["nobody listens", "made at once"])
+def test_a_thread_that_has_flasks_context_alone_belongs_to_the_request(
+    spans: str, instrumented: Instrumented, metrics: PerformanceMetrics
+) -> None:
+    provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    if spans == "made at once":
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = instrumented(Flask(__name__), tracer_provider=provider)
+
+    @app.get("/")
+    def view() -> str:
+        @copy_current_request_context
+        def work() -> None:
+            with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+                opened.execute("SELECT 1 UNION SELECT 2").fetchall()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return "done"
+
+    app.test_client().get("/")
+    (kept,) = metrics.recent.all()
+    assert (kept.query_count, [rows for _, rows in kept.fetches.values()]) == (1, [2])
+    spans_made = {span.name: span for span in exporter.get_finished_spans()}
+    if spans_made:
+        parent = spans_made["SELECT"].parent
+        assert parent is not None
+        assert parent.span_id == spans_made["GET /"].context.span_id
+
+
+class _TakesNoAttributes(sqlite3.Connection):
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise ValueError(name)
+
+
+class _TakesNoSubclass(sqlite3.Connection):
+    def __init_subclass__(cls, *, reason: str) -> None:
+        super().__init_subclass__()
+
+
+class _CursorTakesNoSubclass(sqlite3.Cursor):
+    def __init_subclass__(cls, *, reason: str) -> None:
+        super().__init_subclass__()
+
+
+@pytest.mark.parametrize("factory", [_TakesNoAttributes, _TakesNoSubclass])
+def test_a_class_that_is_hard_to_extend_works_as_it_does_without(
+    factory: type[sqlite3.Connection], count: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    sqlite._log_once.cache_clear()
+    with contextlib.closing(sqlite3.connect(":memory:", factory=factory)) as opened:
+        seen = count(lambda: (opened.execute("SELECT 1"), opened.cursor(_CursorTakesNoSubclass).execute("SELECT 1")))
+    assert seen == (1 if factory is _TakesNoAttributes else 0)
+    assert "takes no subclass" in caplog.text
+
+
+@pytest.mark.parametrize("factory", [sqlite3.Connection, AppConnection])
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_the_warning_of_connections_opened_before_knows_which_are_open(
+    factory: type[sqlite3.Connection], is_closed: bool
+) -> None:
+    before = sqlite3.connect(":memory:", factory=factory)
+    if is_closed:
+        before.close()
+    assert sqlite._is_open(before) != is_closed
+    before.close()
 
 
 def test_connections_opened_before_are_warned_of(
