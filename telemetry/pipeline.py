@@ -70,13 +70,12 @@ def meter_provider(service_name: str, service_version: str | None = None) -> met
 def meter_provider_apart(service_name: str, service_version: str | None = None) -> metrics.MeterProvider:
     """Return a new meter provider beside the process's, for figures that share none with others; `end` it in the end.
 
-    Its measurements are a service instance's own where the process has others of that name.
+    Beside others that were made here it is a service instance of its own, so that a backend doesn't mix their sums.
     """
     with _lock:
-        found = resource(service_name, service_version)
-        if any(isinstance(made, MeterProvider) for made in _made):
-            found = found.merge(Resource({"service.instance.id": str(uuid.uuid4())}))
-        made = _MeterProvider(resource=found, shutdown_on_exit=False)
+        has_others = any(isinstance(made, MeterProvider) for made in _made)
+        instance_id = str(uuid.uuid4()) if has_others else None
+        made = _MeterProvider(resource=resource(service_name, service_version, instance_id), shutdown_on_exit=False)
         _apart.add(made)
         _end_at_exit(made)
         return made
@@ -143,10 +142,13 @@ def exporters_of(*providers: object) -> Sequence[Exporting]:
     return [made for made in found if hasattr(made, "status") and hasattr(made, "target")]
 
 
-def resource(service_name: str, service_version: str | None = None) -> Resource:
-    """Return who is measured: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what is said here."""
+def resource(service_name: str, service_version: str | None = None, instance_id: str | None = None) -> Resource:
+    """Return who is measured: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what is said here.
+
+    The process itself is the instance if no other is named.
+    """
     named = Resource.create()
-    defaults = {"service.instance.id": _instance_id(os.getpid())}
+    defaults = {"service.instance.id": instance_id or _instance_id(os.getpid())}
     if str(named.attributes.get("service.name", "")).startswith("unknown_service"):
         defaults["service.name"] = service_name
     if service_version:
