@@ -50,7 +50,7 @@ class ConnectionState:
         self.record: RequestRecord | None = None
 
 
-# Statements that return no number of changed rows, by what they do with the write lock: take it, wait for it. A script is its text.
+# Statements that return no number of changed rows, by what they do with the write lock: take it, or wait for it.
 _BLANK: Final = r"(?:\s|--[^\n]*\n|/\*.*?\*/)"
 _DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
 _BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
@@ -187,8 +187,6 @@ def _release(state: ConnectionState) -> None:
     record, state.record = state.record, None
     if _open.pop(id(state), None) is not None and state.file is not None:
         _note(Hold(state.file, state.since_ns, perf_counter_ns(), record))
-
-
 
 
 def _note(hold: Hold) -> None:

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from telemetry.exporters import observed
 from telemetry.exporters.registry import Chosen, Exporter, Options
 
 if TYPE_CHECKING:
+    from opentelemetry.util.types import AttributeValue
+
     from telemetry.exporters.status import Exporting
 
 _lock = threading.Lock()
@@ -73,9 +75,11 @@ def meter_provider_apart(service_name: str, service_version: str | None = None) 
     Beside others that were made here it is a service instance of its own, so that a backend doesn't mix their sums.
     """
     with _lock:
+        found = resource(service_name, service_version)
         has_others = any(isinstance(made, MeterProvider) for made in _made)
-        instance_id = str(uuid.uuid4()) if has_others else None
-        made = _MeterProvider(resource=resource(service_name, service_version, instance_id), shutdown_on_exit=False)
+        if has_others and SERVICE_INSTANCE_ID not in OTELResourceDetector().detect().attributes:
+            found = found.merge(Resource({SERVICE_INSTANCE_ID: str(uuid.uuid4())}))
+        made = _MeterProvider(resource=found, shutdown_on_exit=False)
         _apart.add(made)
         _end_at_exit(made)
         return made
@@ -142,19 +146,15 @@ def exporters_of(*providers: object) -> Sequence[Exporting]:
     return [made for made in found if hasattr(made, "status") and hasattr(made, "target")]
 
 
-def resource(service_name: str, service_version: str | None = None, instance_id: str | None = None) -> Resource:
-    """Return who is measured: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what is said here.
-
-    The process itself is the instance if no other is named.
-    """
+def resource(service_name: str, service_version: str | None = None) -> Resource:
+    """Return who is measured: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` win over what is said here."""
     named = Resource.create()
-    defaults = {"service.instance.id": instance_id or _instance_id(os.getpid())}
+    said: dict[str, AttributeValue] = {}
     if str(named.attributes.get("service.name", "")).startswith("unknown_service"):
-        defaults["service.name"] = service_name
-    if service_version:
-        defaults["service.version"] = service_version
-    kept = {key: value for key, value in defaults.items() if key == "service.name" or key not in named.attributes}
-    return named.merge(Resource(kept))
+        said["service.name"] = service_name
+    if service_version and "service.version" not in named.attributes:
+        said["service.version"] = service_version
+    return named.merge(Resource(said))
 
 
 def shutdown() -> None:
@@ -176,11 +176,6 @@ def shutdown() -> None:
             part.shutdown(until=until)
     for provider in providers:
         provider.shutdown()
-
-
-@functools.lru_cache(maxsize=1)
-def _instance_id(process_id: int) -> str:  # noqa: ARG001  # a forked process is an instance of its own
-    return str(uuid.uuid4())
 
 
 def _is_set(provider: object) -> bool:

@@ -113,9 +113,7 @@ def test_a_statement_that_fails_for_a_lock_has_lost_its_time(file: Path, kept_of
 @pytest.mark.parametrize(
     "taken", [["INSERT INTO t VALUES (1)"], ["BEGIN IMMEDIATE", "SELECT * FROM t"], ["BEGIN", "CREATE TABLE u (a)"]]
 )
-def test_the_time_another_connection_held_the_lock_is_time_waited(
-    taken: list[str], file: Path, kept_of: Kept
-) -> None:
+def test_the_time_another_connection_held_the_lock_is_time_waited(taken: list[str], file: Path, kept_of: Kept) -> None:
     with opened(file) as holder, opened(file, timeout=30) as other:
         for sql in taken:
             holder.execute(sql).fetchall()
