@@ -51,7 +51,7 @@ class ConnectionState:
 
 
 # Statements that return no number of changed rows, by what they do with the write lock: take it, or wait for it.
-_BLANK: Final = r"(?:\s|--[^\n]*\n|/\*.*?\*/)"
+_BLANK: Final = r"(?>\s|--[^\n]*\n|/\*.*?\*/)"
 _DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
 _BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
 _DML: Final = "INSERT|UPDATE|DELETE|REPLACE"

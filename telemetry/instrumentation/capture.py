@@ -41,7 +41,7 @@ _OPERATIONS = frozenset(
     )
 )
 _WITH_COLLECTION = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE"})
-_FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
+_FIRST_WORD = re.compile(r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
 _NAME = r"""(?:"([^"]+)"|'([^']+)'|`([^`]+)`|\[([^\]]+)\]|(\w+))"""
 _SCHEMA = r"""(?:(?:"[^"]+"|'[^']+'|`[^`]+`|\[[^\]]+\]|\w+)\s*\.\s*)?"""
 _COLLECTION = re.compile(rf"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+{_SCHEMA}{_NAME}", re.IGNORECASE)

@@ -193,6 +193,16 @@ def test_a_script_that_begins_with_a_write_holds_the_lock_while_it_runs(
     assert not is_held(file)
 
 
+def test_a_statement_of_comments_alone_is_looked_through_at_once(file: Path, kept_of: Kept) -> None:
+    with opened(file) as db:
+
+        def view() -> None:
+            db.executescript("/**/" * 5000)
+            db.execute("/**/" * 5000)
+
+        assert kept_of(view).query_count == 2
+
+
 def test_a_connection_that_is_thrown_away_in_a_transaction_holds_nothing(file: Path, kept_of: Kept) -> None:
     db: Any = sqlite3.connect(file)
     db.execute("INSERT INTO t VALUES (1)")
