@@ -26,13 +26,14 @@ _log = logging.getLogger(__name__)
 _TEMPORARY_SUFFIXES = (".part", ".tmp", ".temp", ".crdownload", ".download", ".partial", "~")
 _BATCH = 25
 _BATCH_S = 1.0
+_LARGEST_INTEGER = 2**63 - 1
 _KNOWN = "SELECT path, size_bytes, mtime_ns, media_hash, reason FROM files"
 _CONTENTS = "SELECT media_hash, duration_s, title FROM media"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file that a look at the folder has found."""
+    """A file that a look at the folder has found. `mtime_ns` is within what SQLite can keep."""
 
     path: str
     size_bytes: int
@@ -104,8 +105,7 @@ class Indexer:
             self._drop(connection, gone)
             for batch in _batches(self._examine_all(work, contents, stop)):
                 result.examined += len(batch)
-                self._write(connection, batch)
-                self._tell(batch, known)
+                self._tell(self._keep(connection, batch), known)
         result.finished = not stop.is_set()
         return result
 
@@ -158,7 +158,9 @@ class Indexer:
         except OSError:
             return
         if entry.is_file():
-            walk.files[path] = FoundFile(path, status.st_size, status.st_mtime_ns)
+            # A file can bear any date, SQLite's integers end with the year 2262.
+            mtime_ns = max(-_LARGEST_INTEGER, min(status.st_mtime_ns, _LARGEST_INTEGER))
+            walk.files[path] = FoundFile(path, status.st_size, mtime_ns)
 
     def _needs_look(self, file: FoundFile, row: sqlite3.Row | None) -> bool:
         if row is None or (row["size_bytes"], row["mtime_ns"]) != (file.size_bytes, file.mtime_ns):
@@ -226,6 +228,19 @@ class Indexer:
             with connection:
                 connection.executemany("DELETE FROM files WHERE path = ?", [(path,) for path in paths])
                 _bump_all(connection)
+
+    def _keep(self, connection: sqlite3.Connection, batch: list[Examined]) -> list[Examined]:
+        """Write what was examined and return it. A video whose facts the database doesn't take is left out, and it alone."""
+        try:
+            self._write(connection, batch)
+        except sqlite3.OperationalError:  # the database's trouble, not one file's
+            raise
+        except (sqlite3.Error, OverflowError, ValueError) as error:
+            if len(batch) > 1:
+                return [kept for item in batch for kept in self._keep(connection, [item])]
+            batch = [Examined(batch[0].file, reason=f"can't be kept in the index: {error}")]
+            self._write(connection, batch)
+        return batch
 
     def _write(self, connection: sqlite3.Connection, batch: list[Examined]) -> None:
         now = self._clock()

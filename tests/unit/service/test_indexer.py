@@ -211,6 +211,23 @@ def test_a_prober_that_fails_in_an_unknown_way_costs_that_file_alone(
     assert "out of luck" in caplog.text
 
 
+def test_a_file_of_a_far_date_is_listed_like_any_other_and_opened_once(indexer, folder, paths):
+    year_2300_s = 10_413_792_000
+    os.utime(folder / "red.mp4", (year_2300_s, year_2300_s))
+    indexer.scan()
+    assert paths() == ["inner/100% blü & #1?.webm", "red.mp4"]
+    assert indexer.scan().examined == 0
+
+
+def test_a_video_whose_facts_the_index_cannot_take_costs_that_file_alone(database, folder, thumbnails, paths, problems):
+    def prober(path):
+        return MediaInfo(1.0, 2**63 if path.name == "red.mp4" else 160, 90, "vp9", "webm", None)
+
+    Indexer(database, folder, thumbnails, prober=prober).scan()
+    assert paths() == ["inner/100% blü & #1?.webm"]
+    assert problems() == {"red.mp4": "can't be kept in the index: Python int too large to convert to SQLite INTEGER"}
+
+
 def test_a_title_in_the_container_wins_over_the_name(database, folder, thumbnails, query):
     Indexer(database, folder, thumbnails, prober=lambda _: MediaInfo(1.0, 1, 1, "x", "y", "Its own title")).scan()
     assert query(database, "SELECT DISTINCT title FROM files") == [("Its own title",)]
