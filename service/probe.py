@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
@@ -16,6 +17,7 @@ import av
 import av.error
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 MIME_TYPES = {
@@ -36,6 +38,7 @@ MIME_TYPES = {
 }
 MAX_PIXELS = 64_000_000
 _CHUNK_BYTES = 64 * 1024
+_MAX_PACKETS = 100
 _OPEN_OPTIONS = {
     "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpeg,mpegvideo,mpegts,flv,asf",
     "protocol_whitelist": "file",
@@ -52,7 +55,9 @@ class ProbeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What is in a video. `title` is the one that the container carries, if any."""
+    """What is in a video. `width` and `height` are those of the picture as it is shown, upright; `title` is the one that the
+    container carries, if any.
+    """
 
     duration_s: float
     width: int
@@ -100,6 +105,11 @@ def video_stream(container: InputContainer) -> VideoStream:
     raise ProbeError("no video stream in it")
 
 
+def quarter_turns(frame: VideoFrame) -> int:
+    """Return how often a frame is to be turned by 90 degrees, counterclockwise, to be shown upright: 0 to 3."""
+    return round(frame.rotation / 90) % 4
+
+
 def probe(path: Path) -> MediaInfo:
     """Read the facts of a video file. Raises `ProbeError`, whatever is wrong with the file."""
     if path.stat().st_size == 0:
@@ -121,14 +131,28 @@ def _read(container: InputContainer) -> MediaInfo:
         raise ProbeError("its codec is unknown or damaged")
     if not 0 < context.width * context.height <= MAX_PIXELS:
         raise ProbeError(f"a picture of {context.width} × {context.height} pixels")
+    width, height = context.width, context.height
+    if _is_on_its_side(container, stream):
+        width, height = height, width
     return MediaInfo(
         duration_s=_duration_s(container, stream),
-        width=context.width,
-        height=context.height,
+        width=width,
+        height=height,
         codec=context.name,
         container=container.format.name,
         title=_title(container),
     )
+
+
+def _is_on_its_side(container: InputContainer, stream: VideoStream) -> bool:
+    """Say whether the picture is shown turned by a quarter; PyAV tells of a frame alone how it is to be turned."""
+    stream.thread_count = 1
+    try:
+        packets = islice(container.demux(stream), _MAX_PACKETS)
+        frame = next((frame for packet in packets for frame in packet.decode()), None)
+    except av.error.FFmpegError:
+        return False
+    return isinstance(frame, VideoFrame) and quarter_turns(frame) % 2 == 1
 
 
 def _title(container: InputContainer) -> str | None:

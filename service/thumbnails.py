@@ -11,10 +11,11 @@ from pathlib import Path
 import av
 import av.error
 from av.container import InputContainer
+from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from service.probe import ProbeError, open_video, video_stream
+from service.probe import ProbeError, open_video, quarter_turns, video_stream
 
 _log = logging.getLogger(__name__)
 _POSITIONS = (0.1, 0.35, 0.6)
@@ -71,12 +72,17 @@ def _picture(video: Path, duration_s: float) -> VideoFrame:
     with open_video(video) as container:
         stream = video_stream(container)
         stream.thread_count = 1
+        start_s = (container.start_time or 0) / av.time_base
         for position in _POSITIONS:
-            found = _frame_at(container, stream, position * duration_s)
+            found = _frame_at(container, stream, start_s + position * duration_s)
             if found is not None:
                 frame = found
             if found is not None and _luma(found) > _DARK_LUMA:
                 break
+    if frame is None:
+        # A transport stream may be past its only key frame wherever it is sought; where it opens, it has one.
+        with open_video(video) as container:
+            frame = _decoded(container, video_stream(container), 0.0)
     if frame is None:
         raise ProbeError("no frame could be decoded")
     return frame
@@ -84,14 +90,22 @@ def _picture(video: Path, duration_s: float) -> VideoFrame:
 
 def _frame_at(container: InputContainer, stream: VideoStream, at_s: float) -> VideoFrame | None:
     """Return the frame at `at_s`, or the last one before it that decodes within reason."""
-    frame = None
     try:
         container.seek(int(at_s * av.time_base))
+    except av.error.FFmpegError as error:
+        _log.debug("can't seek to %.1f s: %s", at_s, error)
+        return None
+    return _decoded(container, stream, at_s)
+
+
+def _decoded(container: InputContainer, stream: VideoStream, until_s: float) -> VideoFrame | None:
+    frame = None
+    try:
         for count, frame in enumerate(container.decode(stream)):
-            if frame.pts is None or frame.time >= at_s or count >= _MAX_FRAMES:
+            if frame.pts is None or frame.time >= until_s or count >= _MAX_FRAMES:
                 break
     except av.error.FFmpegError as error:
-        _log.debug("no frame at %.1f s: %s", at_s, error)
+        _log.debug("no frame at %.1f s: %s", until_s, error)
     return frame
 
 
@@ -101,9 +115,12 @@ def _luma(frame: VideoFrame) -> float:
 
 
 def _jpeg(frame: VideoFrame, width_px: int) -> bytes:
-    width = min(width_px, frame.width) // 2 * 2 or 2
-    height = max(2, round(frame.height * width / frame.width) // 2 * 2)
-    picture = frame.reformat(width=width, height=height, format="yuvj420p")
+    turns = quarter_turns(frame)
+    shown = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+    width = min(width_px, shown[0]) // 2 * 2 or 2
+    height = max(2, round(shown[1] * width / shown[0]) // 2 * 2)
+    across, down = (height, width) if turns % 2 else (width, height)
+    picture = _turned(frame.reformat(width=across, height=down, format="yuvj420p"), turns)
     encoder = av.CodecContext.create("mjpeg", "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
@@ -112,3 +129,17 @@ def _jpeg(frame: VideoFrame, width_px: int) -> bytes:
     picture.pts = 0
     picture.time_base = _SECOND
     return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
+
+
+def _turned(picture: VideoFrame, quarters: int) -> VideoFrame:
+    """Return `picture` turned counterclockwise."""
+    if not quarters:
+        return picture
+    graph = Graph()
+    graph.link_nodes(
+        graph.add_buffer(width=picture.width, height=picture.height, format=picture.format, time_base=_SECOND),
+        *(graph.add("transpose", "cclock") for _ in range(quarters)),
+        graph.add("buffersink"),
+    ).configure()
+    graph.vpush(picture)
+    return graph.vpull()

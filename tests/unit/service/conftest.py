@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
+from av.video.frame import VideoFrame
 from flask.testing import FlaskClient
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -36,6 +39,35 @@ def clips(tmp_path_factory) -> Path:
     for sample in CLIPS:
         make_clip(folder / sample.path, sample)
     return folder
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Make a video without sound, `film(name, shades, rotation=…, start_s=…)`: each shade is how bright the left and the right
+    half of a frame are, 24 frames a second, with one key frame.
+    """
+
+    def make(name, shades, *, rotation=0, start_s=0, gop=1000):
+        path = tmp_path / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=24)
+            stream.width, stream.height, stream.pix_fmt = 160, 90, "yuv420p"
+            stream.codec_context.gop_size = gop
+            if rotation:
+                stream.set_display_rotation(rotation)
+            for number, (left, right) in enumerate(shades):
+                frame = VideoFrame(160, 90, "yuv420p")
+                stride = frame.planes[0].line_size
+                line = bytes([left] * 80 + [right] * 80)
+                frame.planes[0].update((line + bytes(stride - 160)) * 90)
+                for plane in frame.planes[1:]:
+                    plane.update(b"\x80" * plane.buffer_size)
+                frame.pts, frame.time_base = number + start_s * 24, Fraction(1, 24)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
 
 
 @pytest.fixture

@@ -24,6 +24,12 @@ def test_a_real_clip_tells_its_length_size_and_codec(clips, name, codecs, width,
     assert info.title is None
 
 
+@pytest.mark.parametrize(("rotation", "size"), [(90, (90, 160)), (-90, (90, 160)), (180, (160, 90)), (0, (160, 90))])
+def test_a_picture_is_as_wide_and_high_as_it_is_shown(film, rotation, size):
+    info = probe(film("phone.mp4", [(16, 235)] * 3, rotation=rotation))
+    assert (info.width, info.height) == size
+
+
 @pytest.mark.parametrize(
     ("written", "shown"), [(b"Caf\xc3\xa9", "Café"), (b"Caf\xe9!", "Caf\ufffd!"), (b"    \n", None)]
 )

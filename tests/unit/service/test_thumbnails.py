@@ -43,6 +43,37 @@ def test_a_video_of_one_frame_has_a_thumbnail(tmp_path):
     assert Thumbnails(tmp_path / "thumbs").make(tmp_path / "one.mp4", "ab" * 16, 0.08)
 
 
+@pytest.mark.parametrize(
+    ("rotation", "size", "bright", "dark"),
+    [
+        (90, (90, 160), (45, 20), (45, 140)),
+        (-90, (90, 160), (45, 140), (45, 20)),
+        (180, (160, 90), (20, 45), (140, 45)),
+        (0, (160, 90), (140, 45), (20, 45)),
+    ],
+)
+def test_a_video_that_a_phone_took_upright_has_its_thumbnail_upright(film, tmp_path, rotation, size, bright, dark):
+    thumbnails = Thumbnails(tmp_path / "thumbs")
+    thumbnails.make(film("phone.mp4", [(16, 235)] * 24, rotation=rotation), "ab" * 16, 1.0)
+    assert size_of(thumbnails.path("ab" * 16)) == size
+    with av.open(str(thumbnails.path("ab" * 16))) as container:
+        plane = next(container.decode(video=0)).planes[0]
+    at_bright, at_dark = (bytes(plane)[row * plane.line_size + column] for column, row in (bright, dark))
+    assert at_bright > 150 > 80 > at_dark
+
+
+def test_a_transport_stream_with_one_key_frame_has_a_thumbnail(film, tmp_path):
+    assert Thumbnails(tmp_path / "thumbs").make(film("one.ts", [(200, 200)] * 24), "ab" * 16, 1.0)
+
+
+def test_a_stream_that_starts_late_is_looked_at_over_its_length_all_the_same(film, tmp_path):
+    dark_at_first = [(16, 16)] * 120 + [(200, 200)] * 120
+    thumbnails = Thumbnails(tmp_path / "thumbs")
+    thumbnails.make(film("late.ts", dark_at_first, start_s=50_000, gop=12), "ab" * 16, 10.0)
+    with av.open(str(thumbnails.path("ab" * 16))) as container:
+        assert bytes(next(container.decode(video=0)).planes[0])[0] > 150
+
+
 def test_a_video_without_a_frame_that_decodes_is_told_from_the_rest(clips, tmp_path):
     cut = tmp_path / "cut.mkv"
     cut.write_bytes((clips / "green.mkv").read_bytes()[:900])
