@@ -33,11 +33,14 @@ _CONTENTS = "SELECT media_hash, duration_s, title FROM media"
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file that a look at the folder has found. `mtime_ns` is within what SQLite can keep."""
+    """What a look at the folder has found. `mtime_ns` is within what SQLite can keep; `reason` says why it is left out
+    unopened.
+    """
 
     path: str
     size_bytes: int
     mtime_ns: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +137,15 @@ class Indexer:
         return walk
 
     def _take(self, walk: _Walk, prefix: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, Path]]:
-        """Note the files of one folder and yield its folders. Hidden and temporary names and symlinks that lead out
-        are left out.
-        """
+        """Note the files of one folder and yield its folders. Hidden and temporary names are none of the library's."""
         for entry in entries:
             name = entry.name
             path = f"{prefix}{name}"
             if name.startswith((".", "~$")) or name.lower().endswith(_TEMPORARY_SUFFIXES):
                 continue
             if not is_servable(path):
-                self._tell_once(ascii(path), f"left out {path!a}: its name can't be part of a portable address")
+                shown = _shown(path)
+                walk.files[shown] = FoundFile(shown, 0, 0, "its name can't be part of a portable address")
             elif entry.is_dir(follow_symlinks=False):
                 yield f"{path}/", Path(entry.path)
             else:
@@ -152,6 +154,7 @@ class Indexer:
     def _take_file(self, walk: _Walk, path: str, entry: os.DirEntry[str]) -> None:
         try:
             if entry.is_symlink() and confined(self._videos, path) is None:
+                walk.files[path] = FoundFile(path, 0, 0, "a link that leads to no file in the folder")
                 return
             # Not entry.stat(): on Windows that is a cached value without the final size.
             status = Path(entry.path).stat()
@@ -200,6 +203,8 @@ class Indexer:
 
     def _examine(self, file: FoundFile, contents: dict[str, sqlite3.Row]) -> Examined | None:
         """Find out what a file is; None if it went away meanwhile. Whatever a file does, the next one gets its turn."""
+        if file.reason is not None:
+            return Examined(file, reason=file.reason)
         if mime_type(file.path) is None:
             suffix = PurePosixPath(file.path).suffix
             return Examined(
@@ -274,13 +279,19 @@ class Indexer:
         for item in batch:
             before = known.get(item.file.path)
             if item.reason is not None and (before is None or before["reason"] != item.reason):
-                level = logging.INFO if mime_type(item.file.path) is None else logging.WARNING
+                is_other = item.file.reason is None and mime_type(item.file.path) is None
+                level = logging.INFO if is_other else logging.WARNING
                 _log.log(level, "%s is left out: %s", item.file.path, item.reason)
 
     def _tell_once(self, key: str, message: str) -> None:
         if key not in self._told and len(self._told) < 1000:
             self._told.add(key)
             _log.warning(message)
+
+
+def _shown(path: str) -> str:
+    """Return a name that no address can carry as text; its escapes have a backslash, which no name in the index has."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in path)
 
 
 def _row(item: Examined) -> tuple[object, ...]:

@@ -34,6 +34,7 @@ MAX_BODIES = 8
 MAX_BODIES_OF_A_CLIENT = 4
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _DRIVE = re.compile(r"^[A-Za-z]:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _AFTER_BRACKET = re.compile(r"\][^:]")
 
 HEADERS = {
@@ -136,7 +137,7 @@ def is_servable(path: str) -> bool:
 
     The index takes no other, and no route serves one.
     """
-    if not path or not is_clean(path) or "\\" in path or _DRIVE.match(path):
+    if not path or not is_clean(path) or _CONTROL.search(path) or "\\" in path or _DRIVE.match(path):
         return False
     return all(part not in {"", ".", ".."} and not part.startswith(".") for part in path.split("/"))
 

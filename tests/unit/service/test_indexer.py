@@ -132,13 +132,19 @@ def test_a_broken_file_that_becomes_whole_is_listed(indexer, folder, clips, path
     assert problems() == {}
 
 
-def test_hidden_and_temporary_files_and_links_that_lead_out_are_left_out(
-    indexer, folder, clips, paths, problems, tmp_path
-):
+def test_hidden_and_temporary_files_are_left_out(indexer, folder, clips, paths, problems):
     (folder / ".trash").mkdir()
     shutil.copy(clips / "red.mp4", folder / ".trash" / "a.mp4")
     for name in (".hidden.mp4", "a.mp4.part", "b.mp4.crdownload", "c.mp4~", "~$d.mp4"):
         shutil.copy(clips / "red.mp4", folder / name)
+    indexer.scan()
+    assert paths() == ["inner/100% blü & #1?.webm", "red.mp4"]
+    assert problems() == {}
+
+
+def test_links_that_lead_to_no_file_in_the_folder_are_left_out_and_told(
+    indexer, folder, clips, paths, problems, tmp_path, caplog
+):
     shutil.copy(clips / "red.mp4", tmp_path / "outside.mp4")
     (folder / "out.mp4").symlink_to(tmp_path / "outside.mp4")
     (folder / "up").symlink_to(tmp_path)
@@ -146,17 +152,29 @@ def test_hidden_and_temporary_files_and_links_that_lead_out_are_left_out(
     (folder / "inside.mp4").symlink_to(folder / "red.mp4")
     indexer.scan()
     assert paths() == ["inner/100% blü & #1?.webm", "inside.mp4", "red.mp4"]
-    assert problems() == {}
+    assert problems() == dict.fromkeys(("out.mp4", "up", "dangling.mp4"), "a link that leads to no file in the folder")
+    assert "out.mp4 is left out: a link that leads to no file in the folder" in caplog.text
+    (folder / "out.mp4").unlink()
+    shutil.copy(clips / "red.mp4", folder / "out.mp4")
+    indexer.scan()
+    assert "out.mp4" in paths()
 
 
-def test_a_name_that_no_address_can_carry_is_left_out_and_told_once(indexer, folder, clips, paths, caplog):
-    name = os.fsencode(folder) + b"/bad\xff.mp4"
-    shutil.copy(clips / "red.mp4", name)
+def test_a_name_that_no_address_can_carry_is_left_out_and_told_once(indexer, folder, clips, paths, problems, caplog):
+    shutil.copy(clips / "red.mp4", folder / os.fsdecode(b"bad\xff.mp4"))
     shutil.copy(clips / "red.mp4", folder / "back\\slash.mp4")
+    shutil.copy(clips / "red.mp4", folder / "two\nlines.mp4")
+    (folder / "control\x9b").mkdir()
     indexer.scan()
-    indexer.scan()
+    assert indexer.scan().examined == 0
     assert len(paths()) == 2
-    assert caplog.text.count("its name can't be part of a portable address") == 2
+    assert problems() == dict.fromkeys(
+        ("bad\\udcff.mp4", "back\\slash.mp4", "two\\nlines.mp4", "control\\x9b"),
+        "its name can't be part of a portable address",
+    )
+    assert caplog.text.count("its name can't be part of a portable address") == 4
+    (folder / os.fsdecode(b"bad\xff.mp4")).unlink()
+    assert indexer.scan().gone == 1
 
 
 def test_a_folder_that_cannot_be_read_keeps_its_videos(indexer, folder, paths, monkeypatch):

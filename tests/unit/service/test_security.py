@@ -11,6 +11,7 @@ from service.security import HEADERS, MAX_BODY_BYTES, WriteLimiter, confined, is
 OUTSIDE = [
     "", ".", "..", "../secret.mp4", "a/../../secret.mp4", "/etc/passwd", "//etc/passwd", "a//b.mp4", "..\\secret.mp4",
     "C:/secret.mp4", "c:secret.mp4", "a\0.mp4", ".hidden.mp4", "a/.hidden/b.mp4", "a/", "\ud800.mp4", "\ufffd.mp4",
+    "two\nlines.mp4", "tab\t.mp4", "del\x7f.mp4", "csi\x9b.mp4",
 ]  # fmt: skip
 
 

@@ -32,11 +32,16 @@ def test_a_refresh_drops_the_caches_of_every_worker_and_asks_for_a_look(make_app
 
 def test_the_library_page_lists_what_is_left_out_and_why(client, server):
     (server.videos / "broken <b>.mp4").write_bytes(b"no video")
+    (server.videos / "two\nlines.mp4").write_bytes(b"no video")
+    (server.videos / "out.mp4").symlink_to(server.videos.parent)
     server.indexer.scan()
     page = client.get("/admin/library")
     assert page.status_code == 200
     assert "broken &lt;b&gt;.mp4" in page.text
     assert "not readable as a video" in page.text
+    assert "two\\nlines.mp4" in page.text
+    assert "portable address" in page.text
+    assert "a link that leads to no file in the folder" in page.text
 
 
 def test_an_empty_library_page_says_so(client):
