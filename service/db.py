@@ -17,6 +17,15 @@ from flask import current_app, g
 from service.errors import ServerError
 
 BUSY_TIMEOUT_S = 10.0
+_MAY_WRITE = "give the user who runs the server the right to write it and its folder"
+_REMEDIES = {
+    "READONLY": _MAY_WRITE,
+    "CANTOPEN": _MAY_WRITE,
+    "PERM": _MAY_WRITE,
+    "BUSY": "stop what else uses it",
+    "FULL": "make room on its disk",
+    "IOERR": "look whether its disk is sound and has room",
+}
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -76,17 +85,32 @@ class DatabaseTooNewError(ServerError):
         super().__init__(f"{path} has schema {found}, this program knows {len(MIGRATIONS)}: use the newer program")
 
 
+class DatabaseUnusableError(ServerError):
+    """SQLite can't read or change the database; the text is for the user."""
+
+    def __init__(self, path: Path, error: sqlite3.Error) -> None:
+        remedy = _REMEDIES.get(
+            _kind(error), "put a backup in its place or move it away; 'local-video-server doctor' says more"
+        )
+        super().__init__(f"the database {path} can't be used: {error}; {remedy}")
+
+
 class Database:
     """A SQLite file in WAL mode. Safe to share between threads; each connection is used by one thread at a time."""
 
     def __init__(self, path: Path, *, pooled: int = 16) -> None:
-        """Bring the file at `path` to the present schema. At most `pooled` idle connections are kept."""
+        """Bring the file at `path` to the present schema. At most `pooled` idle connections are kept. Raises
+        `DatabaseTooNewError` and `DatabaseUnusableError`.
+        """
         self.path = path
         self._pooled = pooled
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._migrate()
+        try:
+            self._migrate()
+        except sqlite3.Error as error:
+            raise DatabaseUnusableError(path, error) from error
 
     def open(self) -> sqlite3.Connection:
         """Return a new connection. Writes begin with BEGIN IMMEDIATE: a reader that turns writer could not wait its
@@ -158,14 +182,24 @@ class Database:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Say whether another process held the database for longer than was waited."""
+    return _kind(error) == "BUSY"
+
+
+def _kind(error: sqlite3.Error) -> str:
+    """Return SQLite's primary name of an error without its prefix; it has none if it is not SQLite's own."""
+    return str(getattr(error, "sqlite_errorname", "")).removeprefix("SQLITE_").partition("_")[0]
+
+
 def _retry_busy(action: Callable[[], object], attempts: int = 50) -> None:
     # The switch to WAL doesn't wait for the busy timeout when two processes make it at once.
     pause = threading.Event()
     for attempt in range(attempts):
         try:
             action()
-        except sqlite3.OperationalError:
-            if attempt == attempts - 1:
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or attempt == attempts - 1:
                 raise
             pause.wait(0.05)
         else:

@@ -44,7 +44,7 @@ class Server:
 
     @classmethod
     def build(cls, settings: Settings, metrics: CacheMetrics) -> Server:
-        """Open the database and put the parts together. Starts no thread. Raises `DatabaseTooNewError`."""
+        """Open the database and put the parts together. Starts no thread. Raises what `Database` does."""
         videos, data = settings.videos.resolve(), settings.data.resolve()
         database = Database(data / "library.sqlite3")
         thumbnails = Thumbnails(data / f"thumbnails-{settings.thumbnail_width}", settings.thumbnail_width)

@@ -133,9 +133,20 @@ def check_database(path: Path) -> Iterator[Finding]:
         text = f"'{path}' is newer than this program: it has schema {version}, this program knows {len(MIGRATIONS)}."
         remedy = "Use the program that wrote it, or another data folder with --data (LVS_DATA)."
         yield Finding("problem", "database", text, remedy)
+    elif not _is_writable(path):
+        remedy = "Give the user who runs the server the right to write it, or name another data folder with --data (LVS_DATA)."
+        yield Finding("problem", "database", f"'{path}' is sound, but can't be written.", remedy)
     else:
         older = "" if version == len(MIGRATIONS) else "; the next start brings it up to date"
         yield Finding("ok", "database", f"'{path}' is sound, schema {version}{older}.")
+
+
+def _is_writable(path: Path) -> bool:
+    try:
+        path.open("r+b").close()
+    except OSError:
+        return False
+    return True
 
 
 def _read_database(path: Path) -> tuple[int, str]:

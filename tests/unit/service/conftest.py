@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -154,3 +158,21 @@ def query():
             return [tuple(row) for row in connection.execute(sql, values)]
 
     return run
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder in which the test is a user whom rights apply to, also where it is root that runs it."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o777)
+        shutil.rmtree(folder)

@@ -87,6 +87,19 @@ def test_a_database_of_a_later_program_is_one_line_and_1(run, served, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
+def test_a_database_that_is_none_is_one_line_and_1(run, served, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "var" / "data").mkdir(parents=True)
+    path = tmp_path / "var" / "data" / "library.sqlite3"
+    path.write_bytes(b"no database" * 500)
+    result = run("serve", "--port", "0")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"local-video-server: the database {path} can't be used: file is not a database; put a backup in its place or move it"
+        " away; 'local-video-server doctor' says more\n"
+    )
+
+
 def test_samples_are_made_for_a_folder_without_videos(run, served, few_samples, tmp_path):
     assert run("serve", "--samples", "--port", "0").exit_code == 0
     assert (tmp_path / "videos" / "one 1%.mp4").stat().st_size > 0

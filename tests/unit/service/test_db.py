@@ -4,11 +4,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from service.db import MIGRATIONS, Database, DatabaseTooNewError, bump
+from service.db import MIGRATIONS, Database, DatabaseTooNewError, DatabaseUnusableError, bump
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,6 +44,31 @@ def test_a_database_of_a_later_program_is_refused_and_left_as_it_is(tmp_path):
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone() == (0,)
     connection.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 300, b"SQLite format 3\0" + b"\xa5" * 5000])
+def test_a_file_that_is_no_database_is_told_with_a_remedy(tmp_path, content):
+    path = tmp_path / "library.sqlite3"
+    path.write_bytes(content)
+    with pytest.raises(DatabaseUnusableError, match=r"library\.sqlite3 can't be used: .*; put a backup in its place"):
+        Database(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights are of another kind there")
+def test_a_database_that_cannot_be_written_is_told_at_once_with_a_remedy(unprivileged):
+    path = unprivileged / "data" / "library.sqlite3"
+    Database(path).close()
+    path.chmod(0o444)
+    start = time.monotonic()
+    with pytest.raises(
+        DatabaseUnusableError, match=r"attempt to write a readonly database; give the user .* the right"
+    ):
+        Database(path)
+    path.unlink()
+    path.parent.chmod(0o555)
+    with pytest.raises(DatabaseUnusableError, match="unable to open database file; give the user"):
+        Database(path)
+    assert time.monotonic() - start < 2
 
 
 def test_many_openers_at_once_make_the_schema_once(tmp_path, query):

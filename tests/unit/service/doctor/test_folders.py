@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,24 +23,6 @@ ROOT = Path(__file__).parents[4]
 def only(findings: Iterator[Finding]) -> Finding:
     (finding,) = findings
     return finding
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[Path]:
-    """A folder in which the test is a user whom rights apply to, also where it is root that runs it."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o777)
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        if is_root:
-            os.seteuid(0)
-        for path in [folder, *folder.rglob("*")]:
-            path.chmod(0o777)
-        shutil.rmtree(folder)
 
 
 # -- videos -------------------------------------------------------------------------------------------------------------
@@ -222,13 +203,16 @@ def test_a_database_of_a_later_program_is_newer(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="rights are of another kind there")
-def test_a_database_in_a_read_only_folder_is_read_and_one_that_can_not_be_is_named(unprivileged):
+def test_a_database_that_can_not_be_written_or_read_is_told(unprivileged):
     (unprivileged / "data").mkdir()
     path = unprivileged / "data" / "library.sqlite3"
     Database(path).close()
     (unprivileged / "data").chmod(0o555)
-    path.chmod(0o444)
     assert only(check_database(path)).level == "ok"
+    path.chmod(0o444)
+    found = only(check_database(path))
+    assert (found.level, found.text) == ("problem", f"'{path}' is sound, but can't be written.")
+    assert "--data" in found.remedy
     path.chmod(0)
     found = only(check_database(path))
     assert (found.level, found.text) == ("problem", f"'{path}' can't be read: permission denied.")
