@@ -58,17 +58,19 @@ class Examined:
 
 @dataclass(slots=True)
 class ScanResult:
-    """How many files one look has found, examined and dropped."""
+    """How many files one look has found, examined and dropped, and the folders that it has looked into."""
 
     files: int = 0
     examined: int = 0
     gone: int = 0
     finished: bool = True
+    folders: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class _Walk:
     files: dict[str, FoundFile] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -104,7 +106,7 @@ class Indexer:
             contents = {row["media_hash"]: row for row in connection.execute(_CONTENTS)}
             work = [file for file in walk.files.values() if self._needs_look(file, known.get(file.path))]
             gone = [path for path in known if path not in walk.files and not _is_under(path, walk.unreadable)]
-            result = ScanResult(files=len(walk.files), gone=len(gone))
+            result = ScanResult(files=len(walk.files), gone=len(gone), folders=frozenset(walk.folders))
             self._drop(connection, gone)
             for batch in _batches(self._examine_all(work, contents, stop)):
                 result.examined += len(batch)
@@ -129,6 +131,7 @@ class Indexer:
                         for path, inner in self._take(walk, prefix, entries)
                         if inner not in skipped and inner.resolve() == inner
                     ]
+                walk.folders.append(str(folder))
             except OSError as error:
                 if not prefix:
                     raise

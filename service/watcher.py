@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from watchfiles import watch
+from watchfiles.main import FileChange
 
 from service.indexer import Indexer
 from service.lock import FileLock
@@ -20,6 +22,8 @@ from service.lock import FileLock
 _log = logging.getLogger(__name__)
 _TICK_S = 1.0
 _SETTLE_MS = 300
+# Elsewhere each folder is watched by itself: told to watch a tree, watchfiles would follow the links that lead out of it.
+_SEES_WHOLE_TREES = sys.platform in {"win32", "darwin"}
 
 
 class Watcher:
@@ -79,33 +83,49 @@ class Watcher:
             self._lock.release()
 
     def _keep(self) -> None:
-        """Scan, then scan again whenever there is a reason to; returns when the notices end, raises when they fail."""
+        """Scan, then scan again whenever there is a reason to; returns when other folders are to be watched, raises when the
+        notices fail.
+        """
         asked = self._asked()
-        self._scan()
+        folders = self._scan()
         last = self._clock()
         # The first tick scans once more: for what changed before the notices were on.
         due_s = 0.0
-        for changes in watch(
-            self._videos,
+        for changes in self._notices(folders):
+            now_asked = self._asked()
+            if changes or now_asked != asked or self._clock() - last >= due_s:
+                asked = now_asked
+                # A folder that came again is another one, whose notices aren't on.
+                if self._scan() != folders or not folders.isdisjoint(path for _, path in changes):
+                    return
+                last, due_s = self._clock(), self._interval_s
+
+    def _notices(self, folders: frozenset[str]) -> Iterator[set[FileChange]]:
+        """Yield what has changed in `folders`, and nothing at each tick; ends early at a name that isn't UTF-8."""
+        notices = watch(
+            *([self._videos] if _SEES_WHOLE_TREES else folders),
             watch_filter=None,
             stop_event=self._stop,
             rust_timeout=max(1, int(self._tick_s * 1000)),
             yield_on_timeout=True,
             step=_SETTLE_MS,
             raise_interrupt=False,
+            recursive=_SEES_WHOLE_TREES,
             ignore_permission_denied=True,
-        ):
-            now_asked = self._asked()
-            if changes or now_asked != asked or self._clock() - last >= due_s:
-                asked = now_asked
-                self._scan()
-                last, due_s = self._clock(), self._interval_s
+        )
+        try:
+            yield from notices
+        except RuntimeError as error:
+            if "decode path" not in str(error):
+                raise
 
-    def _scan(self) -> None:
+    def _scan(self) -> frozenset[str]:
+        """Look at the folder and return what is to be watched."""
         result = self._indexer.scan(self._stop)
         self._complaint = ""
         if result.examined or result.gone:
             _log.info("library: %d files, %d examined, %d gone", result.files, result.examined, result.gone)
+        return result.folders
 
     def _asked(self) -> int:
         try:

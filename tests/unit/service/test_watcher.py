@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +18,10 @@ PATIENCE_S = 20
 class FakeIndexer:
     """Counts looks, and lets a test wait for the next one."""
 
-    def __init__(self, error=None):
+    def __init__(self, error=None, videos=None):
         self.scans = 0
         self.error = error
+        self.videos = videos
         self._changed = threading.Condition()
 
     def scan(self, stop=None):
@@ -25,7 +30,16 @@ class FakeIndexer:
             self._changed.notify_all()
         if self.error:
             raise self.error
-        return ScanResult()
+        folders = os.walk(self.videos) if self.videos else ()
+        return ScanResult(folders=frozenset(folder for folder, _, _ in folders))
+
+    def wait_until_quiet(self):
+        """Return how many looks there were once none has come for half a second: the notices are on."""
+        seen = self.wait_for(2)
+        with self._changed:
+            while self._changed.wait_for(lambda seen=seen: self.scans > seen, 0.5):
+                seen = self.scans
+        return seen
 
     def wait_for(self, number):
         with self._changed:
@@ -57,12 +71,46 @@ def test_it_looks_at_the_start_and_once_more_when_the_notices_are_on(make_watche
     assert indexer.wait_for(2) == 2
 
 
-def test_a_new_file_is_noticed(make_watcher, tmp_path):
-    indexer = FakeIndexer()
+def test_a_new_file_is_noticed_also_in_a_folder_that_is_new_or_came_again(make_watcher, tmp_path):
+    videos = tmp_path / "videos"
+    indexer = FakeIndexer(videos=videos)
     make_watcher(indexer)
-    seen = indexer.wait_for(2)
-    (tmp_path / "videos" / "new.mp4").write_bytes(b"x")
+    for folder in (videos, videos / "new", videos / "new" / "deep"):
+        folder.mkdir(exist_ok=True)
+        seen = indexer.wait_until_quiet()
+        (folder / "new.mp4").write_bytes(b"x")
+        indexer.wait_for(seen + 1)
+    shutil.rmtree(videos / "new")
+    (videos / "new").mkdir()
+    seen = indexer.wait_until_quiet()
+    (videos / "new" / "new.mp4").write_bytes(b"x")
     indexer.wait_for(seen + 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is watched, and has names that aren't UTF-8")
+def test_links_that_lead_out_are_not_watched_and_a_name_that_is_not_utf8_is_a_change_like_any_other(
+    make_watcher, tmp_path, caplog
+):
+    videos = tmp_path / "videos"
+    (videos / "inner").mkdir()
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (videos / "up").symlink_to(tmp_path)
+    indexer = FakeIndexer(videos=videos)
+    make_watcher(indexer)
+    seen = indexer.wait_until_quiet()
+    assert watched() == 2
+    (videos / os.fsdecode(b"bad\xff.mp4")).write_bytes(b"x")
+    indexer.wait_for(seen + 1)
+    seen = indexer.wait_until_quiet()
+    (videos / "good.mp4").write_bytes(b"x")
+    indexer.wait_for(seen + 1)
+    assert caplog.text == ""
+
+
+def watched():
+    """Return how many folders this process has the notices of."""
+    files = [path for path in Path("/proc/self/fd").iterdir() if "inotify" in str(path.resolve())]
+    return sum(Path("/proc/self/fdinfo", path.name).read_text().count("inotify wd") for path in files)
 
 
 def test_a_look_can_be_asked_for_from_another_worker(make_watcher):
