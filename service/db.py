@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flask import current_app, g
 
-from service.errors import ServerError
+from service.errors import ServerError, sqlite_kind
 
 BUSY_TIMEOUT_S = 10.0
 _MAY_WRITE = "give the user who runs the server the right to write it and its folder"
@@ -90,7 +90,7 @@ class DatabaseUnusableError(ServerError):
 
     def __init__(self, path: Path, error: sqlite3.Error) -> None:
         remedy = _REMEDIES.get(
-            _kind(error), "put a backup in its place or move it away; 'local-video-server doctor' says more"
+            sqlite_kind(error), "put a backup in its place or move it away; 'local-video-server doctor' says more"
         )
         super().__init__(f"the database {path} can't be used: {error}; {remedy}")
 
@@ -182,16 +182,6 @@ class Database:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
-def is_busy(error: sqlite3.Error) -> bool:
-    """Say whether another process held the database for longer than was waited."""
-    return _kind(error) == "BUSY"
-
-
-def _kind(error: sqlite3.Error) -> str:
-    """Return SQLite's primary name of an error without its prefix; it has none if it is not SQLite's own."""
-    return str(getattr(error, "sqlite_errorname", "")).removeprefix("SQLITE_").partition("_")[0]
-
-
 def _retry_busy(action: Callable[[], object], attempts: int = 50) -> None:
     # The switch to WAL doesn't wait for the busy timeout when two processes make it at once.
     pause = threading.Event()
@@ -199,7 +189,7 @@ def _retry_busy(action: Callable[[], object], attempts: int = 50) -> None:
         try:
             action()
         except sqlite3.OperationalError as error:
-            if not is_busy(error) or attempt == attempts - 1:
+            if sqlite_kind(error) != "BUSY" or attempt == attempts - 1:
                 raise
             pause.wait(0.05)
         else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sqlite3
+
 from flask import Flask, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import BadHost, HTTPException, InternalServerError
@@ -64,10 +67,15 @@ class TooManyWritesError(ServerError):
 
 
 class BusyError(ServerError):
-    """No free slot for another transfer."""
+    """Something is in use to its limit, which passes: a slot, the database."""
 
     status = 503
     retry_after_s = 2
+
+
+def sqlite_kind(error: sqlite3.Error) -> str:
+    """Return SQLite's primary name of an error without its prefix, such as `BUSY`; empty for one that isn't SQLite's own."""
+    return str(getattr(error, "sqlite_errorname", "")).removeprefix("SQLITE_").partition("_")[0]
 
 
 def shown(value: object) -> str:
@@ -80,6 +88,7 @@ def install(app: Flask) -> None:
     """Turn errors of this package and of werkzeug into JSON under the JSON routes and into a page elsewhere."""
     app.register_error_handler(ServerError, _answer_ours)
     app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(sqlite3.OperationalError, _answer_sqlite)
 
 
 def _answer_ours(error: Exception) -> ResponseReturnValue:
@@ -89,6 +98,13 @@ def _answer_ours(error: Exception) -> ResponseReturnValue:
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(retry_after_s)
     return response
+
+
+def _answer_sqlite(error: Exception) -> ResponseReturnValue:
+    assert isinstance(error, sqlite3.OperationalError)
+    if sqlite_kind(error) != "BUSY":
+        raise error
+    return _answer_ours(BusyError("another process holds the database, try again in a moment"))
 
 
 def _answer_http(error: Exception) -> ResponseReturnValue:
@@ -112,7 +128,9 @@ def _details(error: ServerError) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    return value if value is None or isinstance(value, bool | int | float) else shown(value).strip("'")
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return shown(value).strip("'")  # also for NaN and Infinity, which JSON has none of
 
 
 def _is_for_a_program() -> bool:

@@ -35,7 +35,7 @@ ERRORS: Final = {
     405: "The path has no such method.",
     413: "The body is too large.",
     429: "Past the write limit, or too many wrong tokens; `Retry-After` says when to come again.",
-    503: "Too many requests are being received.",
+    503: "Too many requests are being received, or another process holds the database; `Retry-After` says when to come again.",
 }
 
 

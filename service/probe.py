@@ -130,7 +130,9 @@ def _read(container: InputContainer) -> MediaInfo:
     if context is None:
         raise ProbeError("its codec is unknown or damaged")
     if not 0 < context.width * context.height <= MAX_PIXELS:
-        raise ProbeError(f"a picture of {context.width} × {context.height} pixels")
+        raise ProbeError(
+            f"a picture of {context.width} × {context.height} pixels; it may have from 1 to {MAX_PIXELS:,} of them"
+        )
     width, height = context.width, context.height
     if _is_on_its_side(container, stream):
         width, height = height, width

@@ -122,3 +122,15 @@ def test_nothing_scrolls_sideways_on_a_phone(open_page, path):
     page.goto(path)
     page.wait_for_load_state()
     assert no_sideways_scroll(page)
+
+
+def test_a_long_tag_scrolls_nothing_sideways_on_a_phone(open_page):
+    page = open_page(**PHONE)
+    page.goto(WATCH)
+    page.get_by_label("New tag").fill("W" * 40)
+    page.get_by_role("button", name="Add").click()
+    page.locator(".tagging .tag").wait_for()
+    assert no_sideways_scroll(page)
+    page.goto("/")
+    page.locator(".tags .tag").wait_for()
+    assert no_sideways_scroll(page)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+import sqlite3
+
 import pytest
 
+from service import db
 from service.errors import BadParameterError, shown
 
 
@@ -39,6 +43,39 @@ def test_an_exception_shows_no_traceback_and_no_secret(make_app):
     assert "secret" not in page.text + answer.text
     assert "Traceback" not in page.text
     assert answer.json == {"error": "The server failed to answer this. Its log says why."}
+
+
+@pytest.mark.parametrize(("value", "got"), [("NaN", "nan"), ("1e400", "inf"), ("-1e400", "-inf"), ("2.5", 2.5)])
+def test_what_was_got_is_json_also_where_it_is_no_number_that_json_has(client, server, add_video, value, got):
+    media_hash = add_video(server.database, "a.mp4")
+    answer = client.post(f"/api/ratings/{media_hash}", data=f'{{"value": {value}}}')
+    assert answer.status_code == 400
+    assert json.loads(answer.text, parse_constant=pytest.fail)["got"] == got
+
+
+def test_a_write_that_another_process_keeps_from_the_database_is_503_with_the_time_to_come_again(
+    make_app, add_video, monkeypatch
+):
+    monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 0.1)
+    app = make_app()
+    database = app.extensions["local_video_server"].database
+    media_hash = add_video(database, "a.mp4")
+    database.close()  # its idle connections have the real timeout
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answer = app.test_client().post(f"/api/ratings/{media_hash}", json={"value": 4})
+    other.close()
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.json == {"error": "another process holds the database, try again in a moment"}
+
+
+def test_other_trouble_of_the_database_is_500(make_app, add_video, query):
+    app = make_app()
+    database = app.extensions["local_video_server"].database
+    media_hash = add_video(database, "a.mp4")
+    query(database, "DROP TABLE ratings")
+    answer = app.test_client().post(f"/api/ratings/{media_hash}", json={"value": 4})
+    assert answer.status_code == 500
 
 
 def test_a_message_on_a_page_is_escaped(client):

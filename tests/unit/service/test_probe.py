@@ -5,6 +5,7 @@ import shutil
 import av
 import pytest
 
+import service.probe
 from service.probe import ProbeError, media_hash, mime_type, probe
 
 
@@ -72,6 +73,12 @@ def test_a_file_cut_off_before_its_index_is_no_video(clips, tmp_path):
     path.write_bytes((clips / "red.mp4").read_bytes()[:400])
     with pytest.raises(ProbeError):
         probe(path)
+
+
+def test_a_picture_that_is_too_large_tells_the_limit(clips, monkeypatch):
+    monkeypatch.setattr(service.probe, "MAX_PIXELS", 14_399)
+    with pytest.raises(ProbeError, match="a picture of 160 × 90 pixels; it may have from 1 to 14,399 of them"):
+        probe(clips / "red.mp4")
 
 
 def test_the_hash_follows_the_content_and_not_the_name(clips, tmp_path):
