@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from rich.text import Text
 
 import telemetry
 from config import Loaded, Settings
+from config.settings import env_name, option_name
 from service.commands import doctor, loadtest, report, request, requests
 from service.commands.options import FAILED, WRONG_SETTING, fail, load, setting_options
 from service.errors import ServerError
@@ -34,8 +36,8 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
     loaded = load(config_file, options)
     settings, console = loaded.settings, Console()
     _prepare_folder(loaded, samples, console)
+    _prepare_data(loaded)
     try:
-        settings.data.mkdir(parents=True, exist_ok=True)
         from service.server import address, claim_port, pick_port, run
 
         settings = settings.model_copy(update={"port": pick_port(settings.host, settings.port)})
@@ -66,14 +68,33 @@ def _check_start(settings: Settings) -> str:
 
 def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
     folder = loaded.settings.videos
+    name = _name(loaded, "videos")
+    if folder.exists() and not folder.is_dir():
+        fail(f"{name} must be a folder, got the file '{folder}'", WRONG_SETTING)
     if samples and not _has_videos(folder):
         _make_samples(folder, console)
     if not folder.is_dir():
-        name = "--videos" if loaded.origins["videos"] in {"command line", "default"} else loaded.origins["videos"]
+        fail(f"{name} must be a folder that exists, got '{folder}'; --samples makes one", WRONG_SETTING)
+
+
+def _prepare_data(loaded: Loaded) -> None:
+    folder = loaded.settings.data
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
         fail(
-            f"{name} must be a folder that exists, got '{folder}'; --samples makes one",
+            f"{_name(loaded, 'data')} must be a folder that can be made and written, got '{folder}': {error.strerror}",
             WRONG_SETTING,
         )
+
+
+def _name(loaded: Loaded, field: str) -> str:
+    """Return a setting's name as the user gave it."""
+    origin = loaded.origins[field]
+    if origin == env_name(field):
+        return origin
+    return option_name(field) if origin in {"command line", "default"} else f"{field} in {origin}"
 
 
 def _has_videos(folder: Path) -> bool:
@@ -92,7 +113,7 @@ def _make_samples(folder: Path, console: Console) -> None:
             task = progress.add_task("samples", total=len(SAMPLES), completed=-1, path="")
             make_samples(folder, lambda path: progress.update(task, advance=1, path=path))
     except OSError as error:
-        fail(f"can't make the sample clips in '{folder}': {error}", FAILED)
+        fail(f"can't make the sample clips in '{folder}': {error.strerror}", FAILED)
 
 
 def _greet(console: Console, settings: Settings, url: str, token: str) -> None:

@@ -7,6 +7,7 @@ worker gets is the same everywhere: its settings, pickled.
 from __future__ import annotations
 
 import atexit
+import errno
 import ipaddress
 import logging
 import multiprocessing
@@ -92,18 +93,20 @@ def pick_port(host: str, port: int) -> int:
     this looks first.
     """
     family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if sys.platform == "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        else:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if sys.platform == "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             if port:
                 probe.listen(1)
-        except OSError as error:
-            raise CannotListenError(f"can't listen on {host} port {port}: {error.strerror}; try --port 0") from error
-        return int(probe.getsockname()[1])
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        is_elsewhere = error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+        remedy = "--host must be an address of this machine" if is_elsewhere else "try --port 0"
+        raise CannotListenError(f"can't listen on {host} port {port}: {error.strerror}; {remedy}") from error
 
 
 def claim_port(data: Path, port: int) -> FileLock:

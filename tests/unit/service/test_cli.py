@@ -66,6 +66,39 @@ def test_a_folder_that_is_not_there_is_one_line_and_2(run, served):
     )
 
 
+def test_a_file_in_place_of_the_folder_is_one_line_and_2(run, served, tmp_path, monkeypatch):
+    (tmp_path / "videos").write_bytes(b"a file")
+    for arguments, name in ((("--samples",), "--videos"), (("--config", "server.toml"), "videos in server.toml")):
+        (tmp_path / "server.toml").write_text("videos = 'videos'\n")
+        result = run("serve", *arguments)
+        assert result.exit_code == 2
+        assert result.stderr == f"local-video-server: {name} must be a folder, got the file 'videos'\n"
+    assert served == []
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [("file", "File exists"), ("file/data", "Not a directory")],
+)
+def test_a_data_folder_that_cannot_be_is_one_line_and_2(run, served, tmp_path, monkeypatch, data, why):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "file").write_bytes(b"a file")
+    must_be = "must be a folder that can be made and written"
+    result = run("serve", "--data", data)
+    assert result.exit_code == 2
+    assert result.stderr == f"local-video-server: --data {must_be}, got '{data}': {why}\n"
+    monkeypatch.setenv("LVS_DATA", data)
+    assert run("serve").stderr == f"local-video-server: LVS_DATA {must_be}, got '{data}': {why}\n"
+
+
+def test_a_data_folder_that_cannot_be_written_is_one_line_and_2(run, served, unprivileged):
+    (unprivileged / "videos").mkdir()
+    (unprivileged / "data").mkdir(0o555)
+    result = run("serve", "--videos", unprivileged / "videos", "--data", unprivileged / "data")
+    assert result.exit_code == 2
+    assert f"must be a folder that can be made and written, got '{unprivileged / 'data'}': " in result.stderr
+
+
 def test_a_wrong_setting_of_the_telemetry_is_one_line_and_2(run, served, tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
     monkeypatch.setenv("LVS_TELEMETRY_WINDOW", "many")
@@ -114,10 +147,10 @@ def test_samples_are_not_mixed_into_somebodys_videos(run, served, few_samples, t
 
 
 def test_samples_that_cannot_be_made_are_one_line_and_1(run, served, few_samples, tmp_path):
-    (tmp_path / "videos").write_bytes(b"a file")
-    result = run("serve", "--samples")
+    (tmp_path / "file").write_bytes(b"a file")
+    result = run("serve", "--samples", "--videos", "file/videos")
     assert result.exit_code == 1
-    assert "can't make the sample clips in 'videos'" in result.stderr
+    assert result.stderr == "local-video-server: can't make the sample clips in 'file/videos': Not a directory\n"
 
 
 def test_samples_can_be_made_alone(run, few_samples, tmp_path):
