@@ -1,11 +1,12 @@
 """Settings of the video server: command line over environment over an optional TOML file.
 
 A wrong value is one `SettingsError` that names the setting the way the user gave it, what it must be, and what it was.
-`LVS_TELEMETRY_*` belongs to the telemetry and is left alone here.
+The values of `LVS_TELEMETRY_*` belong to the telemetry and are left alone here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import re
@@ -20,12 +21,14 @@ from limits import parse as parse_limit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from telemetry.settings import ENV_PREFIX as TELEMETRY_PREFIX
+from telemetry.settings import TelemetrySettings
+
 ENV_PREFIX = "LVS_"
 _HOST_NAME = re.compile(
     r"\.?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*", re.ASCII | re.IGNORECASE
 )
 CONFIG_VARIABLE = "LVS_CONFIG"
-_TELEMETRY_PREFIX = "LVS_TELEMETRY_"
 
 
 class SettingsError(Exception):
@@ -278,11 +281,16 @@ def _hint(key: str) -> str:
 
 
 def _unknown_variables() -> tuple[str, ...]:
-    known = {CONFIG_VARIABLE, *map(env_name, Settings.model_fields)}
+    ours = {CONFIG_VARIABLE.removeprefix(ENV_PREFIX), *map(str.upper, Settings.model_fields)}
+    theirs = {field.name.upper() for field in dataclasses.fields(TelemetrySettings)}
     warnings = []
     for name in sorted(os.environ):
-        upper = name.upper()
-        if upper.startswith(ENV_PREFIX) and not upper.startswith(_TELEMETRY_PREFIX) and upper not in known:
-            near = get_close_matches(upper, known, n=1, cutoff=0.5)
-            warnings.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+        if not name.upper().startswith(ENV_PREFIX):
+            continue
+        is_theirs = name.upper().startswith(TELEMETRY_PREFIX)
+        prefix, known = (TELEMETRY_PREFIX, theirs) if is_theirs else (ENV_PREFIX, ours)
+        rest = name.upper().removeprefix(prefix)
+        if rest not in known:
+            near = get_close_matches(rest, known, n=1, cutoff=0.5)
+            warnings.append(f"{name} is not a setting" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
     return tuple(warnings)

@@ -151,8 +151,12 @@ def test_a_trusted_proxy_is_an_address_or_a_network(networks):
 def test_an_unknown_variable_is_a_warning_that_names_the_nearest(monkeypatch):
     monkeypatch.setenv("LVS_PROT", "5001")
     monkeypatch.setenv("LVS_XYZZY", "1")
+    monkeypatch.setenv("LVS_TELEMETRY_NOSUCH", "0")
+    monkeypatch.setenv("LVS_TELEMETRY_WINDOWS", "50")
     assert load_settings().warnings == (
         "LVS_PROT is not a setting; did you mean LVS_PORT?",
+        "LVS_TELEMETRY_NOSUCH is not a setting",
+        "LVS_TELEMETRY_WINDOWS is not a setting; did you mean LVS_TELEMETRY_WINDOW?",
         "LVS_XYZZY is not a setting",
     )
 
