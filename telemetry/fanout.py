@@ -235,11 +235,10 @@ def group(kept: KeptRequest) -> list[Group]:
     groups: dict[tuple[object, ...], Group] = {}
 
     def of(sql: str, site: Site, at: int) -> Group:
-        known = statement(sql)
-        key = (known.text, *_line_key(site[0], site[1]), *_line_key(site[2], site[3]))
+        key = _key(sql, site)
         found = groups.get(key)
         if found is None:
-            found = groups[key] = Group(known, sql, site, at)
+            found = groups[key] = Group(statement(sql), sql, site, at)
         return found
 
     if kept.sums is None:
@@ -258,6 +257,21 @@ def group(kept: KeptRequest) -> list[Group]:
         found.more_transactions += each.more_transactions
         found.listed += statement(each.sql).list_size * each.runs
     return list(groups.values())
+
+
+def numbers(kept: KeptRequest, groups: Sequence[Group]) -> list[int | None]:
+    """Return for each query that is kept one by one the position of its group in `groups`, which are those of the request.
+
+    A rare statement of a request that is kept as sums may share the one of all that there was no room for; `None` without it.
+    """
+    number = {_key(each.sql, each.site): at for at, each in enumerate(groups)}
+    shared = number.get(_key("", source.NO_SITE))
+    return [number.get(_key(query[0], query[7:]), shared) for query in kept.queries]
+
+
+def _key(sql: str, site: Site) -> tuple[object, ...]:
+    """Return what queries of one group have in common."""
+    return (statement(sql).text, *_line_key(site[0], site[1]), *_line_key(site[2], site[3]))
 
 
 def _line_key(code: CodeType | str | None, position: int) -> tuple[object, int]:

@@ -124,12 +124,12 @@ class Reader:
         scans = _scans(analysis.groups)
         groups = [_group(group, scans.get(id(group))) for group in analysis.groups]
         findings = [_finding(finding, number) for finding in analysis.findings]
-        of_group = {id(query): number[id(group)] for group in analysis.groups for query in group.runs_kept}
+        of_queries = fanout.numbers(kept, analysis.groups)
         return {
             **self.brief(kept),
             "findings": findings,
             "groups": groups,
-            "queries": [_query(kept, query, of_group.get(id(query))) for query in kept.queries],
+            "queries": [_query(kept, query, group) for query, group in zip(kept.queries, of_queries, strict=True)],
         }
 
 

@@ -236,9 +236,10 @@ def test_the_worst_comes_first_and_among_equals_the_costliest() -> None:
 def test_no_run_is_lost_in_groups_nor_in_sums(runs: list[tuple[str, bool]]) -> None:
     queries = [query(sql, at + 1, took_ns=at, error="Oops" if bad else None) for at, (sql, bad) in enumerate(runs)]
     one_by_one = kept(queries)
-    in_sums = one_by_one._replace(queries=[], sums=summed(queries, {}, {}))
+    in_sums = one_by_one._replace(sums=summed(queries, {}, {}))
     for request in (one_by_one, in_sums):
         groups = analyse(request).groups
+        assert [groups[at].sql for at in fanout.numbers(request, groups) if at is not None] == [sql for sql, _ in runs]
         assert sum(group.runs for group in groups) == len(queries)
         assert sum(group.duration_ns for group in groups) == sum(query[2] for query in queries) == request.db_time_ns
         assert sum(group.errors for group in groups) == sum(bad for _, bad in runs)

@@ -47,6 +47,11 @@ def client(instrumented: Instrumented, database: Path) -> Iterator[FlaskClient]:
     def tags_of(connection: sqlite3.Connection, video: int) -> list[Any]:
         return connection.execute("SELECT name FROM tags WHERE video_id = ?", (video,)).fetchall()
 
+    @app.get("/many/<int:number>")
+    def many(number: int) -> str:
+        with closing(sqlite3.connect(database)) as connection:
+            return str([tags_of(connection, video) for video in range(number)])
+
     @app.get("/plain")
     def plain() -> str:
         return "plain"
@@ -145,6 +150,18 @@ def test_one_request_is_told_with_its_statements_their_lines_and_the_verdict(cli
     assert re.search(r"ran 10 times at \S*test_requests\.py:\d+", finding["text"])
     assert finding["mend"] == "a JOIN of tags in the query of videos, or one query with video_id IN (…)"
     assert [query["group"] for query in one["queries"]] == [0] + [1] * 10
+
+
+@pytest.mark.parametrize("number", [500, 501, 1200])
+def test_however_many_queries_the_first_ones_are_shown_with_their_statement(
+    number: int, client: FlaskClient, read
+) -> None:
+    trace_id = trace_of(client.get(f"/many/{number}"))
+    one = json.loads(client.get(f"{API}/{trace_id}").text)
+    assert [query["group"] for query in one["queries"]] == [0] * 500
+    for path in (f"{PAGE}/{trace_id}", f"{PAGE}/{trace_id}/page", "/admin/performance/report"):
+        (row,) = read(client.get(path).text).all("summary", class_="span")
+        assert row.text.startswith("SELECT tags ×500")
 
 
 @pytest.mark.parametrize(
