@@ -189,6 +189,7 @@ def test_the_slash_key_filters_and_the_url_keeps_it(overview):
     expect(page.locator("#filter")).to_have_value("al get")
     page.keyboard.press("Escape")
     expect(page.locator("#filter")).not_to_be_focused()
+    expect(page.locator("#filter")).to_have_value("al get")
     page.reload()
     expect_rows(page, "GET /alpha")
     expect(page.locator("#filter")).to_have_value("al get")
@@ -251,7 +252,24 @@ def test_rows_are_walked_and_opened_by_key(overview):
     expect(page.locator("#chart")).to_have_attribute("data-points", "5")
     page.keyboard.press("Escape")
     expect(page.locator("#chart")).to_have_attribute("data-points", "8")
-    assert "route" not in page.url
+    assert page.url.endswith(OVERVIEW)
+
+
+@needs_libraries
+@pytest.mark.usefixtures("three")
+def test_a_click_on_a_row_opens_it_unless_its_text_is_being_selected(overview):
+    page = overview()
+    cell = page.locator("#routes tr[data-route='GET /many'] td").nth(6)
+    box = cell.bounding_box()
+    page.mouse.move(box["x"] + 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    assert page.evaluate("String(getSelection())") == "5"
+    assert page.url.endswith(OVERVIEW)
+    cell.click()
+    page.wait_for_url("**?route=GET+%2Fmany")
+    expect(page.locator("#latency-title")).to_contain_text("GET /many")
 
 
 @needs_libraries

@@ -82,6 +82,28 @@ def test_from_the_overview_to_the_line_and_back_by_keys(open_shelf: Callable[...
     expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
 
 
+def test_a_click_on_a_row_is_one_on_its_link(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance/requests")
+    cell = page.locator("tbody tr[data-open] td").first
+    with page.context.expect_page() as opened:
+        cell.click(modifiers=["ControlOrMeta"])
+    expect(opened.value).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
+    cell.click()
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+
+
+def test_a_button_that_has_copied_can_be_read_again(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf(permissions=["clipboard-read", "clipboard-write"])
+    page.goto("/admin/performance/requests")
+    page.locator("tbody tr[data-open] a").first.click()
+    button = page.locator(".trace button")
+    button.click()
+    expect(button).to_have_text("Copied")
+    expect(button).to_have_text("Copy")
+
+
 def test_the_waterfall_unfolds_and_a_plan_is_shown_on_demand(open_shelf: Callable[..., Page]) -> None:
     page = open_shelf()
     page.goto("/admin/performance/requests")

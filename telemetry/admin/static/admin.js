@@ -4,6 +4,7 @@ window.telemetryAdmin = (() => {
   const EVERY_MS = 2000;
   const SLOWEST_MS = 60000;
   const LEADER_MS = 1000;
+  const COPIED_MS = 2000;
   const live = document.getElementById("live"); // not on the page of one request, which does not change
   const pulse = document.getElementById("pulse");
   const word = document.getElementById("pulse-word");
@@ -123,15 +124,18 @@ window.telemetryAdmin = (() => {
     await refresh();
   }
 
-  /** Show the present view with `changes` to its URL; an empty value takes one away. */
-  function choose(changes) {
+  /** Return the URL of the present view with `changes`; an empty value takes one away. */
+  function changed(changes) {
     const query = new URLSearchParams(location.search);
     for (const [name, value] of Object.entries(changes)) {
       if (value) query.set(name, value);
       else query.delete(name);
     }
-    return go(`${location.pathname}?${query}`);
+    const text = String(query);
+    return location.pathname + (text && `?${text}`);
   }
+
+  const choose = (changes) => go(changed(changes));
 
   document.addEventListener("click", async (event) => {
     if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
@@ -142,6 +146,22 @@ window.telemetryAdmin = (() => {
     const row = link.dataset.row;
     await go(url.pathname + url.search);
     if (row) focusRow(document.getElementById(row));
+  });
+
+  const ROWS = "main table tbody tr[tabindex]";
+  const rowLink = (row) => row?.querySelector(":scope > th a");
+
+  let selected = ""; // before the mouse went down
+  document.addEventListener("mousedown", () => {
+    selected = String(getSelection());
+  });
+
+  // A click on a row is one on its link, with the same keys held; not where it has selected text, nor on something in it.
+  document.addEventListener("click", (event) => {
+    const link = rowLink(event.target.closest(ROWS));
+    const now = String(getSelection());
+    if (!link || event.target.closest("a, button") || (now && now !== selected)) return;
+    link.dispatchEvent(new MouseEvent("click", event));
   });
 
   addEventListener("popstate", () => {
@@ -155,10 +175,7 @@ window.telemetryAdmin = (() => {
     if (event.target.id !== "filter" || !window.htmx) return;
     clearTimeout(typing);
     typing = setTimeout(() => {
-      const query = new URLSearchParams(location.search);
-      query.set("q", event.target.value);
-      if (!event.target.value) query.delete("q");
-      history.replaceState(null, "", `${location.pathname}?${query}`);
+      history.replaceState(null, "", changed({ q: event.target.value }));
       refresh();
     }, 120);
   });
@@ -175,7 +192,7 @@ window.telemetryAdmin = (() => {
   }
 
   function step(by) {
-    const rows = [...document.querySelectorAll("main table tbody tr[tabindex]")];
+    const rows = [...document.querySelectorAll(ROWS)];
     const at = rows.indexOf(document.activeElement?.closest("tr"));
     focusRow(rows[Math.min(Math.max(at + by, 0), rows.length - 1)]);
   }
@@ -205,17 +222,17 @@ window.telemetryAdmin = (() => {
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
     const field = event.target.closest("input, textarea, select");
     if (field) {
-      if (event.key === "Escape") field.blur();
+      if (event.key !== "Escape") return;
+      event.preventDefault(); // Chromium would empty the field, and say so to nobody
+      field.blur();
       return;
     }
     const led = performance.now() - ledAt < LEADER_MS && places[event.key];
     if (led) {
       ledAt = -LEADER_MS;
       document.getElementById(led).click();
-    } else if (event.key === "Enter" && event.target.matches("tr[data-open]")) {
-      location.assign(event.target.dataset.open);
-    } else if (event.key === "Enter" && event.target.matches("#routes tbody tr")) {
-      choose({ route: event.target.dataset.route });
+    } else if (event.key === "Enter" && event.target.matches(ROWS)) {
+      rowLink(event.target)?.click();
     } else if (Object.hasOwn(keys, event.key)) {
       event.preventDefault();
       keys[event.key]();
@@ -243,6 +260,7 @@ window.telemetryAdmin = (() => {
     try {
       await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
       button.textContent = "Copied";
+      setTimeout(() => (button.textContent = "Copy"), COPIED_MS);
     } catch {
       getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
     }
