@@ -25,7 +25,11 @@ class TableState:
     q: str = ""
 
     def url(self, **changes: str) -> str:
-        """Return the relative URL of this state with `changes`; what is as by default is left out."""
+        """Return the relative URL of this state with `changes`."""
+        return "?" + self.query(**changes)
+
+    def query(self, **changes: str) -> str:
+        """Return the query string of this state with `changes`; what is as by default is left out."""
         changed, default = replace(self, **changes), type(self)()
         chosen = {
             field.name: getattr(changed, field.name)
@@ -34,7 +38,7 @@ class TableState:
         }
         if changed.sort != default.sort or changed.order != default.order:
             chosen |= {"sort": changed.sort, "order": changed.order}
-        return "?" + urlencode(chosen)
+        return urlencode(chosen)
 
     def sorted_by(self, column: Column) -> str:
         """Return the URL that sorts by `column`, or turns the order if it is sorted by it already."""

@@ -163,6 +163,7 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
     trace_url = settings.trace_url.replace("{trace_id}", detail["trace_id"])
     return {
         "one": detail,
+        "list_query": ListState.parse(request.args).query(),
         "order": order,
         "asked": at,
         "warned": warned,

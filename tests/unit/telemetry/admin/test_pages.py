@@ -228,7 +228,14 @@ def test_links_of_the_table_keep_the_rest_of_the_view(client: FlaskClient, read)
         {"q": ["get"], "range": ["5m"], "sort": ["route"], "order": ["asc"]},
     ]
     fields = {field["name"]: field["value"] for field in page.by_id("filter-form").all("input")}
-    assert fields == {"q": "get", "sort": "route", "order": "asc", "range": "1h"}
+    assert fields == {"q": "get", "sort": "route", "order": "asc", "range": "1h", "route": "", "all": ""}
+
+
+def test_the_filter_keeps_the_chosen_route_without_javascript_too(client: FlaskClient, read) -> None:
+    client.get("/")
+    page = read(client.get(f"{PAGE}?route=GET+/&all=1").text)
+    fields = {field["name"]: field["value"] for field in page.by_id("filter-form").all("input")}
+    assert (fields["route"], fields["all"]) == ("GET /", "1")
 
 
 def test_a_filter_that_finds_nothing_offers_the_way_back(client: FlaskClient, read) -> None:

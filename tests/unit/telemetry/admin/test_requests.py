@@ -256,6 +256,27 @@ def test_the_list_says_what_is_the_matter_and_leads_to_the_request(client: Flask
     assert "No request matches" in client.get(f"{PAGE}/live?verdict=ok").text
 
 
+def test_a_request_leads_back_to_the_list_as_it_was(client: FlaskClient, read) -> None:
+    trace_id = trace_of(client.get("/list/10"))
+    listed = read(client.get(f"{PAGE}?verdict=any&sort=query_count&order=desc&q=list").text)
+    fields = {field["name"]: field["value"] for field in listed.by_id("filter-form").all("input")}
+    assert fields == {"q": "list", "sort": "query_count", "order": "desc", "verdict": "any", "errors": ""}
+    query = "sort=query_count&q=list&verdict=any&order=desc"
+    (row,) = [node for node in listed.all("tr") if "data-open" in node.attributes]
+    assert row["data-open"] == row.all("a")[0]["href"] == f"{PAGE}/{trace_id}?{query}"
+    page = read(client.get(row["data-open"]).text)
+    assert page.by_id("still")["data-back"] == f"{PAGE}?{query}"
+    plans = {link["href"] for link in page.all("a") if link.text == "plan"}
+    assert plans == {f"?{query}&plan={at}#g-{at}" for at in (0, 1)}
+
+
+def test_the_filter_keeps_to_failed_requests_without_javascript_too(client: FlaskClient, read) -> None:
+    client.get("/fails")
+    page = read(client.get(f"{PAGE}?errors=1").text)
+    fields = {field["name"]: field["value"] for field in page.by_id("filter-form").all("input")}
+    assert fields["errors"] == "1"
+
+
 def test_the_page_of_a_request_tells_the_finding_and_the_code(client: FlaskClient, read) -> None:
     trace_id = trace_of(client.get("/list/10"))
     page = read(client.get(f"{PAGE}/{trace_id}").text)
