@@ -423,7 +423,7 @@ def _batch(groups: Sequence[Group], queries: int, repeats: int) -> Finding | Non
     statements = len({each.statement.text for each in groups})
     if queries < repeats or statements * 2 <= queries:
         return None
-    return Finding(BATCH, f"{queries} queries of {statements} different statements: a fixed batch, nothing repeats", "")
+    return Finding(BATCH, f"{queries} queries of {statements} different statements: a fixed batch", "")
 
 
 def _ran(one: Group, place: str = "") -> str:

@@ -110,8 +110,8 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         (one["path"], "rule"),
         (
             f"{figures.plural(one['query_count'], 'query')} · {figures.milliseconds(one['db_ms'])} in the database ({share})"
-            + (f" · {one['error_type']}" if one["error_type"] else ""),
-            "text",
+            + (f" · ■ {one['error_type']}" if one["error_type"] else ""),
+            "poor" if one["error_type"] else "text",
         ),
         ("", "text"),
     ]
@@ -120,8 +120,8 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         mark = "▲ " if finding["is_warning"] else "  "
         told = f"{mark}{name_of(finding['kind'])}: {finding['text']}.{mend}"
         lines += [(line, "warning" if finding["is_warning"] else "text") for line in _wrapped(told)]
-    if not one["findings"] and one["query_count"]:
-        lines.append(("● nothing repeats", "good"))
+    if one["checked"]:
+        lines.append((f"  {one['checked']}", "text") if one["error_type"] else (f"● {one['checked']}", "good"))
     whole_ms = max(one["duration_ms"], one["transfer_ms"] or 0, 0.001)
     for group in sorted(one["groups"], key=lambda group: -group["total_ms"]):
         bar = "█" * max(1, min(_BAR, round(_BAR * group["total_ms"] / whole_ms)))

@@ -128,6 +128,7 @@ class Reader:
         return {
             **self.brief(kept),
             "findings": findings,
+            "checked": _checked(kept, analysis, self.settings.repeats_warning),
             "groups": groups,
             "queries": [_query(kept, query, group) for query, group in zip(kept.queries, of_queries, strict=True)],
         }
@@ -138,6 +139,16 @@ def _warned(analysis: fanout.Analysis) -> Warned | None:
         if worst.is_warning and worst.group is not None:
             return Warned(analysis.verdict, worst.runs, str(worst.group.line or ""))
     return None
+
+
+def _checked(kept: KeptRequest, analysis: fanout.Analysis, repeats: int) -> str | None:
+    """Return what was looked for where nothing was found, as a sentence."""
+    if analysis.findings or not kept.query_count:
+        return None
+    most = analysis.summary.repeated
+    if most < repeats:
+        return f"no statement ran {repeats:,} times or more from one line"
+    return f"nothing to mend, though one statement ran {most:,} times from one line"
 
 
 def _query(kept: KeptRequest, query: Query, group: int | None) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
+import urllib.error
 import urllib.request
 from contextlib import closing
 
@@ -31,6 +33,12 @@ def shelf(tmp_path, serve):
             for video in range(12):
                 connection.execute("SELECT name FROM tags WHERE video_id = ?", (video,)).fetchall()
         return tag
+
+    @app.get("/calm/<int:status>")
+    def calm(status):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("SELECT name FROM tags").fetchall()
+        return "", status
 
     metrics = PerformanceMetrics(TelemetrySettings())
     instrument(app, metrics=metrics, tracer_provider=TracerProvider(shutdown_on_exit=False))
@@ -67,6 +75,23 @@ def test_one_request_is_shown_with_line_statement_and_mend(run, shelf):
     assert "Mend: a JOIN, or one query with video_id IN (…)." in text
     assert "SELECT name FROM tags WHERE video_id = ?" in text
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (200, "● no statement ran 5 times or more from one line"),
+        (503, "  no statement ran 5 times or more from one line"),
+    ],
+)
+def test_a_request_without_a_finding_says_what_was_looked_for(status, said, run, shelf):
+    url, _ = shelf
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{url}/calm/{status}").close()
+    listed = json.loads(run("requests", "--url", url, "--json").stdout)["requests"]
+    lines = run("request", listed[0]["trace_id"], "--url", url).stdout.splitlines()
+    assert said in lines
+    assert lines[2].endswith("■ 503") == (status == 503)
 
 
 def test_one_request_for_machines(run, shelf):

@@ -52,6 +52,11 @@ def client(instrumented: Instrumented, database: Path) -> Iterator[FlaskClient]:
         with closing(sqlite3.connect(database)) as connection:
             return str([tags_of(connection, video) for video in range(number)])
 
+    @app.get("/fails/<int:number>")
+    def fails_after(number: int) -> Response:
+        many(number)
+        return Response("no", 503)
+
     @app.get("/plain")
     def plain() -> str:
         return "plain"
@@ -284,6 +289,37 @@ def test_the_page_of_a_request_tells_the_finding_and_the_code(client: FlaskClien
     assert finding.text.startswith("▲ N+1 : SELECT tags ran 10 times")
     assert "Mend: a JOIN of tags" in finding.text
     assert any('connection.execute("SELECT name FROM tags' in node.text for node in page.all("code"))
+
+
+def test_a_request_without_a_finding_says_what_was_looked_for(client: FlaskClient, read) -> None:
+    told = "no statement ran 5 times or more from one line"
+    trace_id = trace_of(client.get("/many/3"))
+    assert json.loads(client.get(f"{API}/{trace_id}").text)["checked"] == told
+    (badge,) = read(client.get(f"{PAGE}/{trace_id}").text).all("span", class_="badge")
+    assert (badge.text, badge["class"]) == (f"● {told}", "badge good")
+    assert json.loads(client.get(f"{API}/{trace_of(client.get('/many/5'))}").text)["checked"] is None
+
+
+def test_what_repeats_for_a_good_reason_is_not_said_not_to_repeat(instrumented: Instrumented) -> None:
+    app = Flask("clock")
+
+    @app.get("/")
+    def index() -> str:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            return str([connection.execute("SELECT 1").fetchall() for _ in range(9)])
+
+    client = instrumented(app).test_client()
+    one = json.loads(client.get(f"{API}/{trace_of(client.get('/'))}").text)
+    assert (one["findings"], one["verdict"]) == ([], "ok")
+    assert one["checked"] == "nothing to mend, though one statement ran 9 times from one line"
+
+
+def test_a_failed_request_does_not_look_good(client: FlaskClient, read) -> None:
+    page = read(client.get(f"{PAGE}/{trace_of(client.get('/fails/3'))}").text)
+    assert page.all("h2", class_="headline")[0].all("span", class_="poor")[0].text == "■ poor 503"
+    (badge,) = page.all("span", class_="badge")
+    assert badge.text == "· no statement ran 5 times or more from one line"
+    assert "good" not in badge["class"]
 
 
 def test_the_file_of_a_request_needs_nothing_from_elsewhere(client: FlaskClient, read) -> None:
