@@ -192,7 +192,7 @@ def _failing(routes: Sequence[Mapping[str, Any]]) -> Section:
         failed, requests = route["error_count"], route["request_count"]
         if failed:
             share = 100 * failed / requests
-            status = max(WARNING, figures.error_status(share), key=lambda status: status.severity)
+            status = figures.failing_status(failed, requests)
             errors, of = figures.plural(failed, "error"), figures.plural(requests, "request")
             text = f"{status.word}. {errors} in {of} ({figures.percent(share)})."
             found.append(Finding(route["route"], text, status))

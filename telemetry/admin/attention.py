@@ -20,29 +20,27 @@ MOST_NOTES: Final = 8
 _FEW = 20
 
 
+class Fact(NamedTuple):
+    """What stands out: a sentence, and the trace id of the request that proves it, if one does."""
+
+    text: str
+    trace_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """What is the matter with a route, or with what `subject` names where `row` is `None`."""
 
     subject: str
-    facts: tuple[str, ...]
+    facts: tuple[Fact, ...]
     status: Status
     rule: str
     row: Row | None
-    trace_id: str | None = None
-    """The request that proves it, if it is one."""
 
 
-class FanOut(NamedTuple):
-    """What stands out in the queries of a route: a sentence, and the trace id of the request that proves it, if it is one."""
-
-    text: str
-    trace_id: str | None
-
-
-def fan_out(reader: Reader, requests: Sequence[KeptRequest]) -> dict[str, FanOut]:
+def fan_out(reader: Reader, requests: Sequence[KeptRequest]) -> dict[str, Fact]:
     """Return what stands out in the queries of each route: the finding that took most runs, else growth."""
-    found: dict[str, FanOut] = {}
+    found: dict[str, Fact] = {}
     most: dict[str, int] = {}
     for kept in requests:
         warned = reader.known(kept).warned
@@ -51,15 +49,15 @@ def fan_out(reader: Reader, requests: Sequence[KeptRequest]) -> dict[str, FanOut
         most[kept.route] = warned.runs
         line = f" {warned.line}" if warned.line else ""
         told = f"{fanout.name_of(warned.kind)}: {figures.count(warned.runs)} of "
-        found[kept.route] = FanOut(
+        found[kept.route] = Fact(
             f"{told}{figures.plural(kept.query_count, 'query')} alike{line}", f"{kept.trace_id:032x}"
         )
     for growth in reader.growth(requests):
-        found.setdefault(growth.route, FanOut(growth.text, None))
+        found.setdefault(growth.route, Fact(growth.text))
     return found
 
 
-def notes(overview: Overview, settings: TelemetrySettings, fan_outs: Mapping[str, FanOut] | None = None) -> list[Note]:
+def notes(overview: Overview, settings: TelemetrySettings, fan_outs: Mapping[str, Fact] | None = None) -> list[Note]:
     """Return a note for each route, and for the cache, that isn't good; the worst and then the slowest first."""
     told = fan_outs or {}
     of_routes = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
@@ -68,29 +66,33 @@ def notes(overview: Overview, settings: TelemetrySettings, fan_outs: Mapping[str
     return of_routes if of_cache is None else [*of_routes, of_cache]
 
 
-def _of_route(row: Row, settings: TelemetrySettings, fan_out: FanOut | None = None) -> Note | None:
+def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None) -> Note | None:
     stats = row.stats
     requests, failed = stats["request_count"], stats["error_count"]
-    facts, rules, status = [], [], GOOD
-    if row.status is not GOOD:
+    facts, rules, statuses = [], [], []
+    if row.latency is not GOOD:
         few = f" of {figures.plural(requests, 'request')} only" if requests < _FEW else ""
-        facts.append(f"p95 {figures.milliseconds(stats['p95_ms'])}{few}")
+        facts.append(Fact(f"p95 {figures.milliseconds(stats['p95_ms'])}{few}", row.examples.get("max_ms")))
         rules.append(figures.latency_rule(settings))
-        status = row.status
+        statuses.append(row.latency)
     if failed:
-        facts.append(f"{figures.plural(failed, 'error')} in {figures.plural(requests, 'request')}")
+        told = f"{figures.plural(failed, 'error')} in {figures.plural(requests, 'request')}"
+        facts.append(Fact(told, row.examples.get("error_count")))
         rules.append(f"errors: {figures.error_rule()}")
-        status = _worse(status, WARNING, figures.error_status(100 * failed / requests))
+        statuses.append(figures.failing_status(failed, requests))
     if fan_out is not None:
-        facts.append(fan_out.text)
+        facts.append(fan_out)
         rules.append(f"from {settings.repeats_warning} runs of one statement from one line on it is named")
-        status = _worse(status, WARNING)
+        statuses.append(WARNING)
     elif row.queries_max is not None and row.queries_max >= settings.fan_out_warning:
-        facts.append(f"up to {figures.plural(row.queries_max, 'query')} in one request")
+        facts.append(
+            Fact(f"up to {figures.plural(row.queries_max, 'query')} in one request", row.examples.get("queries_max"))
+        )
         rules.append(f"from {settings.fan_out_warning} queries in one request on it is worth a look")
-        status = _worse(status, WARNING)
-    proof = None if fan_out is None else fan_out.trace_id
-    return Note(row.route, tuple(facts), status, "; ".join(rules), row, proof) if facts else None
+        statuses.append(WARNING)
+    if not facts:
+        return None
+    return Note(row.route, tuple(facts), figures.worst(*statuses), "; ".join(rules), row)
 
 
 def _of_cache(overview: Overview, settings: TelemetrySettings) -> Note | None:
@@ -100,11 +102,7 @@ def _of_cache(overview: Overview, settings: TelemetrySettings) -> Note | None:
         return None
     fact = f"answered {figures.percent(cache['hit_rate_percent'])} of {figures.plural(lookups, 'lookup')}"
     rule = f"from {settings.cache_good_percent:g} % on it is good"
-    return Note("cache", (fact,), WARNING, rule, None)
-
-
-def _worse(*statuses: Status) -> Status:
-    return max(statuses, key=lambda status: status.severity)
+    return Note("cache", (Fact(fact),), WARNING, rule, None)
 
 
 def _p95_ms(note: Note) -> float:

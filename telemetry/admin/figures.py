@@ -33,6 +33,11 @@ WARNING: Final = Status("warning", "▲", 1)
 POOR: Final = Status("poor", "■", 2)
 
 
+def worst(*statuses: Status) -> Status:
+    """Return the one that most needs a look."""
+    return max(statuses, key=lambda status: status.severity)
+
+
 def digits(value: float) -> str:
     """Return `value` with three significant digits, at most two of them decimals: `0.42`, `8.31`, `20.1`, `1,240`."""
     if 0 < value < 0.005:
@@ -117,6 +122,11 @@ def error_status(share_percent: float) -> Status:
     return _rising(
         share_percent, lambda value: value < ERRORS_GOOD_BELOW_PERCENT, lambda value: value >= ERRORS_POOR_FROM_PERCENT
     )
+
+
+def failing_status(failed: int, requests: int) -> Status:
+    """Return the status of a route of whose `requests` so many failed: one that fails is worth a look, however seldom."""
+    return worst(WARNING, error_status(100 * failed / requests)) if failed else GOOD
 
 
 def error_rule() -> str:

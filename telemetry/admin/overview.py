@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from telemetry.settings import TelemetrySettings
 
 RATE_HORIZON_S: Final = 60.0
+NO_REQUESTS: Final[Mapping[int, int]] = {}
 _RATE_BARS = 20
 
 
@@ -44,11 +45,12 @@ class Row:
     stats: RouteStats
     queries_avg: float | None
     queries_max: int | None
-    status: Status
+    latency: Status
+    """By its p95 alone; what needs a look says more."""
     spark: Sparkline
     newest_unix_nano: int
     examples: Mapping[str, str] = field(default_factory=dict)
-    """Column -> trace id of the kept request that comes nearest to its figure."""
+    """Column -> trace id of the kept request that comes nearest to its figure; of errors the newest."""
 
     @property
     def route(self) -> str:
@@ -81,11 +83,11 @@ class Overview:
 
 
 def build(
-    metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int, kept: Collection[int] = ()
+    metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int, kept: Mapping[int, int] = NO_REQUESTS
 ) -> Overview:
     """Return the overview of `metrics` as it is at `now_unix_nano`, judged by the thresholds of `settings`.
 
-    Figures lead to example requests among those `kept`, by trace id.
+    Figures lead to example requests among those `kept`: trace id -> number of queries.
     """
     windows = tuple(window for window in metrics.route_windows() if window.samples)
     snapshot = metrics.snapshot()
@@ -102,30 +104,37 @@ def build(
     return Overview(windows, tuple(row(window, settings, kept) for window in windows), cards, snapshot, now_unix_nano)
 
 
-def row(window: RouteWindow, settings: TelemetrySettings, kept: Collection[int] = ()) -> Row:
+def row(window: RouteWindow, settings: TelemetrySettings, kept: Mapping[int, int] = NO_REQUESTS) -> Row:
     """Return the table's row for `window`, which must have a sample."""
     stats = window.stats()
     durations = [sample.value for sample in window.samples]
+    most = max(window.queries, default=None)
     return Row(
         stats=stats,
         queries_avg=sum(window.queries) / len(window.queries) if window.queries else None,
-        queries_max=max(window.queries, default=None),
-        status=figures.latency_status(stats["p95_ms"], settings),
+        queries_max=most,
+        latency=figures.latency_status(stats["p95_ms"], settings),
         spark=sparkline(durations, [sample.is_error for sample in window.samples]),
         newest_unix_nano=max(sample.time_unix_nano for sample in window.samples),
-        examples=_examples(stats, [sample for sample in window.samples if sample.trace_id in kept]),
+        examples=_examples(stats, most, window.samples, kept),
     )
 
 
-def _examples(stats: RouteStats, samples: Sequence[Sample]) -> dict[str, str]:
+def _examples(
+    stats: RouteStats, most_queries: int | None, samples: Sequence[Sample], kept: Mapping[int, int]
+) -> dict[str, str]:
+    samples = [sample for sample in samples if sample.trace_id in kept]
     if not samples:
         return {}
     found = {}
     for column in ("p50_ms", "p95_ms", "p99_ms", "min_ms", "max_ms"):
         wanted_s = stats[column] / 1000
-        nearest = min(samples, key=lambda sample: abs(sample.value - wanted_s))
-        found[column] = f"{nearest.trace_id:032x}"
-    return found
+        found[column] = min(samples, key=lambda sample: abs(sample.value - wanted_s)).trace_id
+    found["error_count"] = next((sample.trace_id for sample in reversed(samples) if sample.is_error), None)
+    found["queries_max"] = next(
+        (each.trace_id for each in reversed(samples) if each.trace_id and kept[each.trace_id] == most_queries), None
+    )
+    return {column: f"{trace_id:032x}" for column, trace_id in found.items() if trace_id is not None}
 
 
 def requests_per_second(

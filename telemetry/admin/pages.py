@@ -68,7 +68,9 @@ def _view(
     look_at_exporters: exporters.Look,
 ) -> dict[str, Any]:
     requests, settings = reader.all(), reader.settings
-    shown = overview.build(reader.metrics, settings, now_unix_nano, {kept.trace_id for kept in requests})
+    shown = overview.build(
+        reader.metrics, settings, now_unix_nano, {kept.trace_id: kept.query_count for kept in reversed(requests)}
+    )
     rows, more = chosen.select(shown.rows)
     notes = attention.notes(shown, settings, attention.fan_out(reader, requests))
     return {
@@ -79,6 +81,7 @@ def _view(
         "rows": rows,
         "more": more,
         "notes": notes[: attention.MOST_NOTES],
+        "noted": {note.subject: note for note in notes if note.row is not None},
         "more_notes": max(0, len(notes) - attention.MOST_NOTES),
         "ranges": timeline.RANGE_WORDS,
         "chart": None,

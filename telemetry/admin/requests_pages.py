@@ -181,6 +181,7 @@ def _report(reader: Reader) -> dict[str, Any]:
     now, settings = time.time_ns(), reader.settings
     shown = overview.build(reader.metrics, settings, now)
     kept_requests = reader.all()
+    notes = attention.notes(shown, settings, attention.fan_out(reader, kept_requests))
     worst = sorted(
         (kept for kept in kept_requests if reader.known(kept).warned is not None), key=lambda kept: -kept.query_count
     )
@@ -188,7 +189,8 @@ def _report(reader: Reader) -> dict[str, Any]:
     first = [kept for kept in worst if kept.route not in seen and not seen.add(kept.route)]  # type: ignore[func-returns-value]
     return {
         "overview": shown,
-        "notes": attention.notes(shown, settings, attention.fan_out(reader, kept_requests)),
+        "notes": notes,
+        "noted": {note.subject: note for note in notes if note.row is not None},
         "rows": sorted(shown.rows, key=lambda row: -row.stats["p95_ms"]),
         "requests": [_one(reader, kept) for kept in first[:_WORST_IN_REPORT]],
         "settings": settings,

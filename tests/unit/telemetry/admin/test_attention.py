@@ -23,6 +23,10 @@ def notes(*rows: overview.Row, cache: dict[str, float] = NO_LOOKUPS) -> list[att
     return attention.notes(overview.Overview((), rows, (), {"cache": cache}, 0), SETTINGS)
 
 
+def texts(note: attention.Note) -> tuple[str, ...]:
+    return tuple(fact.text for fact in note.facts)
+
+
 def test_what_is_good_is_not_mentioned() -> None:
     assert notes(route("GET /", ms=49, queries=(19,)), cache={"hits": 9, "misses": 1, "hit_rate_percent": 90}) == []
 
@@ -34,7 +38,7 @@ def test_nothing_measured_needs_no_look() -> None:
 @pytest.mark.parametrize(("ms", "status"), [(50, WARNING), (200, WARNING), (201, POOR)])
 def test_a_slow_route_is_named_with_its_p95_and_the_threshold(ms: float, status) -> None:
     (note,) = notes(route("GET /slow", ms=ms))
-    assert (note.subject, note.facts, note.status) == ("GET /slow", (f"p95 {ms:.3g}{'.0' * (ms < 100)} ms",), status)
+    assert (note.subject, texts(note), note.status) == ("GET /slow", (f"p95 {ms:.3g}{'.0' * (ms < 100)} ms",), status)
     assert note.rule == "p95 under 50.0 ms is good, over 200 ms poor, between them a warning"
     assert note.row is not None
 
@@ -42,7 +46,7 @@ def test_a_slow_route_is_named_with_its_p95_and_the_threshold(ms: float, status)
 @pytest.mark.parametrize(("requests", "fact"), [(1, "p95 80.0 ms of 1 request only"), (20, "p95 80.0 ms")])
 def test_a_p95_of_few_requests_says_so(requests: int, fact: str) -> None:
     (note,) = notes(route("GET /", ms=80, requests=requests))
-    assert note.facts == (fact,)
+    assert texts(note) == (fact,)
 
 
 @pytest.mark.parametrize(
@@ -55,19 +59,35 @@ def test_a_p95_of_few_requests_says_so(requests: int, fact: str) -> None:
 )
 def test_a_failing_route_is_at_least_a_warning(errors: int, fact: str, status) -> None:
     (note,) = notes(route("GET /", requests=200, errors=errors))
-    assert (note.facts, note.status) == ((fact,), status)
+    assert (texts(note), note.status) == ((fact,), status)
     assert note.rule == "errors: under 1 % is good, from 5 % poor"
+
+
+def test_each_fact_leads_to_a_kept_request_that_shows_it() -> None:
+    samples = [
+        Sample(number, number, ms / 1000, 100 + number, ms == 70) for number, ms in enumerate((10, 70, 300, 20, 70, 30))
+    ]
+    window = RouteWindow("GET /", "", tuple(samples), (1, 1, 1, 30, 1, 1))
+    (none,) = notes(overview.row(window, SETTINGS))
+    assert [fact.trace_id for fact in none.facts] == [None, None, None]
+    (note,) = notes(overview.row(window, SETTINGS, {101: 1, 102: 1, 103: 30, 104: 1}))
+    slowest, newest_failed, most_queries = (f"{number:032x}" for number in (102, 104, 103))
+    assert [(fact.text.partition(" ")[0], fact.trace_id) for fact in note.facts] == [
+        ("p95", slowest),
+        ("2", newest_failed),
+        ("up", most_queries),
+    ]
 
 
 def test_a_request_with_many_queries_is_a_warning() -> None:
     (note,) = notes(route("GET /tag", queries=(1, 51)))
-    assert (note.facts, note.status) == (("up to 51 queries in one request",), WARNING)
+    assert (texts(note), note.status) == (("up to 51 queries in one request",), WARNING)
     assert "from 20 queries in one request" in note.rule
 
 
 def test_all_that_is_the_matter_with_a_route_is_one_note_as_bad_as_the_worst() -> None:
     (note,) = notes(route("GET /", ms=80, errors=50, queries=(20,)))
-    assert note.facts == ("p95 80.0 ms", "50 errors in 100 requests", "up to 20 queries in one request")
+    assert texts(note) == ("p95 80.0 ms", "50 errors in 100 requests", "up to 20 queries in one request")
     assert note.status is POOR
     assert note.rule.count("; ") == 2
 
@@ -76,7 +96,7 @@ def test_a_cold_cache_comes_last_and_has_no_row() -> None:
     cold = {"hits": 1, "misses": 2, "hit_rate_percent": 33.333}
     (of_route, of_cache) = notes(route("GET /", ms=60), cache=cold)
     assert of_route.subject == "GET /"
-    assert (of_cache.subject, of_cache.facts, of_cache.row) == ("cache", ("answered 33.3 % of 3 lookups",), None)
+    assert (of_cache.subject, texts(of_cache), of_cache.row) == ("cache", ("answered 33.3 % of 3 lookups",), None)
     assert of_cache.rule == "from 90 % on it is good"
 
 

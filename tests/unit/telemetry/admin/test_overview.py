@@ -172,6 +172,6 @@ def test_a_row_has_the_queries_of_its_own_requests(
 def test_a_row_without_query_counts_has_none(metrics: PerformanceMetrics) -> None:
     metrics.record_endpoint_latency("GET /", 0.3, is_error=True)
     (row,) = overview.build(metrics, SETTINGS, NOW).rows
-    assert (row.queries_avg, row.queries_max, row.status) == (None, None, POOR)
+    assert (row.queries_avg, row.queries_max, row.latency) == (None, None, POOR)
     assert row.spark.marked
     assert not row.spark.bars

@@ -87,7 +87,8 @@ def test_the_page_has_every_figure_of_the_json(metrics: PerformanceMetrics, inst
         assert stats["endpoint"] in cells[0]
         for key in ("p50_ms", "p95_ms", "p99_ms", "avg_ms", "min_ms", "max_ms"):
             assert figures.digits(stats[key]) in cells
-        assert cells[7:9] == [str(stats["request_count"]), str(stats["error_count"])]
+        failed = "■ poor 1" if stats["error_count"] else "0"
+        assert cells[7:9] == [str(stats["request_count"]), failed]
         (time,) = row.all("time")
         assert time["datetime"] == stats["last_updated"]
 
@@ -111,6 +112,37 @@ def test_each_status_is_a_word_and_a_shape_with_its_rule(
         (mark,) = row.all("span", class_="shape")[:1]
         assert mark.text == f"{shape} {word}"
         assert "under 50.0 ms is good" in mark["title"]
+
+
+def test_the_status_of_a_route_is_that_of_all_that_needs_a_look(
+    metrics: PerformanceMetrics, instrumented: Instrumented, read
+) -> None:
+    client = instrumented(busy_shop()).test_client()
+    for path in ("/fail", "/queries/25", "/queries/1"):
+        client.get(path)
+    for is_error in (True, *[False] * 99):
+        metrics.record_endpoint_latency("GET /seldom", 0.001, is_error)
+    page = read(client.get(PAGE).text)
+    report = read(client.get("/admin/performance/report").text)
+    for route, mark in (
+        ("GET /fail", "■ poor"),
+        ("GET /seldom", "▲ warning"),
+        ("GET /queries/<number>", "▲ warning"),
+    ):
+        (row,) = page.all("tr", **{"data-route": route})
+        (in_report,) = [row for row in report.all("tr") if row.all("span", title=route)]
+        assert row.all("span", class_="shape")[0].text == in_report.all("span", class_="shape")[0].text == mark
+    (row,) = page.all("tr", **{"data-route": "GET /fail"})
+    assert row.all("span", class_="shape")[0]["title"].startswith("poor: 1 error in 1 request (errors: under 1 %")
+
+
+def test_what_needs_a_look_leads_to_a_request_that_shows_it(instrumented: Instrumented, read) -> None:
+    client = instrumented(busy_shop()).test_client()
+    client.get("/fail")
+    failed = client.get("/fail").headers["traceparent"].split("-")[1]
+    (fact,) = read(client.get(PAGE).text).by_id("needs-a-look").all("span", class_="facts")
+    (link,) = fact.all("a")
+    assert (link.text, link["href"]) == ("2 errors in 2 requests", f"{PAGE}/requests/{failed}")
 
 
 def test_what_needs_a_look_leads_to_its_row(metrics: PerformanceMetrics, client: FlaskClient, read) -> None:
