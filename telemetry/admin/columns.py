@@ -8,12 +8,13 @@ from urllib.parse import urlencode
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: what it sorts by, its head, what that means, and the order that a first click gives."""
+    """A column of a table: what it sorts by, its head, what that means, the order that a first click gives, and its unit."""
 
     key: str
     label: str
     title: str
     first_order: str = "desc"
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,11 @@ def milliseconds(value: float) -> str:
     return f"{digits(value)} ms" if value < 999.5 else f"{digits(value / 1000)} s"
 
 
+def in_column(value_ms: float) -> str:
+    """Return a duration for a column whose head says `ms`: `8.31`, `124`; from a second on with its own unit, `1.20 s`."""
+    return digits(value_ms) if value_ms < 999.5 else milliseconds(value_ms)
+
+
 def percent(value: float) -> str:
     """Return a share of 0 to 100 as `93.1 %`; only all of it reads `100 %`, and only none of it `0 %`."""
     if value in (0, 100):

@@ -29,10 +29,10 @@ COLUMNS: Final = (
     Column("verdict", "verdict", "What its queries come to", "desc"),
     Column("query_count", "queries", "Database queries"),
     Column("repeated", "alike", "The most runs of one statement from one line"),
-    Column("db_ms", "database", "Time in the database"),
-    Column("duration_ms", "duration", "From the first byte of work to the first byte of the body"),
+    Column("db_ms", "database", "Time in the database", unit="ms"),
+    Column("duration_ms", "duration", "From the first byte of work to the first byte of the body", unit="ms"),
     Column("status", "status", "Status of the response"),
-    Column("started_at", "when", "When it began"),
+    Column("started_at", "when", "When it began", unit="UTC"),
 )
 _BY_KEY: Final = {column.key: column for column in COLUMNS}
 _SEVERITY: Final = {kind: len(fanout.VERDICTS) - at for at, kind in enumerate(fanout.VERDICTS)}

@@ -17,12 +17,12 @@ ROWS_AT_FIRST: Final = 200
 
 COLUMNS: Final = (
     Column("route", "route", "Method and URL rule", "asc"),
-    Column("p50_ms", "p50", "Half of the requests were faster, milliseconds"),
-    Column("p95_ms", "p95", "95 of 100 requests were faster, milliseconds"),
-    Column("p99_ms", "p99", "99 of 100 requests were faster, milliseconds"),
-    Column("avg_ms", "avg", "Mean, milliseconds"),
-    Column("min_ms", "min", "Fastest, milliseconds", "asc"),
-    Column("max_ms", "max", "Slowest, milliseconds"),
+    Column("p50_ms", "p50", "Half of the requests were faster, milliseconds", unit="ms"),
+    Column("p95_ms", "p95", "95 of 100 requests were faster, milliseconds", unit="ms"),
+    Column("p99_ms", "p99", "99 of 100 requests were faster, milliseconds", unit="ms"),
+    Column("avg_ms", "avg", "Mean, milliseconds", unit="ms"),
+    Column("min_ms", "min", "Fastest, milliseconds", "asc", unit="ms"),
+    Column("max_ms", "max", "Slowest, milliseconds", unit="ms"),
     Column("request_count", "requests", "Requests in the window"),
     Column("error_count", "errors", "Requests of the window that answered 5xx or raised"),
     Column("queries_avg", "queries", "Database queries a request, mean"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
@@ -19,6 +21,8 @@ from tools import vendor
 OVERVIEW = "/admin/performance"
 LIVE = "**/admin/performance/live*"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+LONG = f"GET /{'a-long-name/' * 13}its-end"
+FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 expect.set_options(timeout=30_000)
@@ -380,12 +384,83 @@ def test_a_server_that_refuses_is_named_with_its_status_and_the_figures_stay(ove
 
 @pytest.mark.parametrize("query", ["", "?route=GET+%2F", "?q=nothing"])
 @pytest.mark.parametrize("is_empty", [True, False])
-def test_nothing_scrolls_sideways_on_a_phone(overview, shop, query, is_empty):
+def test_nothing_scrolls_sideways_on_a_phone(overview, shop, metrics, query, is_empty):
     if not is_empty:
         shop.visit("/", "/a/rather/long/name/x/a/route/that/must/be/cut")
+        record(metrics, (LONG, 0.3, 1))
     page = overview(query, **PHONE)
     page.wait_for_load_state("networkidle")
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.evaluate(FITS)
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_report_is_as_wide_as_its_window_whatever_a_route_is_called(shop, metrics, chromium, width):
+    record(metrics, (LONG, 0.3, 1))
+    with (
+        urlopen(f"{shop.url}{OVERVIEW}/report") as report,
+        chromium.new_context(viewport={"width": width, "height": 844}) as context,
+    ):
+        page = context.new_page()
+        page.set_content(report.read().decode())
+        expect(page.locator("tbody .middle")).to_have_attribute("title", LONG)
+        assert page.evaluate(FITS)
+
+
+def test_a_name_that_is_cut_is_copied_as_a_whole(overview, metrics):
+    record(metrics, (LONG, 0.3, 1))
+    page = overview()
+    name = page.locator("#routes tbody .middle")
+    assert name.locator(".head").evaluate("node => node.scrollWidth > node.clientWidth")
+    assert name.evaluate("node => (getSelection().selectAllChildren(node), String(getSelection()))") == LONG
+
+
+@pytest.mark.parametrize("width", [1000, 1400])
+def test_the_heads_of_the_columns_stay_in_sight(overview, metrics, width):
+    record(metrics, *[(f"GET /{number}", 0.01, 1) for number in range(60)])
+    page = overview(viewport={"width": width, "height": 600})
+    page.locator("#routes tbody tr").nth(50).scroll_into_view_if_needed()
+    expect(page.locator("#sort-route")).to_be_in_viewport()
+
+
+@needs_libraries
+def test_no_column_moves_when_figures_change(overview, metrics, monkeypatch):
+    record(metrics, ("GET /", 0.01, 1))
+    page = overview()
+    places = "[...document.querySelectorAll('#routes thead th')].map(head => head.getBoundingClientRect().left)"
+    before = page.evaluate(places)
+    later = SimpleNamespace(time_ns=lambda: time.time_ns() + 59 * 60 * 10**9)
+    monkeypatch.setattr(pages, "time", later)
+    record(metrics, ("GET /", 86_400, 99))
+    expect(page.locator("#routes tbody time")).to_have_text("59 min")
+    assert page.evaluate(places) == before
+
+
+@needs_libraries
+def test_the_clock_of_the_chart_is_that_of_the_tables(overview, shop):
+    shop.visit("/")
+    hours = {time.gmtime(time.time() - 120).tm_hour, time.gmtime().tm_hour}
+    page = overview(timezone_id="Asia/Tokyo")
+    page.add_init_script(
+        "const draw = CanvasRenderingContext2D.prototype.fillText; window.drawn = [];"
+        "CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {"
+        " window.drawn.push(text); draw.call(this, text, ...at); };"
+    )
+    page.reload()
+    expect(page.locator("#chart")).to_have_attribute("data-points", "1")
+    clocks = [text for text in page.evaluate("drawn") if ":" in text]
+    assert {int(text[:2]) for text in clocks} <= hours | {time.gmtime().tm_hour}
+    assert clocks
+
+
+def test_on_paper_it_is_black_on_white_without_what_can_be_pressed(overview, metrics):
+    record(metrics, (LONG, 0.3, 1))
+    page = overview(color_scheme="dark", viewport={"width": 700, "height": 900})
+    page.emulate_media(media="print")
+    assert page.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.querySelector('thead th')).position") == "static"
+    for left_out in ("#tools", "#filter", "nav >> nth=0"):
+        expect(page.locator(left_out)).to_be_hidden()
+    assert page.evaluate(FITS)
 
 
 def test_a_name_with_markup_in_it_runs_nothing(overview, metrics):

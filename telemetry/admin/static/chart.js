@@ -25,8 +25,8 @@ window.telemetryChart = (() => {
 
   function clock(seconds, span) {
     const when = new Date(seconds * 1000);
-    if (span > 172800) return when.toLocaleDateString([], { month: "short", day: "numeric" });
-    const style = { hour: "2-digit", minute: "2-digit", hour12: false };
+    if (span > 172800) return when.toLocaleDateString([], { month: "short", day: "numeric", timeZone: "UTC" });
+    const style = { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: "UTC" }; // as the tables have it
     if (span < 600) style.second = "2-digit";
     return when.toLocaleTimeString([], style);
   }
@@ -98,7 +98,7 @@ window.telemetryChart = (() => {
     const trace = body.trace_id[at] ? ` · trace ${body.trace_id[at].slice(0, 8)}…` : "";
     const failed = body.is_error[at] ? " · error" : "";
     const when = clock(body.time[at], 0);
-    said.textContent = `${when}  ${body.routes[body.route[at]]}  ${milliseconds(body.duration_ms[at])}${failed}${trace}`;
+    said.textContent = `${when} UTC  ${body.routes[body.route[at]]}  ${milliseconds(body.duration_ms[at])}${failed}${trace}`;
   }
 
   function axis(extra) {
@@ -113,6 +113,7 @@ window.telemetryChart = (() => {
       width: box.clientWidth,
       height: box.clientHeight,
       legend: { show: false },
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       cursor: { drag: { x: false, y: false }, points: { show: false }, y: false },
       scales: {
         x: { time: true, range: () => [body.start, Math.max(body.end, body.start + 1)] },

@@ -52,6 +52,11 @@ def test_durations_from_a_second_on_are_written_in_seconds(value: float, written
     assert figures.milliseconds(value) == written
 
 
+@pytest.mark.parametrize(("value", "written"), [(8.314, "8.31"), (999.4, "999"), (999.5, "1.00 s"), (2171, "2.17 s")])
+def test_a_column_of_milliseconds_has_seconds_with_their_unit(value: float, written: str) -> None:
+    assert figures.in_column(value) == written
+
+
 @pytest.mark.parametrize(
     ("value", "written"),
     [(0, "0 %"), (0.01, "0.1 %"), (93.04, "93.0 %"), (99.99, "99.9 %"), (100, "100 %")],

@@ -261,6 +261,16 @@ def test_the_list_says_what_is_the_matter_and_leads_to_the_request(client: Flask
     assert "No request matches" in client.get(f"{PAGE}/live?verdict=ok").text
 
 
+def test_each_time_of_day_says_its_zone(client: FlaskClient, read) -> None:
+    trace_id = trace_of(client.get("/plain"))
+    listed, overview = read(client.get(PAGE).text), read(client.get("/admin/performance").text)
+    assert listed.by_id("sort-started_at").text == "when UTC"
+    for time in (*listed.all("time"), *overview.all("time")):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]* UTC", time["title"])
+    assert "times in UTC" in overview.by_id("legend").text
+    assert re.search(r"\d\d:\d\d:\d\d\.\d{3} UTC", read(client.get(f"{PAGE}/{trace_id}").text).text)
+
+
 def test_a_request_leads_back_to_the_list_as_it_was(client: FlaskClient, read) -> None:
     trace_id = trace_of(client.get("/list/10"))
     listed = read(client.get(f"{PAGE}?verdict=any&sort=query_count&order=desc&q=list").text)
