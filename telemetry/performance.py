@@ -265,6 +265,10 @@ class PerformanceMetrics:
         """Look up endpoint names in `url_map` from now on; it is not kept alive."""
         self._url_maps.setdefault(url_map, (0, {}))
 
+    def has_route(self, route: str) -> bool:
+        """Return whether an app that is measured has a rule of that name, asked for or not."""
+        return route in self._endpoints()
+
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def record_cache_hit(self, lookups: int = 1) -> None:

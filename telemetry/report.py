@@ -235,15 +235,16 @@ def _caches(cache: Mapping[str, Any], caches: Mapping[str, Any] | None, settings
     lookups = cache["hits"] + cache["misses"]
     if lookups:
         rate = cache["hit_rate_percent"]
-        status = figures.cache_status(rate, settings)
-        text = f"{status.word}. They answered {figures.percent(rate)} of {figures.plural(lookups, 'lookup')}."
-        found.append(Finding("hits", text, status))
+        status = figures.cache_status(rate, lookups, settings)
+        text = f"They answered {figures.percent(rate)} of {figures.plural(lookups, 'lookup')}"
+        text = f"{text}, too few to judge." if status is None else f"{status.word}. {text}."
+        found.append(Finding("hits", text, status or GOOD))
     for name, kept in sorted((caches or {}).items()):
         entries, most = kept["entries"], kept["max_entries"]
         share = f" ({figures.percent(100 * entries / most)} full)" if most else ""
         found.append(Finding(name, f"{figures.count(entries)} of {figures.count(most)} entries{share}.", GOOD))
     otherwise = "No cache lookup yet: the app calls record_cache_hit() and record_cache_miss()."
-    rule = f"A hit rate from {settings.cache_good_percent:g} % on is good."
+    rule = f"Of a hit rate, {figures.cache_rule(settings)}."
     return Section("caches", "How the caches do", tuple(found), otherwise, rule)
 
 

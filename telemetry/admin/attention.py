@@ -98,11 +98,10 @@ def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None
 def _of_cache(overview: Overview, settings: TelemetrySettings) -> Note | None:
     cache = overview.snapshot["cache"]
     lookups = cache["hits"] + cache["misses"]
-    if not lookups or figures.cache_status(cache["hit_rate_percent"], settings) is GOOD:
+    if figures.cache_status(cache["hit_rate_percent"], lookups, settings) is not WARNING:
         return None
     fact = f"answered {figures.percent(cache['hit_rate_percent'])} of {figures.plural(lookups, 'lookup')}"
-    rule = f"from {settings.cache_good_percent:g} % on it is good"
-    return Note("cache", (Fact(fact),), WARNING, rule, None)
+    return Note("cache", (Fact(fact),), WARNING, figures.cache_rule(settings), None)
 
 
 def _p95_ms(note: Note) -> float:

@@ -15,6 +15,8 @@ NONE: Final = "–"
 
 ERRORS_GOOD_BELOW_PERCENT: Final = 1.0
 ERRORS_POOR_FROM_PERCENT: Final = 5.0
+CACHE_LEAST_LOOKUPS: Final = 100
+"""A cache that has only been filled so far has answered nothing yet."""
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86400
 
@@ -144,9 +146,16 @@ def fan_out_status(most_queries: int, settings: TelemetrySettings) -> Status:
     return WARNING if most_queries >= settings.fan_out_warning else GOOD
 
 
-def cache_status(hit_rate_percent: float, settings: TelemetrySettings) -> Status:
-    """Return the status of a cache hit rate, 0 to 100."""
+def cache_status(hit_rate_percent: float, lookups: int, settings: TelemetrySettings) -> Status | None:
+    """Return the status of a cache hit rate, 0 to 100; `None` while there are too few lookups to judge it."""
+    if lookups < CACHE_LEAST_LOOKUPS:
+        return None
     return GOOD if hit_rate_percent >= settings.cache_good_percent else WARNING
+
+
+def cache_rule(settings: TelemetrySettings) -> str:
+    """Return the thresholds of `cache_status` in words."""
+    return f"from {settings.cache_good_percent:g} % on it is good, judged from {CACHE_LEAST_LOOKUPS} lookups on"
 
 
 def _rising(value: float, is_good: Callable[[float], bool], is_poor: Callable[[float], bool]) -> Status:

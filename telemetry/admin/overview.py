@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from telemetry.admin import figures
 from telemetry.admin.drawing import Sparkline, sparkline
 from telemetry.admin.figures import NONE, Status
-from telemetry.performance import RouteStats, percentile
+from telemetry.performance import RATINGS_POST_ROUTE, RouteStats, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,16 +92,18 @@ def build(
     windows = tuple(window for window in metrics.route_windows() if window.samples)
     snapshot = metrics.snapshot()
     newest = sorted(sample for window in windows for sample in window.samples)[-settings.window :]
-    cards = (
+    cards = [
         _rate(windows, settings, snapshot["uptime_seconds"], now_unix_nano),
         _latency(newest, settings),
         _errors(newest),
         _queries(snapshot["database"], settings),
         _cache(snapshot["cache"], settings),
         _resources(snapshot["resources"]),
-        _ratings(snapshot["ratings_post"], settings),
-    )
-    return Overview(windows, tuple(row(window, settings, kept) for window in windows), cards, snapshot, now_unix_nano)
+    ]
+    if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
+        cards.append(_ratings(snapshot["ratings_post"], settings))
+    rows = tuple(row(window, settings, kept) for window in windows)
+    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano)
 
 
 def row(window: RouteWindow, settings: TelemetrySettings, kept: Mapping[int, int] = NO_REQUESTS) -> Row:
@@ -215,9 +217,10 @@ def _cache(cache: dict[str, Any], settings: TelemetrySettings) -> Card:
     if not lookups:
         return Card("cache", "cache hits", NONE, "", "No cache lookup yet: the app calls record_cache_hit and _miss.")
     rate = cache["hit_rate_percent"]
-    title = f"Since the process started; from {settings.cache_good_percent:g} % on it is good"
+    title = f"Since the process started; {figures.cache_rule(settings)}"
     detail = f"{figures.count(cache['hits'])} of {figures.count(lookups)}"
-    return Card("cache", "cache hits", figures.percent(rate), detail, title, figures.cache_status(rate, settings))
+    status = figures.cache_status(rate, lookups, settings)
+    return Card("cache", "cache hits", figures.percent(rate), detail, title, status)
 
 
 def _resources(resources: dict[str, Any]) -> Card:
@@ -233,9 +236,9 @@ def _resources(resources: dict[str, Any]) -> Card:
 def _ratings(ratings: dict[str, Any], settings: TelemetrySettings) -> Card:
     made = ratings["request_count"]
     if not made:
-        return Card("ratings", "ratings POST p95", NONE, "", "No POST /api/ratings/<media_hash> yet.")
+        return Card("ratings", "ratings POST p95", NONE, "", f"No {RATINGS_POST_ROUTE} yet.")
     p95_ms = ratings["p95_latency_ms"]
     detail = f"avg {figures.milliseconds(ratings['avg_latency_ms'])} · n {made}"
-    title = f"POST /api/ratings/<media_hash>, the last n = {made}; {figures.latency_rule(settings)}"
+    title = f"{RATINGS_POST_ROUTE}, the last n = {made}; {figures.latency_rule(settings)}"
     status = figures.latency_status(p95_ms, settings)
     return Card("ratings", "ratings POST p95", figures.milliseconds(p95_ms), detail, title, status)

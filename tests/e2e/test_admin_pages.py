@@ -16,6 +16,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from telemetry import PerformanceMetrics
 from telemetry.admin import pages
+from tests.e2e.colours import contrast
 from tools import vendor
 
 OVERVIEW = "/admin/performance"
@@ -314,6 +315,14 @@ def test_the_theme_follows_the_system_and_a_choice_is_remembered(overview):
     page.get_by_role("button", name="Light or dark").click()
     page.reload()
     assert page.evaluate(BACKGROUND) == dark
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_placeholder_of_the_filter_can_be_read(overview, scheme):
+    page = overview(color_scheme=scheme)
+    field = page.locator("#filter")
+    colour = field.evaluate("node => getComputedStyle(node, '::placeholder').color")
+    assert contrast(colour, field.evaluate("node => getComputedStyle(node).backgroundColor")) >= 4.5
 
 
 @pytest.mark.usefixtures("three")

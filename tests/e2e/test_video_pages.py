@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from tests.e2e.colours import contrast
+
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 WATCH = "/watch/holiday/100%25%20sun%20%26%20%C5%81%C3%B3d%C5%BA.mp4"
 SEEK = """async (video, second) => {
@@ -58,6 +60,14 @@ def test_a_rating_sticks_after_a_restart(open_page, server):
     page.goto(server.url + WATCH)
     expect(page.locator("#rate-4")).to_be_checked()
     expect(page.get_by_text("4.0 from 1 rating")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_stars_that_are_not_given_can_be_seen(open_page, scheme):
+    page = open_page(color_scheme=scheme)
+    page.goto(WATCH)
+    colour = page.locator("label[for=rate-1]").evaluate("node => getComputedStyle(node).color")
+    assert contrast(colour, page.evaluate("getComputedStyle(document.body).backgroundColor")) >= 4.5
 
 
 def test_a_rating_can_be_given_with_the_keys(open_page):

@@ -60,7 +60,7 @@ def test_it_says_what_is_slow_fails_and_fans_out_with_the_thresholds_in_words(bu
     assert said(report, "failing") == ["GET /: warning. 1 error in 31 requests (3.2 %)."]
     assert said(report, "fan_out") == ["GET /list: warning. Up to 51 queries in one request, 27.0 on average."]
     assert said(report, "caches") == [
-        "hits: good. They answered 90.0 % of 10 lookups.",
+        "hits: They answered 90.0 % of 10 lookups, too few to judge.",
         "tags: 41 of 4,096 entries (1.0 % full).",
     ]
     assert report.headline == (
@@ -114,7 +114,15 @@ def test_thresholds_are_those_of_the_settings() -> None:
     assert said(report, "fan_out") == [
         "all routes: warning. Up to 2 queries in one request; the server does not say of which route."
     ]
-    assert "A hit rate from 10 % on is good." in report.text()
+    assert section(report, "caches").rule == ("Of a hit rate, from 10 % on it is good, judged from 100 lookups on.")
+
+
+def test_caches_are_judged_once_they_were_asked_often_enough() -> None:
+    metrics = PerformanceMetrics()
+    metrics.record_cache_miss(99)
+    assert said(report_of(metrics), "caches") == ["hits: They answered 0 % of 99 lookups, too few to judge."]
+    metrics.record_cache_miss()
+    assert said(report_of(metrics), "caches") == ["hits: warning. They answered 0 % of 100 lookups."]
 
 
 def test_figures_that_are_not_known_are_not_made_up(busy: PerformanceMetrics) -> None:

@@ -28,7 +28,8 @@ def texts(note: attention.Note) -> tuple[str, ...]:
 
 
 def test_what_is_good_is_not_mentioned() -> None:
-    assert notes(route("GET /", ms=49, queries=(19,)), cache={"hits": 9, "misses": 1, "hit_rate_percent": 90}) == []
+    for cache in ({"hits": 90, "misses": 10, "hit_rate_percent": 90}, {"hits": 0, "misses": 99, "hit_rate_percent": 0}):
+        assert notes(route("GET /", ms=49, queries=(19,)), cache=cache) == []
 
 
 def test_nothing_measured_needs_no_look() -> None:
@@ -93,11 +94,11 @@ def test_all_that_is_the_matter_with_a_route_is_one_note_as_bad_as_the_worst() -
 
 
 def test_a_cold_cache_comes_last_and_has_no_row() -> None:
-    cold = {"hits": 1, "misses": 2, "hit_rate_percent": 33.333}
+    cold = {"hits": 100, "misses": 200, "hit_rate_percent": 33.333}
     (of_route, of_cache) = notes(route("GET /", ms=60), cache=cold)
     assert of_route.subject == "GET /"
-    assert (of_cache.subject, texts(of_cache), of_cache.row) == ("cache", ("answered 33.3 % of 3 lookups",), None)
-    assert of_cache.rule == "from 90 % on it is good"
+    assert (of_cache.subject, texts(of_cache), of_cache.row) == ("cache", ("answered 33.3 % of 300 lookups",), None)
+    assert of_cache.rule == "from 90 % on it is good, judged from 100 lookups on"
 
 
 def test_the_worst_stands_first_then_the_slowest_then_by_name() -> None:

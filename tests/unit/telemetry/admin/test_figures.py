@@ -121,10 +121,12 @@ def test_errors_are_poor_from_five_percent_on(share: float, status: figures.Stat
 def test_fan_out_and_cache_are_worth_a_look_from_their_thresholds_on() -> None:
     assert figures.fan_out_status(19, SETTINGS) is GOOD
     assert figures.fan_out_status(20, SETTINGS) is WARNING
-    assert figures.cache_status(90, SETTINGS) is GOOD
-    assert figures.cache_status(89.999, SETTINGS) is WARNING
+    assert figures.cache_status(90, 100, SETTINGS) is GOOD
+    assert figures.cache_status(89.999, 100, SETTINGS) is WARNING
+    assert figures.cache_status(0, 99, SETTINGS) is None
 
 
 def test_the_rules_in_words_name_the_thresholds_in_force() -> None:
     assert figures.latency_rule(SETTINGS) == "p95 under 50.0 ms is good, over 200 ms poor, between them a warning"
+    assert figures.cache_rule(SETTINGS) == "from 90 % on it is good, judged from 100 lookups on"
     assert figures.error_rule() == "under 1 % is good, from 5 % poor"

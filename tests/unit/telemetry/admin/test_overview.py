@@ -38,7 +38,7 @@ def rate(*windows: RouteWindow, size: int = 100, uptime_s: float = 3600) -> tupl
 
 def test_without_a_request_every_card_has_a_dash_and_says_why(metrics: PerformanceMetrics) -> None:
     found = cards(metrics)
-    assert {"rate", "p95", "errors", "queries", "cache", "ratings"} <= found.keys()
+    assert list(found) == ["rate", "p95", "errors", "queries", "cache", "resources"]
     for key, card in found.items():
         assert (card.status, card.spark) == (None, None)
         assert card.title
@@ -110,11 +110,23 @@ def test_the_query_card_has_mean_and_most(metrics: PerformanceMetrics) -> None:
 
 
 def test_the_cache_card_has_hits_of_lookups(metrics: PerformanceMetrics) -> None:
-    for _ in range(9):
-        metrics.record_cache_hit()
+    metrics.record_cache_hit(90)
+    metrics.record_cache_miss(9)
+    assert cards(metrics)["cache"].status is None
     metrics.record_cache_miss()
     card = cards(metrics)["cache"]
-    assert (card.value, card.detail, card.status) == ("90.0 %", "9 of 10", GOOD)
+    assert (card.value, card.detail, card.status) == ("90.0 %", "90 of 100", GOOD)
+    assert card.title.endswith("from 90 % on it is good, judged from 100 lookups on")
+
+
+def test_an_app_with_the_ratings_route_has_their_card_before_the_first_rating(
+    metrics: PerformanceMetrics, shop: Flask, instrumented: Callable[..., Flask]
+) -> None:
+    instrumented(shop)
+    assert "ratings" not in cards(metrics)
+    shop.add_url_rule("/api/ratings/<media_hash>", "rate", lambda media_hash: media_hash, methods=["POST"])
+    card = cards(metrics)["ratings"]
+    assert (card.value, card.title) == (NONE, "No POST /api/ratings/<media_hash> yet.")
 
 
 def test_the_ratings_card_is_of_its_route(metrics: PerformanceMetrics) -> None:

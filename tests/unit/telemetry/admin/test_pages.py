@@ -155,7 +155,7 @@ def test_what_needs_a_look_leads_to_a_request_that_shows_it(instrumented: Instru
 
 def test_what_needs_a_look_leads_to_its_row(metrics: PerformanceMetrics, client: FlaskClient, read) -> None:
     metrics.record_endpoint_latency("GET /slow", 0.3)
-    metrics.record_cache_miss()
+    metrics.record_cache_miss(100)
     page = read(client.get(PAGE).text)
     slow, cache = page.by_id("needs-a-look").all("a")
     anchor = slow["href"].partition("#")[2]
