@@ -111,7 +111,7 @@ def run(plan: Plan, progress: Callable[[int], object] | None = None) -> LoadResu
     """Make the requests of `plan` and return how they went; `progress` is told each time how many have been made.
 
     Redirects are not followed. It ends early once no connection is made any more; on `KeyboardInterrupt` it ends with what
-    there is so far.
+    there is so far. The requests that are under way then count as neither answered nor failed.
 
     Raises:
         LoadTestError: the host is not this machine and may not be.
@@ -128,7 +128,7 @@ def _address(plan: Plan) -> tuple[str, int]:
         found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:
         raise UnreachableError(f"the host {host!r} can't be found: {_kind(error)}") from error
-    if not plan.allow_remote and not all(ipaddress.ip_address(name.partition("%")[0]).is_loopback for name in found):
+    if not plan.allow_remote and not all(map(_is_of_this_machine, found)):
         raise LoadTestError(f"url must be of this machine unless remote hosts are allowed, got {host!r}")
     failure: OSError | None = None
     for name in found:
@@ -140,6 +140,19 @@ def _address(plan: Plan) -> tuple[str, int]:
             return name, port
     assert failure is not None  # a host that is found has an address
     raise UnreachableError(f"no server answers at {plan.url}: {_kind(failure)}") from failure
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Tell whether an interface of this machine has `address`: one that has can be listened on."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if found.is_loopback or found.is_unspecified:
+        return found.is_loopback
+    try:
+        with socket.socket(socket.AF_INET if found.version == 4 else socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 class _LoadTest:
@@ -194,7 +207,8 @@ class _LoadTest:
             except (OSError, HTTPException) as error:
                 _close(connection)
                 connection = None
-                self._add_failure(error)
+                if not self._stop.is_set():  # else it was given up
+                    self._add_failure(error)
             else:
                 self._add_answer(status, duration_s)
                 if not is_kept:

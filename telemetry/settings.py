@@ -78,7 +78,8 @@ class TelemetrySettings:
     excluded_routes: Annotated[
         tuple[str, ...],
         Meta(
-            description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files and admin pages."
+            description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files and admin pages.",
+            examples=['["/health"]'],
         ),
     ] = ("/ping",)
     admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True
@@ -106,7 +107,8 @@ class TelemetrySettings:
         Meta(
             description="Where spans and metrics go (JSON list): `otlp`, `jaeger`, `prometheus`, `console`, `jsonfile`, "
             "`none`, or the name of an installed exporter; with none named, as `OTEL_TRACES_EXPORTER` and "
-            "`OTEL_METRICS_EXPORTER` say."
+            "`OTEL_METRICS_EXPORTER` say.",
+            examples=['["otlp", "jsonfile"]'],
         ),
     ] = ()
     jsonfile_folder: Annotated[
@@ -190,7 +192,7 @@ def _must_be(hint: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return 'a JSON list of texts such as ["/health"]'
+        return f"a JSON list of texts such as {meta.examples[0]}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
     limits = (("over", meta.gt), ("from", meta.ge), ("to", meta.le))
     return " ".join([words, *(f"{word} {limit}" for word, limit in limits if limit is not None)])

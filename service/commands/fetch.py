@@ -60,6 +60,19 @@ class Target:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.path}"
 
+    def refusal(self, what: str, status: int) -> FetchError:
+        """Return what to say of an answer 401, 403 or 429 to who asked for `what`."""
+        remedy = "give --url the address with ?token=… that it printed at its start"
+        if status == 429:
+            remedy = "there were too many wrong tokens, try again in a minute"
+        elif status == 403:
+            remedy = f"ask on the machine that runs it, or {remedy}"
+        elif self.token:
+            remedy = f"the token is not its admin token, {remedy}"
+        else:
+            remedy = f"it wants its admin token, {remedy}"
+        return FetchError(f"{self} does not show its {what} here (status {status}): {remedy}")
+
     def get(self, path: str) -> tuple[int, Any]:
         """Return the status and the JSON of `path`, `None` where the answer is none. Redirects are not followed.
 

@@ -67,10 +67,7 @@ def _read(target: Target) -> tuple[dict[str, Any], dict[str, Any] | None]:
         status, snapshot = target.get("/admin/performance/json")
         known = {"snapshot": snapshot}
     if status in (401, 403, 429):
-        raise FetchError(
-            f"{target} does not show its figures here (status {status}): ask on the machine that runs it, "
-            "or give --url the address with ?token=… that it printed at its start"
-        )
+        raise target.refusal("figures", status)
     if status == 404:
         raise FetchError(f"{target} has no performance figures (status 404): is it the server that was meant?")
     if status != 200 or not isinstance(known, dict):

@@ -154,11 +154,7 @@ def _ask(url: str | None, path: str) -> tuple[Target, dict[str, Any]]:
     except FetchError as error:
         fail(str(error), FAILED)
     if status in (401, 403, 429):
-        fail(
-            f"{target} does not show its requests here (status {status}): ask on the machine that runs it, "
-            "or give --url the address with ?token=… that it printed at its start",
-            FAILED,
-        )
+        fail(str(target.refusal("requests", status)), FAILED)
     if status != 200 or not isinstance(body, dict):
         told = body.get("error") if isinstance(body, dict) else None
         fail(f"{target}: {told or f'it does not answer with its requests (status {status})'}", FAILED)

@@ -12,6 +12,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry import instruments
+from telemetry.admin import figures
 from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
 from telemetry.requests import MADE
 
@@ -64,17 +65,20 @@ def _no_operation(_: str) -> Mapping[str, str]:
 def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
     """Return a test that sends the request again and asserts the number of queries that it should need.
 
-    That is how many it would make with each repeated statement asked once.
+    That is how many it would make with each repeated statement asked once; without a finding, as many as it made.
     """
     findings = [finding for finding in analysis.findings if finding.is_warning]
     budget = kept.query_count - sum(finding.runs - 1 for finding in findings if finding.runs)
     name = re.sub(r"[\W_]+", "_", f"{kept.method} {kept.route.partition(' ')[2]}".lower()).strip("_")
+    made = figures.plural(kept.query_count, "query") if kept.query_count else "no query"
+    wanted = f"it should need {budget}" if findings else "it keeps to that"
+    purpose = "needs_few" if findings else "keeps_to_its"
     told = "".join(_comment(f"{finding.text}. Mend: {finding.mend}.", "    ") for finding in findings)
     arguments = f", method={kept.method!r}" if kept.method != "GET" else ""
     return (
-        f"{_comment(f'{kept.route} made {kept.query_count} queries; it should need {budget}.')}\n"
+        f"{_comment(f'{kept.route} made {made}; {wanted}.')}\n"
         "from telemetry.testing import assert_max_queries\n\n\n"
-        f"def test_{name}_needs_few_queries(client):  # a fixture: app.test_client() of the instrumented app\n"
+        f"def test_{name}_{purpose}_queries(client):  # a fixture: app.test_client() of the instrumented app\n"
         f"{told}"
         f"    with assert_max_queries({budget}):\n"
         f"        response = client.open({kept.address!r}{arguments})\n"

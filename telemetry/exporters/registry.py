@@ -216,7 +216,9 @@ def _named(name: str, shown: str, signals: Sequence[Signal]) -> Exporter:
     points = {signal: next(iter(entry_points(group=_GROUPS[signal], name=name)), None) for signal in signals}
     if any(points.values()):
         return Installed(name, points.get("traces"), points.get("metrics"))
-    raise SettingsError(f"{shown} must be of {', '.join(known(signals))}, got {name!r}{_how_to_install(name)}")
+    raise SettingsError(
+        f"{shown} must be one or more of {', '.join(known(signals))}, got {name!r}{_how_to_install(name)}"
+    )
 
 
 def _how_to_install(name: str) -> str:

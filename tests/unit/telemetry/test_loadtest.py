@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import psutil
 import pytest
 
 from telemetry.loadtest import LoadResult, LoadTestError, Plan, UnreachableError, run, status_words
@@ -34,14 +35,17 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/moved":
             status = 302
         self.send_response(status)
-        body = b"" if self.path == "/slow" else b"answer"
-        self.send_header("Content-Length", "1000" if self.path == "/slow" else str(len(body)))
+        body = b"" if self.path in ("/slow", "/drip") else b"answer"
+        self.send_header("Content-Length", str(len(body)) if body else "1000")
         if self.path == "/short":
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
         if self.path == "/slow":
             self.server.ended.wait(5)  # type: ignore[attr-defined]
+        with suppress(OSError):
+            while self.path == "/drip" and not self.server.ended.wait(0.01):  # type: ignore[attr-defined]
+                self.wfile.write(b"x")
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -127,6 +131,19 @@ def test_an_interrupt_ends_it_with_what_there_is() -> None:
     assert 0 < result.made < 1_000_000
 
 
+def test_what_is_under_way_at_an_interrupt_is_neither_answered_nor_failed() -> None:
+    with serving() as (url, server):
+
+        def interrupt(_: int) -> None:
+            if len(server.seen) == 2 and not interrupted:
+                interrupted.append(True)
+                raise KeyboardInterrupt
+
+        interrupted: list[bool] = []
+        result = run(Plan(f"{url}/drip", 100, 2, timeout_s=5), interrupt)
+    assert (result.made, result.failures, result.stopped) == (0, {}, "it was interrupted")
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -154,6 +171,23 @@ def test_another_machine_is_refused_unless_it_is_allowed(host: str) -> None:
 def test_every_name_of_this_machine_is_fine(host: str) -> None:
     with pytest.raises(UnreachableError):
         run(Plan(f"http://{host}:{free_port()}/"))
+
+
+def own_addresses() -> list[str]:
+    """The addresses of this machine's interfaces beside loopback."""
+    found = [
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == socket.AF_INET
+    ]
+    return [address for address in found if not address.startswith("127.")]
+
+
+@pytest.mark.skipif(not own_addresses(), reason="this machine is in no network")
+def test_an_address_of_this_machine_in_its_network_is_fine() -> None:
+    with pytest.raises(UnreachableError):
+        run(Plan(f"http://{own_addresses()[0]}:{free_port()}/"))
 
 
 def test_with_the_word_remote_hosts_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,12 @@ def test_the_environment_sets_what_is_not_passed(monkeypatch: pytest.MonkeyPatch
         (
             "LVS_TELEMETRY_EXCLUDED_ROUTES",
             "/health",
-            "LVS_TELEMETRY_EXCLUDED_ROUTES must be a JSON list of texts",
+            'LVS_TELEMETRY_EXCLUDED_ROUTES must be a JSON list of texts such as ["/health"], got',
+        ),
+        (
+            "LVS_TELEMETRY_EXPORTERS",
+            "otlp",
+            'LVS_TELEMETRY_EXPORTERS must be a JSON list of texts such as ["otlp", "jsonfile"], got',
         ),
         ("LVS_TELEMETRY_EXCLUDED_ROUTES", "[1]", "LVS_TELEMETRY_EXCLUDED_ROUTES must be a JSON list of texts"),
     ],

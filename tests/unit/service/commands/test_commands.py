@@ -139,8 +139,12 @@ def test_off_loopback_it_finds_the_token_in_the_data_folder(run, tmp_path, serve
     assert run("report", env=environment).stdout.startswith(f"Performance of {url}, ")
     refused = run("report", "--url", url)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"local-video-server: {url} does not show its figures here (status 401): ")
-    assert refused.stderr.count("\n") == 1
+    told = "give --url the address with ?token=… that it printed at its start"
+    said = f"local-video-server: {url} does not show its figures here (status 401): "
+    assert refused.stderr == f"{said}it wants its admin token, {told}\n"
+    wrong = run("report", "--url", f"{url}/?token=wrong")
+    assert wrong.stderr == f"{said}the token is not its admin token, {told}\n"
+    assert "it wants its admin token, give --url" in run("requests", "--url", url).stderr
     (tmp_path / "var" / "data" / "admin-token").unlink()
     assert run("report", env=environment).exit_code == 1
     app.extensions["local_video_server"].close()

@@ -366,6 +366,20 @@ def test_the_test_that_is_written_runs_and_fails_until_the_queries_are_mended(cl
 
 
 @pytest.mark.parametrize(
+    ("path", "told", "name"),
+    [
+        ("/plain", "GET /plain made no query; it keeps to that.", "test_get_plain_keeps_to_its_queries"),
+        ("/many/1", "GET /many/<number> made 1 query; it keeps to that.", "test_get_many_number_keeps_to_its_queries"),
+        ("/list/10", "GET /list/<number> made 11 queries; it should need 2.", "test_get_list_number_needs_few_queries"),
+    ],
+)
+def test_the_test_that_is_written_says_what_it_wants(path: str, told: str, name: str, client: FlaskClient) -> None:
+    source = client.get(f"{PAGE}/{trace_of(client.get(path))}/test").text
+    assert source.startswith(f"# {told}\n")
+    assert f"\ndef {name}(client):" in source
+
+
+@pytest.mark.parametrize(
     ("name", "shown"),
     [
         ("ż", "/named/ż"),

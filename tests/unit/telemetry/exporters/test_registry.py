@@ -61,10 +61,10 @@ def test_the_whole_sdk_can_be_switched_off() -> None:
     [
         (
             {"OTEL_TRACES_EXPORTER": "oltp"},
-            "OTEL_TRACES_EXPORTER must be of console, jaeger, jsonfile, none, otlp",
+            "OTEL_TRACES_EXPORTER must be one or more of console, jaeger, jsonfile, none, otlp",
         ),
-        ({"OTEL_TRACES_EXPORTER": "prometheus"}, "OTEL_TRACES_EXPORTER must be of console"),
-        ({"OTEL_METRICS_EXPORTER": "jaeger"}, "OTEL_METRICS_EXPORTER must be of console"),
+        ({"OTEL_TRACES_EXPORTER": "prometheus"}, "OTEL_TRACES_EXPORTER must be one or more of console"),
+        ({"OTEL_METRICS_EXPORTER": "jaeger"}, "OTEL_METRICS_EXPORTER must be one or more of console"),
         ({"OTEL_TRACES_EXPORTER": "gcp_trace"}, "it comes with: pip install 'opentelemetry-exporter-gcp-trace'"),
         ({"OTEL_TRACES_EXPORTER": "none,otlp"}, "must be none alone or without it, got 'none, otlp'"),
     ],
