@@ -192,10 +192,7 @@ def summed(queries: Sequence[Query], repeats: Mapping[int, int], fetches: Mappin
     """Return the settled sums of `queries`."""
     sums: dict[SumKey, Sums] = {}
     for query in queries:
-        found = sums_of(sums, query)
-        found.add(query, repeats.get(query[1]))
-        if query[1] in fetches:
-            found.fetched(*fetches[query[1]])
+        sums_of(sums, query).add(query, repeats.get(query[1]), fetches.get(query[1]))
     return settled(sums)
 
 

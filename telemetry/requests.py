@@ -94,9 +94,11 @@ class Sums:
         self._seen: set[int] = set()  # keyed hashes of the parameters
         self._last = 0
 
-    def add(self, query: Query, parameters: int | None) -> None:
-        """Count one query; `parameters` is their keyed hash."""
+    def add(self, query: Query, parameters: int | None, fetch: tuple[int, int] | None = None) -> None:
+        """Count one query; `parameters` is their keyed hash, `fetch` what its rows took and how many there were."""
         start_ns, duration_ns, error_type, flags, rows, transaction = query[1:7]
+        if fetch is not None:
+            duration_ns, rows = duration_ns + fetch[0], max(rows, 0) + fetch[1]
         self.first_ns = self.first_ns or start_ns
         self.last_ns = max(self.last_ns, start_ns + duration_ns)
         self.runs += 1
@@ -116,8 +118,9 @@ class Sums:
                 self._last = transaction
 
     def fetched(self, took_ns: int, rows: int) -> None:
-        """Count what it took to fetch rows."""
+        """Count what it took to fetch rows of a query that is counted already."""
         self.duration_ns += took_ns
+        self.longest_ns = max(self.longest_ns, took_ns)
         self.rows = rows + max(self.rows, 0)
 
     def settle(self) -> None:
@@ -319,10 +322,7 @@ class RequestRecord:
             sums = sums_of(self.sums, query)
             if query[1] in last:
                 self._late[query[1]] = sums
-            sums.add(query, self._hashes.pop(query[1], None))
-            fetched = self.fetches.pop(query[1], None)
-            if fetched is not None:
-                sums.fetched(*fetched)
+            sums.add(query, self._hashes.pop(query[1], None), self.fetches.pop(query[1], None))
 
     def last_of(self, cursor: object) -> int | None:
         """Return the start of the query that `cursor` ran last; `None` if it ran none in this request."""

@@ -361,6 +361,21 @@ def test_every_row_that_was_fetched_is_in_a_group_however_many_queries_there_are
     assert only.duration_ns == kept.db_time_ns
 
 
+@pytest.mark.parametrize("runs", [9, 900])
+def test_the_longest_run_takes_as_long_as_it_does_with_its_rows(runs: int, kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def view() -> None:
+            for _ in range(runs):
+                opened.execute("SELECT a FROM t WHERE a = ?", (1,))
+            opened.execute(
+                "WITH n(x) AS (VALUES(1) UNION ALL SELECT x + 1 FROM n LIMIT 9000) SELECT x FROM n"
+            ).fetchall()
+
+        rows = analyse(kept_of(view)).groups[-1]
+    assert rows.longest_ns == rows.duration_ns
+
+
 @pytest.mark.parametrize("runs", [60, 600, 2 * MAX_PENDING_QUERIES])
 def test_callers_of_one_line_are_told_apart_however_many_queries_there_are(runs: int, kept_of: Kept) -> None:
     with contextlib.closing(connection()) as opened:
