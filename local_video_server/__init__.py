@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -28,7 +28,10 @@ def main() -> None:
     """Run the `local-video-server` command."""
     _find_packages()
     try:
+        _check_opentelemetry()
         from service.cli import main as command
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name in {"service", "config", "telemetry"} or str(error.name).startswith(("service.", "config.")):
             raise
@@ -36,6 +39,23 @@ def main() -> None:
             f"local-video-server needs the [server] extra ({error.name} is missing): pip install 'local-video-server[server]'"
         )
     command()
+
+
+def _check_opentelemetry() -> None:
+    """End with one line where OpenTelemetry can't use a variable that it reads as it is imported."""
+    try:
+        import opentelemetry.propagate
+    except ValueError as error:
+        _fail(f"OTEL_PROPAGATORS can't be used: {error}")
+    try:
+        import opentelemetry.sdk.trace  # noqa: F401
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"local-video-server: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def create_app(settings: Settings | None = None) -> Flask:

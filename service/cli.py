@@ -16,13 +16,23 @@ import telemetry
 from config import Loaded, Settings
 from config.settings import env_name, option_name
 from service.commands import doctor, loadtest, report, request, requests
-from service.commands.options import FAILED, WRONG_SETTING, fail, load, setting_options
+from service.commands.options import FAILED, INTERRUPTED, WRONG_SETTING, fail, load, setting_options
 from service.errors import ServerError
 from service.probe import mime_type
 from service.samples import SAMPLES, make_samples
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Ends quietly after a Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="local-video-server", message="%(prog)s %(version)s")
 def main() -> None:
     """A small video server for one folder, with exact performance figures."""
@@ -59,9 +69,11 @@ def _check_start(settings: Settings) -> str:
     line for the user."""
     from service.admin import load_token
     from service.db import Database
+    from telemetry import pipeline
     from telemetry.exporters import registry
 
     registry.check(telemetry.TelemetrySettings.load())
+    pipeline.check()
     Database(settings.data.resolve() / "library.sqlite3").close()
     return load_token(settings.data.resolve())
 

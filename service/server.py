@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,9 +142,27 @@ def _outward_address(host: str) -> str:
             return "::1" if is_v6 else "127.0.0.1"
 
 
+def _keep_interrupts_from_workers() -> None:
+    """Turn a Ctrl-C, which the terminal sends to all processes, into a SIGTERM to this one alone.
+
+    Workers inherit what is blocked here. One that starts would end with a traceback, and one that serves is told by the server
+    as well: Granian's workers may never end after two signals at once.
+    """
+    resource_tracker.ensure_running()  # its start, which the first worker's would be, lets the signal through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="interrupt", daemon=True).start()
+
+
 def run(settings: Settings) -> None:
     """Serve until a signal ends it. `settings.port` is a real port."""
     multiprocessing.set_start_method("spawn", force=True)
+    if sys.platform != "win32":
+        _keep_interrupts_from_workers()
     Granian(
         "local-video-server",
         address=settings.host,

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
+from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
+from telemetry.errors import SettingsError
 from telemetry.exporters import observed
 from telemetry.exporters.registry import Chosen, Exporter, Options
 
@@ -104,6 +106,18 @@ def tracer_provider(service_name: str, service_version: str | None = None) -> tr
         trace.set_tracer_provider(made)
         _end_at_exit(made)
         return made
+
+
+def check() -> None:
+    """Raise `SettingsError` where the SDK can't use a variable of its own: it says so when a provider is made."""
+    try:
+        SpanLimits()
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    try:
+        MeterProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    except ValueError as error:
+        raise SettingsError(f"{OTEL_METRICS_EXEMPLAR_FILTER} can't be used: {error}") from error
 
 
 def export(

@@ -13,6 +13,7 @@ from config import Loaded, SettingsError, load_settings, settings_table
 
 WRONG_SETTING: Final = 2
 FAILED: Final = 1
+INTERRUPTED: Final = 130
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,10 +17,11 @@ _AUTO: Final = "opentelemetry.instrumentation.auto_instrumentation"
 
 def check_telemetry() -> Iterator[Finding]:
     """Look at the settings of the telemetry, and at what it reads the process's figures with."""
-    from telemetry import SettingsError, TelemetrySettings, system
+    from telemetry import SettingsError, TelemetrySettings, pipeline, system
 
     try:
         TelemetrySettings.load()
+        pipeline.check()
     except SettingsError as error:
         yield Finding(
             "problem", "telemetry", f"{error}.", "Correct it, or unset it; the server does not start like this."

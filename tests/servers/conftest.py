@@ -46,6 +46,7 @@ class Running:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
+            start_new_session=True,
         )
         self.output = ""
         self._grown = threading.Condition()

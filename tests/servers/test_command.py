@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+
+from tests.servers.conftest import ROOT
 
 
 def ratings(server, media_hash):
@@ -47,6 +53,36 @@ def test_a_signal_ends_it_cleanly_and_a_rating_outlives_it(start, how):
     assert "Traceback" not in server.output
     again = start("serve", "--port", "0")
     assert ratings(again, media_hash) == {"average": 5.0, "count": 1, "user": None}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_ctrl_c_which_all_processes_get_ends_it_at_once_and_without_a_traceback(start, is_up):
+    server = start("serve", "--port", "0", "--workers", "2")
+    server.wait_for_output("Serving ")
+    if is_up:
+        server.wait_for_output("library: ")
+    began = time.monotonic()
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.process.wait(20) in {0, 130}
+    assert time.monotonic() - began < 3
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_PROPAGATORS", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT"]
+)
+def test_a_variable_that_opentelemetry_cannot_use_is_one_line_that_names_it(folder, variable):
+    done = subprocess.run(
+        [sys.executable, "-c", "from local_video_server import main; main()", "serve", "--port", "0"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), variable: "foo"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"local-video-server: {variable} .*foo.*\n", done.stderr)
 
 
 def test_two_workers_agree_and_one_of_them_keeps_the_index(start):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+import sys
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+import local_video_server
 from config import settings_table
 from service import cli, samples
 
@@ -106,6 +110,30 @@ def test_a_wrong_setting_of_the_telemetry_is_one_line_and_2(run, served, tmp_pat
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "LVS_TELEMETRY_WINDOW" in result.stderr
+
+
+@pytest.mark.parametrize("variable", ["OTEL_METRICS_EXEMPLAR_FILTER", "OTEL_ATTRIBUTE_COUNT_LIMIT"])
+def test_a_variable_that_the_sdk_cannot_use_is_one_line_and_2(run, served, tmp_path, monkeypatch, variable):
+    (tmp_path / "videos").mkdir()
+    monkeypatch.setenv(variable, "foo")
+    result = run("serve", "--port", "0")
+    assert (result.exit_code, served) == (2, [])
+    assert re.fullmatch(rf"local-video-server: {variable} .*foo.*\n", result.stderr)
+    assert f"■ telemetry: {variable}" in run("doctor").output
+
+
+def test_a_ctrl_c_ends_the_command_quietly_also_while_it_is_being_imported(run, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", interrupt)
+    result = run("config")
+    assert (result.exit_code, result.output) == (130, "")
+    monkeypatch.delitem(sys.modules, "service.cli")
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupt), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        local_video_server.main()
+    assert ended.value.code == 130
 
 
 def test_a_database_of_a_later_program_is_one_line_and_1(run, served, tmp_path):
