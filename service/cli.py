@@ -19,7 +19,7 @@ from service.commands import doctor, loadtest, report, request, requests
 from service.commands.options import FAILED, INTERRUPTED, WRONG_SETTING, fail, load, setting_options
 from service.errors import ServerError
 from service.probe import mime_type
-from service.samples import SAMPLES, make_samples
+from service.samples import SAMPLES, is_unfinished, make_samples
 
 
 class _Commands(click.Group):
@@ -83,7 +83,7 @@ def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
     name = _name(loaded, "videos")
     if folder.exists() and not folder.is_dir():
         fail(f"{name} must be a folder, got the file '{folder}'", WRONG_SETTING)
-    if samples and not _has_videos(folder):
+    if samples and _wants_samples(folder):
         _make_samples(folder, console)
     if not folder.is_dir():
         fail(f"{name} must be a folder that exists, got '{folder}'; --samples makes one", WRONG_SETTING)
@@ -109,8 +109,14 @@ def _name(loaded: Loaded, field: str) -> str:
     return option_name(field) if origin in {"command line", "default"} else f"{field} in {origin}"
 
 
-def _has_videos(folder: Path) -> bool:
-    return folder.is_dir() and any(mime_type(path.name) for path in folder.rglob("*") if path.is_file())
+def _wants_samples(folder: Path) -> bool:
+    """Say whether a folder has no video, or nothing but some of the clips that were once begun there."""
+    if not folder.is_dir():
+        return True
+    videos = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if mime_type(path.name) and path.is_file()
+    }
+    return not videos or (is_unfinished(folder) and videos <= {sample.path for sample in SAMPLES})
 
 
 def _make_samples(folder: Path, console: Console) -> None:

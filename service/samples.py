@@ -15,6 +15,7 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
 RATE_HZ = 48_000
+_MARK = ".samples.part"  # hidden and temporary: none of the library's
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ SAMPLES = (
 
 def make_samples(folder: Path, progress: Callable[[str], None] = lambda _: None) -> list[Path]:
     """Make the clips that `folder` doesn't have yet and return all of them; `progress` gets the path of each clip."""
+    mark = folder / _MARK
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     paths = []
     for sample in SAMPLES:
         progress(sample.path)
@@ -51,20 +55,29 @@ def make_samples(folder: Path, progress: Callable[[str], None] = lambda _: None)
         if not target.exists():
             make_clip(target, sample)
         paths.append(target)
+    mark.unlink()
     return paths
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Say whether `make_samples` has begun in `folder` and come to no end."""
+    return (folder / _MARK).exists()
+
+
 def make_clip(target: Path, sample: Sample) -> None:
-    """Encode one clip. It appears under its name when it is whole."""
+    """Encode one clip. It appears under its name when it is whole, and leaves nothing behind when it never is."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.part")
     webm = target.suffix == ".webm"
     kind = {".webm": "webm", ".mkv": "matroska"}.get(target.suffix, "mp4")
-    with av.open(
-        str(draft), "w", format=kind, options={} if kind != "mp4" else {"movflags": "+faststart"}
-    ) as container:
-        _encode(container, sample, webm)
-    draft.replace(target)
+    try:
+        with av.open(
+            str(draft), "w", format=kind, options={} if kind != "mp4" else {"movflags": "+faststart"}
+        ) as container:
+            _encode(container, sample, webm)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _encode(container: OutputContainer, sample: Sample, webm: bool) -> None:

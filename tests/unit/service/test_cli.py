@@ -174,6 +174,29 @@ def test_samples_are_not_mixed_into_somebodys_videos(run, served, few_samples, t
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["mine.mkv"]
 
 
+@pytest.mark.parametrize(("own", "made"), [((), 2), (("mine.mkv",), 1)])
+def test_samples_that_were_begun_are_completed_unless_there_are_other_videos(
+    run, served, tmp_path, monkeypatch, own, made
+):
+    few = tuple(samples.Sample(name, 64, 64, 0.25, 10, 440, 12) for name in ("one.mp4", "two.mp4"))
+    monkeypatch.setattr(samples, "SAMPLES", few)
+    monkeypatch.setattr(cli, "SAMPLES", few)
+    make_clip = samples.make_clip
+
+    def interrupted(target, sample):
+        make_clip(target, sample)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "make_clip", interrupted)
+        assert run("serve", "--samples", "--port", "0").exit_code == 130
+    assert served == []
+    for name in own:
+        (tmp_path / "videos" / name).write_bytes(b"mine")
+    assert run("serve", "--samples", "--port", "0").exit_code == 0
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == made
+
+
 def test_samples_that_cannot_be_made_are_one_line_and_1(run, served, few_samples, tmp_path):
     (tmp_path / "file").write_bytes(b"a file")
     result = run("serve", "--samples", "--videos", "file/videos")

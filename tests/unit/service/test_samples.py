@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
+from service import samples
 from service.probe import probe
-from service.samples import SAMPLES, Sample, make_clip, make_samples
+from service.samples import SAMPLES, Sample, is_unfinished, make_clip, make_samples
 
 
 def test_the_samples_are_of_several_kinds_and_hard_names():
@@ -27,3 +30,20 @@ def test_a_clip_is_real_and_leaves_no_draft(tmp_path):
     info = probe(tmp_path / "in" / "50%.mp4")
     assert (info.width, info.height) == (96, 64)
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["50%.mp4"]
+
+
+def test_what_is_interrupted_leaves_no_draft_and_is_known_to_be_unfinished(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    few = (Sample("one.mp4", 64, 64, 0.25, 10, 440, 12), Sample("two.mkv", 64, 64, 0.25, 10, 440, 12))
+    monkeypatch.setattr(samples, "SAMPLES", few)
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "_tone", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_samples(tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]  # the mark
+    assert is_unfinished(tmp_path)
+    make_samples(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mp4", "two.mkv"]
+    assert not is_unfinished(tmp_path)
