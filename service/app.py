@@ -33,8 +33,7 @@ def create_app(
 
     `background=False` starts no thread: the index then changes only through `server.indexer.scan()`. Close what this
     made with `app.extensions["local_video_server"].close()`. `authorize` says who may see the admin pages in place of
-    the admin token. Raises `DatabaseTooNewError`, `DatabaseUnusableError`, `TokenError` and
-    `SettingsError`.
+    the admin token. Raises what `Database` does, `TokenError` and `SettingsError`.
     """
     settings = settings or load_settings().settings
     app = Flask("service")

@@ -131,7 +131,7 @@ def _make_samples(folder: Path, console: Console) -> None:
             task = progress.add_task("samples", total=len(SAMPLES), completed=-1, path="")
             make_samples(folder, lambda path: progress.update(task, advance=1, path=path))
     except OSError as error:
-        fail(f"can't make the sample clips in '{folder}': {error.strerror}", FAILED)
+        fail(f"can't make the sample clips in '{folder}': {error.strerror or error}", FAILED)
 
 
 def _greet(console: Console, settings: Settings, url: str, token: str) -> None:

@@ -82,7 +82,9 @@ def _picture(video: Path, duration_s: float) -> VideoFrame:
     if frame is None:
         # A transport stream may be past its only key frame wherever it is sought; where it opens, it has one.
         with open_video(video) as container:
-            frame = _decoded(container, video_stream(container), 0.0)
+            stream = video_stream(container)
+            stream.thread_count = 1
+            frame = _decoded(container, stream, 0.0)
     if frame is None:
         raise ProbeError("no frame could be decoded")
     return frame

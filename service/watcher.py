@@ -96,7 +96,8 @@ class Watcher:
             if changes or now_asked != asked or self._clock() - last >= due_s:
                 asked = now_asked
                 # A folder that came again is another one, whose notices aren't on.
-                if self._scan() != folders or not folders.isdisjoint(path for _, path in changes):
+                is_other = self._scan() != folders or not folders.isdisjoint(path for _, path in changes)
+                if is_other and not _SEES_WHOLE_TREES:
                     return
                 last, due_s = self._clock(), self._interval_s
 
