@@ -86,23 +86,27 @@ def add_routes(blueprint: Blueprint, reader: Reader, common: Common) -> None:
     def live() -> Response:
         return answers.page("_requests.html", **_list(reader))
 
+    def gone(trace_id: str) -> Response:
+        query = ListState.parse(request.args).query()
+        return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64], list_query=query)
+
     def one(trace_id: str) -> Response:
         kept = find(reader, trace_id)
         if kept is None:
-            return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
+            return gone(trace_id)
         return answers.page("request.html", **common() | _one(reader, kept), offline=False)
 
     def as_html(trace_id: str) -> Response:
         kept = find(reader, trace_id)
         if kept is None:
-            return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
+            return gone(trace_id)
         page = answers.page("request_file.html", **common() | _one(reader, kept), offline=True, css=answers.style())
         return as_file(page, f"request-{kept.trace_id:032x}.html")
 
     def as_test(trace_id: str) -> Response:
         kept = find(reader, trace_id)
         if kept is None:
-            return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64])
+            return gone(trace_id)
         made = Response(exports.pytest_of(kept, reader.analyse(kept)), mimetype="text/x-python")
         answers.harden(made)
         return as_file(made, "test_queries.py")

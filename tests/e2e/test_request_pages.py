@@ -78,8 +78,15 @@ def test_from_the_overview_to_the_line_and_back_by_keys(open_shelf: Callable[...
     expect(page).to_have_url(re.compile(r"/admin/performance$"))
     page.wait_for_load_state()
     page.keyboard.press("g")
+    page.keyboard.press("s")
+    expect(page.locator("#card-resources")).to_be_focused()
+    page.keyboard.press("g")
     page.keyboard.press("q")
     expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
+    page.wait_for_load_state()
+    page.keyboard.press("g")
+    page.keyboard.press("s")
+    expect(page).to_have_url(re.compile(r"/admin/performance#card-resources$"))
 
 
 def test_a_click_on_a_row_is_one_on_its_link(open_shelf: Callable[..., Page]) -> None:

@@ -145,7 +145,7 @@ window.telemetryAdmin = (() => {
     const url = new URL(link.href);
     const row = link.dataset.row;
     await go(url.pathname + url.search);
-    if (row) focusRow(document.getElementById(row));
+    if (row) focusOn(document.getElementById(row));
   });
 
   const ROWS = "main table tbody tr[tabindex]";
@@ -186,15 +186,15 @@ window.telemetryAdmin = (() => {
 
   // -- keys and buttons -----------------------------------------------------------------------------------------------
 
-  function focusRow(row) {
-    row?.focus({ preventScroll: true });
-    row?.scrollIntoView({ block: "nearest" });
+  function focusOn(element) {
+    element?.focus({ preventScroll: true });
+    element?.scrollIntoView({ block: "nearest" });
   }
 
   function step(by) {
     const rows = [...document.querySelectorAll(ROWS)];
     const at = rows.indexOf(document.activeElement?.closest("tr"));
-    focusRow(rows[Math.min(Math.max(at + by, 0), rows.length - 1)]);
+    focusOn(rows[Math.min(Math.max(at + by, 0), rows.length - 1)]);
   }
 
   function back() {
@@ -203,8 +203,18 @@ window.telemetryAdmin = (() => {
     else if (document.getElementById("latency")?.dataset.route) choose({ route: "" });
   }
 
+  function system() {
+    const card = document.getElementById("card-resources");
+    if (card) focusOn(card);
+    else location.assign(`${document.getElementById("to-routes").href}#card-resources`);
+  }
+
   let ledAt = -LEADER_MS; // when `g` was pressed, which waits for a second key
-  const places = { r: "to-routes", q: "to-requests" };
+  const places = {
+    r: () => document.getElementById("to-routes").click(),
+    q: () => document.getElementById("to-requests").click(),
+    s: system,
+  };
 
   const keys = {
     p: () => live && pause(!paused),
@@ -230,7 +240,7 @@ window.telemetryAdmin = (() => {
     const led = performance.now() - ledAt < LEADER_MS && places[event.key];
     if (led) {
       ledAt = -LEADER_MS;
-      document.getElementById(led).click();
+      led();
     } else if (event.key === "Enter" && event.target.matches(ROWS)) {
       rowLink(event.target)?.click();
     } else if (Object.hasOwn(keys, event.key)) {

@@ -281,6 +281,8 @@ def test_a_request_leads_back_to_the_list_as_it_was(client: FlaskClient, read) -
     assert row["data-open"] == row.all("a")[0]["href"] == f"{PAGE}/{trace_id}?{query}"
     page = read(client.get(row["data-open"]).text)
     assert page.by_id("still")["data-back"] == f"{PAGE}?{query}"
+    gone = read(client.get(f"{PAGE}/{'0' * 32}?{query}").text)
+    assert gone.by_id("still")["data-back"] == f"{PAGE}?{query}"
     plans = {link["href"] for link in page.all("a") if link.text == "plan"}
     assert plans == {f"?{query}&plan={at}#g-{at}" for at in (0, 1)}
 
