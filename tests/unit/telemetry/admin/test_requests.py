@@ -254,8 +254,8 @@ def test_the_trace_as_otlp_json_is_what_protobuf_reads(client: FlaskClient) -> N
 def test_the_list_says_what_is_the_matter_and_leads_to_the_request(client: FlaskClient, read) -> None:
     trace_id = trace_of(client.get("/list/10"))
     page = read(client.get(PAGE).text)
-    (row,) = [node for node in page.all("tr") if "data-open" in node.attributes]
-    assert row["data-open"] == f"{PAGE}/{trace_id}"
+    (row,) = page.by_id("requests").all("tr", tabindex="-1")
+    assert [link["href"] for link in row.all("a")] == [f"{PAGE}/{trace_id}"]
     assert "N+1" in row.text
     assert "11" in row.text
     assert "No request matches" in client.get(f"{PAGE}/live?verdict=ok").text
@@ -277,9 +277,10 @@ def test_a_request_leads_back_to_the_list_as_it_was(client: FlaskClient, read) -
     fields = {field["name"]: field["value"] for field in listed.by_id("filter-form").all("input")}
     assert fields == {"q": "list", "sort": "query_count", "order": "desc", "verdict": "any", "errors": ""}
     query = "sort=query_count&q=list&verdict=any&order=desc"
-    (row,) = [node for node in listed.all("tr") if "data-open" in node.attributes]
-    assert row["data-open"] == row.all("a")[0]["href"] == f"{PAGE}/{trace_id}?{query}"
-    page = read(client.get(row["data-open"]).text)
+    (row,) = listed.by_id("requests").all("tr", tabindex="-1")
+    (link,) = row.all("a")
+    assert link["href"] == f"{PAGE}/{trace_id}?{query}"
+    page = read(client.get(link["href"]).text)
     assert page.by_id("still")["data-back"] == f"{PAGE}?{query}"
     gone = read(client.get(f"{PAGE}/{'0' * 32}?{query}").text)
     assert gone.by_id("still")["data-back"] == f"{PAGE}?{query}"
