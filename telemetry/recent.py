@@ -119,6 +119,7 @@ Row = tuple[Any, ...]
 """A `KeptRequest` as a plain tuple."""
 
 _DURATION, QUERY_COUNT, _BYTES = map(KeptRequest._fields.index, ("duration_ns", "query_count", "estimated_bytes"))
+SPAN_ID: Final = KeptRequest._fields.index("span_id")
 _START: Final = KeptRequest._fields.index("start_unix_ns")
 _ERROR: Final = KeptRequest._fields.index("error_type")
 

@@ -383,10 +383,16 @@ def current_request() -> RequestRecord | None:
     Where a thread has not the whole `contextvars` context, but was handed OpenTelemetry's or, as by Flask's
     `copy_current_request_context`, Flask's, that leads there too.
     """
-    record = serving.get()
-    if record is None:
-        found = get_current().get(RECORD_KEY)
-        if found is None and has_request_context():
-            found = request.environ.get(ENVIRON_KEY)
-        record = found if isinstance(found, RequestRecord) else None
+    record = request_of_context()
     return None if record is None or record.complete else record
+
+
+def request_of_context() -> RequestRecord | None:
+    """Return what `current_request` does, and the record of a request that is complete too."""
+    record = serving.get()
+    if record is not None:
+        return record
+    found = get_current().get(RECORD_KEY)
+    if found is None and has_request_context():
+        found = request.environ.get(ENVIRON_KEY)
+    return found if isinstance(found, RequestRecord) else None

@@ -22,7 +22,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from telemetry.exporters import status as counts
 from telemetry.exporters.ended import EndedRequest, MadeServerSpan
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
-from telemetry.requests import serving
+from telemetry.recent import SPAN_ID
+from telemetry.requests import request_of_context
 
 _log = logging.getLogger(__name__)
 
@@ -100,10 +101,11 @@ class DeferredSpanProcessor(SpanProcessor):
         """Queue a span of the SDK; inside a request that may turn out not to be kept, leave it to the request."""
         if span.context is None or not span.context.trace_flags.sampled:
             return
-        record = serving.get()
+        record = request_of_context()
         item: Item = span
-        if record is not None and record.kept is not None:  # it is the request's own, which ends now
-            item = MadeServerSpan(span, record.kept)
+        kept = None if record is None else record.kept
+        if kept is not None and kept[SPAN_ID] == span.context.span_id:  # it is the request's own, which ends now
+            item = MadeServerSpan(span, kept)
         held = None if record is None else record.held
         if held is not None:
             held.append((self, item))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from telemetry.requests import MAX_PENDING_QUERIES
 
 if TYPE_CHECKING:
     from telemetry.settings import TelemetrySettings
 
 MUST_BE: Final = "all, a share of the requests such as 1/10 or 0.1, notable, or notable+ and such a share of the rest"
-_RANDOM_BITS: Final = 2**64
+_RANDOM: Final = 2**64
 
 
 class Decision(NamedTuple):
@@ -38,7 +41,8 @@ class TailPolicy:
         if settings.export == "all":
             return None
         keeps_notable, share = parse(settings.export)
-        return cls(keeps_notable, share, int(settings.poor_above_ms * 1e6), settings.fan_out_warning)
+        fan_out = min(settings.fan_out_warning, MAX_PENDING_QUERIES)  # no request keeps more of them back
+        return cls(keeps_notable, share, int(settings.poor_above_ms * 1e6), fan_out)
 
     def decide(self, trace_id: int, error_type: str | None, duration_ns: int, queries: int) -> Decision | None:
         """Return why the request is exported; `None` if it is not."""
@@ -49,9 +53,21 @@ class TailPolicy:
                 return Decision("fan_out", 1.0)
             if duration_ns >= self.slow_ns:
                 return Decision("slow", 1.0)
-        if trace_id % _RANDOM_BITS < self.share * _RANDOM_BITS:
+        if mixed(trace_id) < self.share * _RANDOM:
             return Decision("share", self.share)
         return None
+
+
+def stronger(one: Decision | None, other: Decision | None) -> Decision | None:
+    """Return the reason of the two that keeps more requests; the first of equals."""
+    if one is None or other is None:
+        return one or other
+    return other if other.share > one.share else one
+
+
+def mixed(trace_id: int) -> int:
+    """Return a number under `_RANDOM` that depends on a trace id alone, and not on what a sampler has looked at in it."""
+    return int.from_bytes(blake2b(trace_id.to_bytes(16), digest_size=8).digest())
 
 
 def parse(text: str) -> tuple[bool, float]:

@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from telemetry import instruments, source
 from telemetry.bound import BoundHistogram
 from telemetry.exporters.ended import ServerFacts, decision_attributes, request_path, span_name
-from telemetry.exporters.tail import TailPolicy
+from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of, random_ids
 from telemetry.instruments import Instruments
 from telemetry.recent import RecentRequests, Row, Worst, row, weighed
@@ -229,8 +229,9 @@ class Capture:
     ) -> Mapping[str, AttributeValue]:
         """Find out why the request is exported, if not every request is, and return the attributes that say so."""
         tail = self.tracing.tail
-        if tail is not None and record.held is not None and record.decision is None:
-            record.decision = tail.decide(trace_id, error_type, duration_ns, record.query_count)
+        if tail is not None and record.held is not None:
+            own = tail.decide(trace_id, error_type, duration_ns, record.query_count)
+            record.decision = stronger(own, record.decision)  # that of a request inside it may be there already
         return decision_attributes(record.decision)
 
     def _new_series(self, key: _SeriesKey) -> _Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import functools
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits
@@ -30,6 +31,7 @@ from telemetry.exporters.ended import (
     span_name,
 )
 from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.exporters.tail import stronger
 from telemetry.instrumentation.sampling import decider
 from telemetry.source import NO_SITE, Site
 
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
     from werkzeug.routing import Rule
 
     from telemetry.exporters.ended import ServerFacts
-    from telemetry.exporters.tail import TailPolicy
+    from telemetry.exporters.processor import Item
+    from telemetry.exporters.tail import Decision, TailPolicy
     from telemetry.requests import Held, Query, RequestRecord
 
+_log = logging.getLogger(__name__)
 Environ = Mapping[str, Any]
 
 
@@ -61,17 +65,21 @@ SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """Where a context keeps its span, as the public API puts it there."""
 
 
+_W3C_FIELDS = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE", "baggage": "HTTP_BAGGAGE"}
+
+
 @functools.lru_cache(maxsize=8)
-def _environ_names(propagator: TextMapPropagator) -> tuple[str, ...]:
-    return tuple("HTTP_" + field.upper().replace("-", "_") for field in sorted(propagator.fields))
+def _is_w3c(propagator: TextMapPropagator) -> bool:
+    """Tell whether it reads W3C headers alone. Others may read more than the `fields` that they write: B3 has two forms."""
+    return propagator.fields <= _W3C_FIELDS.keys()
 
 
 def incoming_context(environ: Environ) -> Context | None:
     """Return the context that the request's headers carry (`traceparent`, `baggage`, or what the propagators ask for)."""
     propagator = propagate.get_global_textmap()
-    if environ.keys().isdisjoint(_environ_names(propagator)):
+    if _is_w3c(propagator) and environ.keys().isdisjoint(_W3C_FIELDS.values()):
         return None
-    return propagator.extract(environ, Context(), _environ_getter)
+    return propagator.extract(environ, Context(), _environ_getter) or None
 
 
 def server_kind(parent: Context) -> SpanKind:
@@ -283,6 +291,10 @@ class Tracing:
         self._processors = ours
         if self._decide is None or len(ours) < len(processors):
             self._mode = Mode.EAGER
+            if self.tail is not None:
+                _log.warning(
+                    "the setting export has no effect: span processors or a sampler of the app's own see every span start"
+                )
         else:
             self._mode = Mode.DEFERRED if ours else Mode.SILENT
 
@@ -368,9 +380,9 @@ class Tracing:
         outer = record.outer
         if outer is not None and outer.held is not None:
             outer.held += held
-            outer.decision = outer.decision or record.decision
+            outer.decision = stronger(outer.decision, record.decision)
         elif record.decision is not None:
-            self._give(held)
+            self._give([(only, _decided(item, record.decision)) for only, item in held])
         else:
             record.is_rejected = True
 
@@ -433,15 +445,27 @@ def _with_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> Sp
     return span
 
 
+def _decided(item: Item, decision: Decision) -> Item:
+    """Return what was kept back with the reason why it is exported: that of the request around, where that is stronger."""
+    if isinstance(item, EndedRequest) and item.server is not None:
+        item.server = item.server._replace(decision=stronger(item.server.decision, decision))
+    return item
+
+
 def end_span(
     span: Span, error: BaseException | None, error_type: str | None, duration_ns: int, started_ns: int
 ) -> None:
     """End `span` `duration_ns` after `started_ns` (Unix time), as failed where there is an error type."""
+    description = None
     if error is not None:
-        span.record_exception(error, escaped=True)
+        try:
+            span.record_exception(error, escaped=True)
+            description = f"{type(error).__name__}: {error}"
+        except Exception:  # it can't be written as text
+            span.add_event("exception", {"exception.type": error_type or ""})
     if error_type is not None:
         span.set_attribute(instruments.ERROR_TYPE, error_type)
-        span.set_status(Status(StatusCode.ERROR, None if error is None else f"{type(error).__name__}: {error}"))
+        span.set_status(Status(StatusCode.ERROR, description))
     span.end(started_ns + duration_ns)
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from random import Random
 from typing import Any
 
 import pytest
-from flask import Flask, abort
-from hypothesis import example, given
+from flask import Flask, abort, request
+from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.context import attach, detach, get_current
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import Decision as SamplingDecision
 
 from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings
 from telemetry.exporters.processor import DeferredSpanProcessor
-from telemetry.exporters.tail import Decision, TailPolicy
+from telemetry.exporters.tail import Decision, TailPolicy, mixed
 from telemetry.requests import MAX_PENDING_QUERIES
 
-KEPT, LEFT_OUT = 1, 2**64 - 1  # trace ids at both ends of every share
+BY_SHARE = sorted(range(1, 2000), key=mixed)
+KEPT, LEFT_OUT = BY_SHARE[0], BY_SHARE[-1]  # trace ids at both ends of the shares below
 
 
 class Ids(RandomIdGenerator):
@@ -87,6 +92,26 @@ def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
         def nested(path: str) -> str:
             return app.test_client().get("/" + path).text
 
+        def nested_fails(path: str) -> str:
+            nested(path)
+            abort(500)
+
+        def thread() -> str:
+            context = get_current()
+
+            def work() -> None:
+                token = attach(context)
+                with tracer.start_as_current_span("work"):
+                    pass
+                detach(token)
+
+            made = threading.Thread(target=work)
+            made.start()
+            made.join()
+            return abort(500) if "fails" in request.args else "ok"
+
+        app.add_url_rule("/nested-fails/<path:path>", "nested_fails", nested_fails)
+        app.add_url_rule("/thread", "thread", thread)
         app.add_url_rule("/", "home", lambda: "ok")
         app.add_url_rule("/fails", "fails", lambda: abort(500))
         app.add_url_rule("/raises", "raises", lambda: {}["missing"])
@@ -126,13 +151,26 @@ def test_notable_is_what_fails_takes_long_or_fans_out(
     assert decision == (None if reason is None else Decision(reason, 1.0))
 
 
-@given(st.integers(0, 2**128 - 1), st.fractions(min_value="1/1000", max_value=1))
-@example(2**64 - 1, Fraction(1))
-def test_a_share_is_of_the_traces_and_the_same_for_each_request_of_one(trace_id: int, share: Any) -> None:
+@given(st.integers(1, 2**128 - 1), st.fractions(min_value="1/1000", max_value=1))
+def test_a_share_is_of_the_traces_and_the_same_for_each_request_of_one(trace_id: int, share: Fraction) -> None:
     decisions = {of(f"{prefix}{share}").decide(trace_id, None, 0, 0) for prefix in ("", "notable+")}
     assert len(decisions) == 1
-    expected = trace_id % 2**64 < Fraction(float(share)) * 2**64  # exactly, also where a float has too few digits
-    assert decisions == {Decision("share", float(share)) if expected else None}
+    assert decisions <= {Decision("share", float(share)), None}
+    assert of("1").decide(trace_id, None, 0, 0) == Decision("share", 1.0)
+    if None not in decisions:  # a larger share keeps what a smaller one does
+        assert of(str((share + 1) / 2)).decide(trace_id, None, 0, 0) is not None
+
+
+@pytest.mark.parametrize("export", ["1/10", "notable+1/10"])
+def test_a_share_is_one_of_what_a_sampler_by_ratio_has_left_too(export: str) -> None:
+    sampler, policy, random = TraceIdRatioBased(0.1), of(export), Random(5)
+    sampled = [
+        trace_id
+        for trace_id in (random.getrandbits(128) for _ in range(50_000))
+        if sampler.should_sample(None, trace_id, "").decision is SamplingDecision.RECORD_AND_SAMPLE
+    ]
+    kept = [trace_id for trace_id in sampled if policy.decide(trace_id, None, 0, 0)]
+    assert len(kept) == pytest.approx(len(sampled) / 10, rel=0.2)
 
 
 @pytest.mark.parametrize("share", ["1/10", "0.1", "1e-1"])
@@ -190,6 +228,63 @@ def test_what_is_kept_is_kept_whole(client: Client, backend: Backend) -> None:
 def test_a_notable_request_inside_another_keeps_both(client: Client, backend: Backend) -> None:
     client("notable").get("/nested/fails")
     assert backend.names() == ["GET /fails", "GET /nested/<path:path>"]
+
+
+def test_requests_inside_others_say_for_how_many_they_stand(client: Client, backend: Backend) -> None:
+    http = client("notable+1/4", fan_out_warning=3)
+
+    def shares(path: str, trace_id: int) -> dict[str, tuple[Any, Any]]:
+        backend.ids.trace_id = trace_id
+        http.get(path)
+        return {
+            span.name: (span.attributes.get("telemetry.export.reason"), span.attributes.get("telemetry.export.share"))
+            for span in backend.spans()
+            if span.attributes is not None and span.name.startswith("GET")
+        }
+
+    outer, error = "GET /nested-fails/<path:path>", ("error", 1.0)
+    assert shares("/nested-fails/queries/1", KEPT) == {"GET /queries/<int:number>": error, outer: error}
+    assert shares("/nested-fails/queries/1", LEFT_OUT) == {"GET /queries/<int:number>": error, outer: error}
+    assert shares("/nested-fails/queries/3", LEFT_OUT) == {"GET /queries/<int:number>": ("fan_out", 1.0), outer: error}
+    assert shares("/nested/fails", LEFT_OUT) == {"GET /fails": error, "GET /nested/<path:path>": error}
+    assert shares("/nested/queries/1", KEPT) == {
+        "GET /queries/<int:number>": ("share", 0.25),
+        "GET /nested/<path:path>": ("share", 0.25),
+    }
+    assert shares("/nested/queries/1", LEFT_OUT) == {}
+
+
+def test_a_span_of_a_thread_that_has_opentelemetrys_context_alone_is_held_back_with_its_request(
+    client: Client, backend: Backend
+) -> None:
+    http = client("notable")
+    assert http.get("/thread").status_code == 200
+    assert backend.names() == []
+    assert http.get("/thread?fails=yes").status_code == 500
+    assert backend.names() == ["GET /thread", "work"]
+
+
+def test_a_request_of_so_many_queries_that_it_cannot_be_held_back_is_notable(client: Client, backend: Backend) -> None:
+    client("notable", fan_out_warning=5000).get(f"/queries/{MAX_PENDING_QUERIES + 5}")
+    assert len(backend.names()) == MAX_PENDING_QUERIES + 6
+
+
+def test_a_setting_that_a_sampler_of_the_apps_own_makes_void_is_told(
+    instrumented: Callable[..., Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Own(StaticSampler):
+        pass
+
+    app = Flask("shop")
+    app.add_url_rule("/", "home", lambda: "ok")
+    provider = TracerProvider(sampler=Own(SamplingDecision.RECORD_AND_SAMPLE), shutdown_on_exit=False)
+    settings = TelemetrySettings.load(export="notable")
+    client = instrumented(app, settings=settings, tracer_provider=provider).test_client()
+    client.get("/")
+    client.get("/")
+    assert [record.message for record in caplog.records if "export" in record.message] == [
+        "the setting export has no effect: span processors or a sampler of the app's own see every span start"
+    ]
 
 
 def test_a_request_of_very_many_queries_is_not_held_back(client: Client, backend: Backend) -> None:
