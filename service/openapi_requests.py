@@ -79,6 +79,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         {
             **_BRIEF,
             "findings": listed(reference("Finding")),
+            "checked": _or_null(TEXT),
             "groups": listed(reference("QueryGroup")),
             "queries": listed(
                 exactly(

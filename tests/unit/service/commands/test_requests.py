@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 from opentelemetry.sdk.trace import TracerProvider
 
+from service import openapi
 from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
 from tests.unit.service.commands.test_commands import nobody, run, serve
 
@@ -98,6 +99,7 @@ def test_one_request_for_machines(run, shelf):
     url, trace_id = shelf
     body = json.loads(run("request", trace_id, "--url", url, "--json").stdout)
     assert (body["trace_id"], body["query_count"], body["verdict"]) == (trace_id, 12, "n_plus_one")
+    assert body.keys() == set(openapi.DOCUMENT["components"]["schemas"]["RequestDetail"]["required"])
 
 
 @pytest.mark.parametrize(
