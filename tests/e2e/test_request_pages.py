@@ -121,7 +121,7 @@ def test_the_waterfall_unfolds_and_a_plan_is_shown_on_demand(open_shelf: Callabl
     expect(page.locator(".waterfall .span.inner").first).to_be_hidden()
     page.locator(".waterfall summary").click()
     expect(page.locator(".waterfall .span.inner").first).to_be_visible()
-    page.get_by_role("link", name="plan").first.click()
+    page.locator("#g-1").get_by_role("link", name="plan").click()
     expect(page.locator(".plan")).to_contain_text("reads all of tags, without an index; an index on tags(video_id)")
 
 
