@@ -224,9 +224,10 @@ class _LoadTest:
         deadline = monotonic() + self._plan.timeout_s
         connection.request("GET", self._path, headers=self._headers)
         answer = connection.getresponse()
-        while answer.read(_CHUNK_BYTES):
+        while answer.read1(_CHUNK_BYTES):  # what has come: a whole chunk may take for ever
             if monotonic() > deadline or self._stop.is_set():
                 raise TimeoutError(f"no end of the answer within {self._plan.timeout_s:g} s")
+        answer.read()  # nothing is left; it lets the connection be used again
         return answer.status, not answer.will_close
 
     def _add_answer(self, status: int, duration_s: float) -> None:

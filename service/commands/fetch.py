@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any, Final, Self
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from time import monotonic
+from typing import Any, Final, NoReturn, Self
 from urllib.parse import parse_qs, urlsplit
 
 from service.doctor.finding import why
@@ -87,7 +88,7 @@ class Target:
         try:
             connection.request("GET", (self.path + path).replace(" ", "%20"), headers=dict(headers))
             answer = connection.getresponse()
-            body = answer.read(_MOST_BYTES)
+            body = _read(answer)
         except (OSError, UnicodeError) as error:
             reason = why(error)
             raise FetchError(f"no server answers at {self}: {reason}; 'local-video-server serve' starts one") from error
@@ -96,6 +97,20 @@ class Target:
         finally:
             connection.close()
         try:
-            return answer.status, json.loads(body)
+            return answer.status, json.loads(body, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return answer.status, None
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    """Return the body, cut off at `_MOST_BYTES`. Raises `TimeoutError` if it takes longer than `_TIMEOUT_S`."""
+    until, body = monotonic() + _TIMEOUT_S, bytearray()
+    while len(body) < _MOST_BYTES and (part := answer.read1(_MOST_BYTES - len(body))):
+        body += part
+        if monotonic() > until:
+            raise TimeoutError("timed out")
+    return bytes(body)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")

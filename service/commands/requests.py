@@ -92,13 +92,13 @@ def request(trace_id: str, url: str | None, as_json: bool) -> None:
             WRONG_SETTING,
         )
     target, body = _ask(url, f"{_API}/{wanted}")
-    if as_json:
-        click.echo(json.dumps(body, indent=2))
-        return
     try:
         lines = list(_lines(body))
     except _NOT_REQUESTS:
         fail(f"the answer of {target} is not a request of a server that this program knows", FAILED)
+    if as_json:
+        click.echo(json.dumps(body, indent=2))
+        return
     for line, kind in lines:
         say(line, kind)
 

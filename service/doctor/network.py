@@ -55,8 +55,8 @@ def _is_ours(host: str, port: int) -> bool:
     try:
         connection.request("GET", "/ping")
         answer = connection.getresponse()
-        return answer.status == 200 and json.loads(answer.read(1000)) == {"status": "ok"}
-    except (OSError, HTTPException, ValueError):
+        return answer.status == 200 and json.loads(answer.read1(1000)) == {"status": "ok"}
+    except (OSError, HTTPException, ValueError, RecursionError):
         return False
     finally:
         connection.close()

@@ -43,9 +43,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         if self.path == "/slow":
             self.server.ended.wait(5)  # type: ignore[attr-defined]
+        given = 0
         with suppress(OSError):
             while self.path == "/drip" and not self.server.ended.wait(0.01):  # type: ignore[attr-defined]
                 self.wfile.write(b"x")
+                given += 1
+        self.server.given_all |= given >= 1000  # type: ignore[attr-defined]
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -54,6 +57,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving() -> Iterator[tuple[str, Any]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.given_all = False  # type: ignore[attr-defined]
     server.seen, server.ended = [], threading.Event()  # type: ignore[attr-defined]
     server.daemon_threads = False
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -103,9 +107,11 @@ def test_a_dropped_connection_is_a_failure_and_the_next_request_goes_on() -> Non
     assert result.errors == 5
 
 
-def test_an_answer_that_does_not_end_times_out() -> None:
-    with serving() as (url, _):
-        result = run(Plan(f"{url}/slow", 1, 1, timeout_s=0.2))
+@pytest.mark.parametrize("path", ["/slow", "/drip"])
+def test_an_answer_that_does_not_end_times_out(path: str) -> None:
+    with serving() as (url, server):
+        result = run(Plan(f"{url}{path}", 1, 1, timeout_s=0.2))
+        assert not server.given_all
     assert result.failures == {"timed out": 1}
     assert result.requests_per_second == 0
 

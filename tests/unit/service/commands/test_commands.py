@@ -178,6 +178,7 @@ def test_an_instrumented_app_that_is_no_video_server_is_read_as_well(run, serve)
         ("no", 500, "does not answer with its figures (status 500)"),
         ("no", 200, "does not answer with its figures (status 200)"),
         ("{}", 200, "is not the figures of a server that this program knows"),
+        ('{"snapshot": NaN}', 200, "does not answer with its figures (status 200)"),
         ('{"snapshot": {"endpoints": {"GET /": 7}}}', 200, "is not the figures of a server that this program knows"),
     ],
 )

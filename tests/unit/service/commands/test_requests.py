@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sqlite3
+import threading
+import time
 import urllib.error
 import urllib.request
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from flask import Flask
 from opentelemetry.sdk.trace import TracerProvider
 
 from service import openapi
+from service.commands import fetch
 from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
 from tests.unit.service.commands.test_commands import nobody, run, serve
 
@@ -114,6 +118,42 @@ def test_a_request_that_is_not_there_is_one_line(trace_id, code, says, run, shel
     assert result.exit_code == code
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("requests",), ("request", "0" * 32)])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [("{}", "of a server that this program knows"), ('{"requests": NaN}', "it does not answer with its requests")],
+)
+def test_an_answer_that_is_no_requests_is_one_line(command, options, body, says, run, serve):
+    app = Flask("other")
+    app.add_url_rule("/<path:path>", view_func=lambda path: body)
+    result = run(*command, "--url", serve(app), *options)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def drip(connection):
+    """Answer with the head of a large body, of which a byte comes now and then."""
+    with connection, suppress(OSError):
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.01)
+
+
+def test_an_answer_that_does_not_end_is_given_up(run, monkeypatch):
+    monkeypatch.setattr(fetch, "_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        thread = threading.Thread(target=lambda: drip(slow.accept()[0]))
+        thread.start()
+        result = run("requests", "--url", f"http://127.0.0.1:{slow.getsockname()[1]}")
+        thread.join()
+    assert result.exit_code == 1
+    assert "timed out" in result.stderr
 
 
 @pytest.mark.parametrize("command", [("requests",), ("request", "0" * 32)])
