@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -10,14 +11,15 @@ from typing import Any
 import pytest
 from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, send_file, stream_with_context
 from opentelemetry import baggage, context, propagate, trace
-from opentelemetry.context import attach, detach, set_value
+from opentelemetry.context import Context, attach, detach, set_value
+from opentelemetry.propagators.textmap import TextMapPropagator, default_getter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder
@@ -481,6 +483,71 @@ def test_a_failed_request_is_a_failed_span_with_the_exception(
     assert server.status.status_code is StatusCode.ERROR
     assert (server.attributes or {})["error.type"] == "ValueError"
     assert [event.name for event in server.events] == ["exception"]
+
+
+class UnspeakableError(Exception):
+    """An error that can't be written as text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_an_error_that_cannot_be_written_costs_no_span(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    app = traced(Flask(__name__))
+
+    class Parameters(list[int]):
+        def __len__(self) -> int:
+            raise UnspeakableError
+
+    @app.get("/")
+    def view() -> str:
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            connection.execute("SELECT 1")
+            with pytest.raises(UnspeakableError):
+                connection.execute("SELECT ?", Parameters())
+        raise UnspeakableError
+
+    with contextlib.suppress(Exception):
+        app.test_client().get("/")
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert spans.keys() == {"GET /", "SELECT"}
+    assert len(exporter.get_finished_spans()) == 3
+    server = spans["GET /"]
+    assert server.status.status_code is StatusCode.ERROR
+    assert [event.name for event in server.events] == ["exception"]
+
+
+class TwoForms(TextMapPropagator):
+    """Writes one header and reads another too, as B3 does."""
+
+    @property
+    def fields(self) -> set[str]:
+        return {"x-many-traceid"}
+
+    def inject(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Any = default_getter) -> Context:
+        found = getter.get(carrier, "x-single")
+        if not found:
+            return context or Context()
+        ids = SpanContext(int(found[0], 16), 7, True, TraceFlags(1))
+        return trace.set_span_in_context(NonRecordingSpan(ids), context)
+
+
+def test_propagators_may_read_more_than_they_write(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(TwoForms())
+    try:
+        client = traced(Flask(__name__)).test_client()
+        client.get("/", headers={"X-Single": "ab" * 16})
+        client.get("/")
+    finally:
+        propagate.set_global_textmap(before)
+    continued, own = exporter.get_finished_spans()
+    assert continued.parent is not None
+    assert continued.context.trace_id == int("ab" * 16, 16)
+    assert own.parent is None
 
 
 def test_a_failed_query_is_a_failed_span(traced: Instrumented, exporter: InMemorySpanExporter) -> None:
