@@ -76,3 +76,14 @@ def test_without_the_exporter_the_page_is_not_there(instrumented: Instrument) ->
 def test_without_admin_pages_there_is_no_place_for_it(instrumented: Instrument) -> None:
     with pytest.raises(SettingsError, match="admin must be true with the exporter prometheus"):
         instrumented(Flask("shop"), exporters=["prometheus"], settings=TelemetrySettings(admin=False))
+
+
+def test_a_page_of_the_apps_own_at_that_address_is_told(
+    instrumented: Instrument, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider, made = MeterProvider(shutdown_on_exit=False), Flask("shop")
+    made.add_url_rule("/metrics", "own", lambda: "own")
+    instrumented(made, meter_provider=provider, exporters=["prometheus"])
+    assert made.test_client().get("/metrics").text == "own"
+    assert "the page /metrics of the exporter prometheus can't be reached: shop has one of its own" in caplog.text
+    provider.shutdown()
