@@ -58,7 +58,7 @@ class ListeningTransport(BaseHTTPTransport):
         why = f"the backend answers {status} {_phrase(status)}".rstrip()
         if status in _LATER:
             return Delivery(False, retry=True, wait_s=_retry_after_s(_headers(last)), why=why)
-        return Delivery(False, why=why + self._hint)
+        return Delivery(False, why=why + self._hint, too_large=status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 def _taken(result: BaseHTTPResult, kind: str) -> Delivery:

@@ -105,6 +105,13 @@ class EndedRequest:
         """How many spans this becomes: without the queries whose spans the SDK has made."""
         return sum(not query[4] & MADE for query in self.queries) + (self.server is not None)
 
+    def halves(self) -> tuple[EndedRequest, EndedRequest]:
+        """Return the request in two parts, the server span in the first."""
+        middle = len(self.queries) // 2
+        shared = (self.source, self.ids, self.start_ns, self.start_unix_ns)
+        first = EndedRequest(*shared, self.server, self.queries[:middle])
+        return first, EndedRequest(*shared, None, self.queries[middle:])
+
     def spans(self) -> list[ReadableSpan]:
         """Return the spans, as the SDK would have made them."""
         made = [] if self.server is None else [self._server_span(self.server)]

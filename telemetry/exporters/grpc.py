@@ -7,19 +7,26 @@ expected, a batch that fails is not tried again by the queue, beyond what the ex
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc import RpcError, StatusCode
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from telemetry.exporters.processor import DeferredSpanProcessor, Item, as_spans
+from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor, Item, as_spans
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
 
 if TYPE_CHECKING:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.sdk.trace import ReadableSpan
+
     from telemetry.exporters.registry import Options
 
 _LATER: Final = frozenset(  # OTLP specification, "Failures" of OTLP/gRPC
@@ -30,9 +37,11 @@ _LATER: Final = frozenset(  # OTLP specification, "Failures" of OTLP/gRPC
         StatusCode.OUT_OF_RANGE,
         StatusCode.UNAVAILABLE,
         StatusCode.DATA_LOSS,
-        StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+_SIZE: Final = frozenset({StatusCode.RESOURCE_EXHAUSTED, StatusCode.OUT_OF_RANGE})
+_TOO_LARGE: Final = re.compile(r"larger than max|exceeds maximum size|too large")
+"""How servers in C, Go, Java and Rust say with one of these codes that it is the size of the message."""
 _attempts: Final = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
 
@@ -70,8 +79,17 @@ class _Listening:
         code = self.last.code() if self.last is not None else None
         if code is None:
             return Delivery(False, why="the exporter could not deliver them")
-        why = f"{code.name}: {self.last.details() or 'the backend does not say why'}"
-        return Delivery(False, retry=code in _LATER, why=why)
+        said = self.last.details() or "the backend does not say why"
+        asked_s = _asked_s(self.last)
+        too_large = asked_s is None and code in _SIZE and _TOO_LARGE.search(said) is not None
+        later = code in _LATER or (code is StatusCode.RESOURCE_EXHAUSTED and asked_s is not None)
+        return Delivery(
+            False, retry=later and not too_large, wait_s=asked_s, why=f"{code.name}: {said}", too_large=too_large
+        )
+
+
+class _TooLargeError(Exception):
+    """A message of several spans is over `MAX_BODY_BYTES`."""
 
 
 class ListeningSpanExporter(_Listening, OTLPSpanExporter):
@@ -79,7 +97,16 @@ class ListeningSpanExporter(_Listening, OTLPSpanExporter):
 
     def send(self, items: Sequence[Item]) -> Delivery:
         """Send a batch; return whether the backend has taken it, or might later."""
-        return self.judge(self.export(as_spans(items)) is SpanExportResult.SUCCESS)
+        try:
+            return self.judge(self.export(as_spans(items)) is SpanExportResult.SUCCESS)
+        except _TooLargeError:
+            return Delivery(False, too_large=True)
+
+    def _translate_data(self, data: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
+        request = super()._translate_data(data)
+        if len(data) > 1 and request.ByteSize() > MAX_BODY_BYTES:
+            raise _TooLargeError
+        return request
 
 
 class ListeningMetricExporter(_Listening, OTLPMetricExporter):
@@ -90,6 +117,7 @@ def processor(options: Options, name: str = "otlp") -> DeferredSpanProcessor:
     """Return a processor that exports as the standard `OTEL_EXPORTER_OTLP_*` variables say."""
     _hush()
     exporter = ListeningSpanExporter()
+    exporter._retryable_error_codes = frozenset()  # the queue tries again, when the backend asks for that
     return DeferredSpanProcessor(
         exporter,
         exporter.send,
@@ -102,7 +130,7 @@ def processor(options: Options, name: str = "otlp") -> DeferredSpanProcessor:
 def reader(options: Options, name: str = "otlp") -> PushReader:
     """Return a reader that pushes metrics likewise."""
     _hush()
-    exporter = ListeningMetricExporter()
+    exporter = ListeningMetricExporter(retryable_error_codes=_LATER)
     return PushReader(
         exporter,
         exporter.judge,
@@ -110,6 +138,21 @@ def reader(options: Options, name: str = "otlp") -> PushReader:
         target=_target(exporter),
         shutdown_timeout_s=options.shutdown_timeout_s,
     )
+
+
+def _asked_s(error: Any) -> float | None:
+    """Return how long the backend asks to wait, by the `RetryInfo` that comes with an error; `None` without one."""
+    try:
+        for key, value in error.trailing_metadata() or ():
+            if key == "google.rpc.retryinfo-bin":
+                return float(RetryInfo.FromString(value).retry_delay.ToTimedelta().total_seconds())
+            for detail in Status.FromString(value).details if key == "grpc-status-details-bin" else ():
+                asked = RetryInfo()
+                if detail.Unpack(asked):
+                    return float(asked.retry_delay.ToTimedelta().total_seconds())
+    except (DecodeError, OverflowError):  # a detail that can't be read says nothing
+        pass
+    return None
 
 
 def _target(exporter: Any) -> str:

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from telemetry.exporters import answer, wire
 from telemetry.exporters.ended import EndedRequest
-from telemetry.exporters.processor import DeferredSpanProcessor, Item, as_spans
+from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor, Item, as_spans, exact_count
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
 
@@ -53,7 +53,10 @@ class RecordSender:
         if self._send_bytes is None:
             succeeded = self._exporter.export(as_spans(items)) is SpanExportResult.SUCCESS
         else:
-            succeeded = bool(getattr(self._send_bytes(self.encode(items)), "success", False))
+            body = self.encode(items)
+            if len(body) > MAX_BODY_BYTES and exact_count(items) > 1:
+                return Delivery(False, too_large=True)
+            succeeded = bool(getattr(self._send_bytes(body), "success", False))
         if self._answers is None:
             return Delivery(succeeded, why="" if succeeded else "the exporter could not deliver them")
         return self._answers.judge(succeeded)

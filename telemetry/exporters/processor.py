@@ -33,6 +33,8 @@ Send = Callable[[Sequence[Item]], Delivery]
 
 MAX_QUEUE_SPANS = 65_536
 MAX_BATCH_SPANS = 4096
+MAX_BODY_BYTES = 3 * 1024 * 1024
+"""How much goes into one message to a backend, if it is more than one span: a gRPC server takes 4 MiB."""
 SCHEDULE_DELAY_MS = 5000
 SHUTDOWN_TIMEOUT_S = 3.0
 _FIRST_PAUSE_S = 1.0
@@ -46,8 +48,9 @@ class DeferredSpanProcessor(SpanProcessor):
     Spans are made of requests in a thread of its own, which starts with the first of them. The queue is bounded in spans,
     those that are being sent included: what does not fit in is dropped and counted, a request as a whole. A batch that the
     backend can't take now stays at the head of the queue and is tried again, after a pause that doubles up to half a minute,
-    or after the one that the backend asks for. The standard variables `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE`
-    and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply. Thread-safe; after `shutdown` everything is dropped.
+    or after the one that the backend asks for; one that is too large is sent in parts. The standard variables
+    `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply. Thread-safe; after
+    `shutdown` everything is dropped.
     """
 
     signal: Signal = "traces"
@@ -86,6 +89,7 @@ class DeferredSpanProcessor(SpanProcessor):
         self._queue: deque[tuple[Item, int]] = deque()
         self._held_spans = 0
         self._pause_s = 0.0
+        self._batch_spans = self._max_batch_spans
         self._thread: threading.Thread | None = None
         self._tally.start_anew()
 
@@ -160,7 +164,7 @@ class DeferredSpanProcessor(SpanProcessor):
         with self._lock:
             for entry in self._queue:
                 spans += entry[1]
-                if taken and spans > self._max_batch_spans:
+                if taken and spans > self._batch_spans:
                     break
                 taken.append(entry)
         return taken
@@ -168,7 +172,7 @@ class DeferredSpanProcessor(SpanProcessor):
     def _send_batch(self, batch: list[tuple[Item, int]]) -> bool:
         """Send a batch; return whether to go on with the next."""
         items = [item for item, _ in batch]
-        exact = _exact_count(items)
+        exact = exact_count(items)
         delivery = self._deliver(items) if exact else Delivery(True)
         spans = sum(number for _, number in batch)
         if delivery.retry and not delivery:
@@ -178,9 +182,12 @@ class DeferredSpanProcessor(SpanProcessor):
             self._tell_failed(f"{delivery.why}; kept, to be tried again")
             return False
         self._pause_s = 0.0
+        if delivery.too_large and self._halve(batch, spans):
+            return True
         if not self._remove(len(batch), spans):
             return False
         if delivery:
+            self._batch_spans = min(self._batch_spans + self._batch_spans // 8 + 1, self._max_batch_spans)
             self._tally.dropped(delivery.rejected, counts.REJECTED)
             if self._tally.sent(exact - delivery.rejected):
                 _log.info("%s: spans are exported again", self._shown)
@@ -207,13 +214,26 @@ class DeferredSpanProcessor(SpanProcessor):
             delivery, rejected = Delivery(False), 0
             for part in (items[: len(items) // 2], items[len(items) // 2 :]):
                 found = self._send_apart(part)
-                if found.retry and not found:
+                if (found.retry or found.too_large) and not found:
                     return found
-                rejected += found.rejected if found else _exact_count(part)
+                rejected += found.rejected if found else exact_count(part)
                 delivery = Delivery(bool(found or delivery), why=delivery.why or found.why)
             return delivery._replace(rejected=rejected) if delivery else delivery
         except Exception as error:
             return Delivery(False, why=f"{type(error).__name__}: {error}")
+
+    def _halve(self, batch: list[tuple[Item, int]], spans: int) -> bool:
+        """Have the next batch be half of this one, which is too large; false if it is a single span."""
+        if spans < 2:
+            return False
+        self._batch_spans = spans // 2
+        (item, _), *others = batch
+        if not others and isinstance(item, EndedRequest):
+            with self._lock:
+                if self._queue:  # else shutdown was quicker
+                    self._queue.popleft()
+                    self._queue.extendleft((part, part.span_count) for part in reversed(item.halves()))
+        return True
 
     def _remove(self, entries: int, spans: int) -> bool:
         """Take what is settled from the queue; false if shutdown was quicker, and has counted it as dropped."""
@@ -267,7 +287,8 @@ class DeferredSpanProcessor(SpanProcessor):
         self._tally.dropped(left, counts.SHUTDOWN)
 
 
-def _exact_count(items: Sequence[Item]) -> int:
+def exact_count(items: Sequence[Item]) -> int:
+    """Return how many spans all items become."""
     return sum(item.exact_span_count if isinstance(item, EndedRequest) else 1 for item in items)
 
 

@@ -29,6 +29,8 @@ class Delivery(NamedTuple):
     why: str = ""
     rejected: int = 0
     """How many items of a batch that was taken the backend says that it has thrown away."""
+    too_large: bool = False
+    """Whether the batch was not taken for its size, so that a part of it may be."""
 
     def __bool__(self) -> bool:
         return self.delivered

@@ -57,6 +57,8 @@ class Backend:
 
     def __init__(self, tls: bool = False) -> None:
         self.answer: bytes | None = OK
+        self.answers: list[bytes] = []
+        """What it answers first."""
         self.spans: set[bytes] = set()
         self.duplicates = 0
         self._tls = None
@@ -100,7 +102,7 @@ class Backend:
         request = self._read(peer)
         if request is None:
             return False
-        answer = self.answer
+        answer = self.answers.pop(0) if self.answers else self.answer
         if answer is None:
             self._closing.wait()
             return False
@@ -278,6 +280,17 @@ def test_what_the_backend_refuses_is_not_tried_again(backend: Backend, world: Ca
     app.serve(5)
     assert app.tracer_provider.force_flush(5000)
     assert len(backend.spans) == 5
+
+
+def test_a_body_that_is_too_large_for_the_backend_is_sent_in_parts(
+    backend: Backend, world: Callable[[str], World]
+) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    backend.answers = [refusal("413 Request Entity Too Large")] * 3
+    app.serve(20)
+    assert app.tracer_provider.force_flush(5000)
+    assert (app.status.queued, app.status.sent, app.status.dropped) == (0, 20, 0)
+    assert (len(backend.spans), backend.duplicates) == (20, 0)
 
 
 def test_a_web_page_is_no_otlp_receiver(backend: Backend, world: Callable[[str], World]) -> None:

@@ -83,6 +83,17 @@ def test_limits_of_the_provider_hold(bodies: list[bytes]) -> None:
     assert sorted(texts(bodies[0])) == ["SELECT", "SELECT 12345"]
 
 
+def test_a_message_of_several_spans_is_not_sent_if_it_is_too_large(
+    bodies: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.exporters.otlp.MAX_BODY_BYTES", 200)
+    send = RecordSender(OTLPSpanExporter())
+    assert send([ended(), ended(), readable()]).too_large
+    assert not bodies
+    assert send([ended()])
+    assert len(bodies) == 1
+
+
 def test_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "opentelemetry.exporter.otlp.common.http._OTLPHTTPClient.export", lambda *_: SimpleNamespace(success=False)

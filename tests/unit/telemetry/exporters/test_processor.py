@@ -332,6 +332,60 @@ def test_what_the_backend_refuses_is_dropped_and_the_rest_goes_on(
     assert queue.status.last_error == "1 was too old"
 
 
+class SmallBackend(Backend):
+    """Takes at most so many spans at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.batches: list[int] = []
+
+    def __call__(self, items: Sequence[Item]) -> Delivery:
+        self.batches.append(len(as_spans(items)))
+        if self.batches[-1] > self.most:
+            return Delivery(False, why="413 Payload Too Large", too_large=True)
+        return super().__call__(items)
+
+
+@pytest.mark.parametrize("requests", [[1] * 64, [64], [1, 40, 3, 20], [2, 62]])
+@pytest.mark.parametrize("most", [1, 5, 63])
+def test_what_is_too_large_is_sent_in_parts(requests: list[int], most: int, caplog: pytest.LogCaptureFixture) -> None:
+    backend = SmallBackend(most)
+    queue = DeferredSpanProcessor(Exporter(), backend)
+    for queries in requests:
+        queue.emit(ended(queries))
+    assert queue.force_flush()
+    assert (backend.taken, queue.status.sent, queue.status.queued, queue.status.dropped) == (64, 64, 0, 0)
+    assert not caplog.messages, "nothing is lost"
+    queue.shutdown()
+
+
+def test_batches_grow_again_when_a_backend_takes_them() -> None:
+    backend = SmallBackend(10)
+    queue = DeferredSpanProcessor(Exporter(), backend)
+    for _ in range(64):
+        queue.emit(ended(1))
+    assert queue.force_flush()
+    backend.most, backend.batches = 1000, []
+    for _ in range(1000):
+        queue.emit(ended(1))
+    assert queue.force_flush()
+    assert sum(backend.batches) == 1000
+    assert max(backend.batches) > 100
+    queue.shutdown()
+
+
+def test_a_span_that_is_too_large_alone_is_rejected_and_the_export_goes_on() -> None:
+    backend = SmallBackend(0)
+    queue = DeferredSpanProcessor(Exporter(), backend)
+    for queries in (3, 1, 2):
+        queue.emit(ended(queries))
+    assert queue.force_flush()
+    assert (queue.status.queued, queue.status.dropped_by) == (0, {"rejected": 6})
+    assert queue.status.last_error == "413 Payload Too Large"
+    queue.shutdown()
+
+
 @pytest.mark.parametrize(("asked_s", "pause_s"), [(None, 1.0), (0.0, 1.0), (7.0, 7.0), (86_400.0, 300.0)])
 def test_the_pause_is_the_one_that_the_backend_asks_for_within_reason(
     queue: DeferredSpanProcessor, backend: Backend, asked_s: float | None, pause_s: float

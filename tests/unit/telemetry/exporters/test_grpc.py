@@ -1,0 +1,160 @@
+"""OTLP over gRPC: what a real server answers, and what becomes of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from telemetry.exporters import grpc as exporters
+from telemetry.exporters.ended import EndedRequest, Source
+from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor
+from telemetry.exporters.registry import Options
+from tests.unit.telemetry.exporters.queries import query
+
+SOURCE = Source(
+    Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdGenerator(), lambda _: {"db.system.name": "sqlite"}
+)
+
+
+def ended(queries: int, sql_bytes: int = 10) -> EndedRequest:
+    ids = SpanContext(1, 2, False, TraceFlags(1))
+    return EndedRequest(SOURCE, ids, 0, 0, None, [query("x" * sql_bytes)] * queries)
+
+
+class Backend(TraceServiceServicer, MetricsServiceServicer):
+    """An OTLP receiver; `refusals` are code, words and trailing metadata of its next answers."""
+
+    def __init__(self, port_of: grpc.Server) -> None:
+        self.bodies: list[tuple[int, int]] = []
+        self.refusals: list[tuple[grpc.StatusCode, str, Sequence[tuple[str, bytes]]]] = []
+        add_TraceServiceServicer_to_server(self, port_of)
+        add_MetricsServiceServicer_to_server(self, port_of)
+        self.port = port_of.add_insecure_port("127.0.0.1:0")
+
+    @property
+    def spans(self) -> int:
+        return sum(spans for spans, _ in self.bodies)
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  # the name in the protocol
+        if self.refusals:
+            code, words, metadata = self.refusals.pop(0)
+            context.set_trailing_metadata(metadata)
+            context.abort(code, words)
+        assert isinstance(request, ExportTraceServiceRequest)
+        spans = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+        self.bodies.append((spans, request.ByteSize()))
+        return ExportTraceServiceResponse()
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        made = Backend(server)
+        server.start()
+        yield made
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def queue(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeferredSpanProcessor]:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{backend.port}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+    made = exporters.processor(Options())
+    yield made
+    made.shutdown()
+
+
+def retry_info(seconds: int) -> RetryInfo:
+    asked = RetryInfo()
+    asked.retry_delay.FromSeconds(seconds)
+    return asked
+
+
+def in_details(seconds: int) -> tuple[str, bytes]:
+    packed = Packed()
+    packed.Pack(retry_info(seconds))
+    return "grpc-status-details-bin", Status(details=[packed]).SerializeToString()
+
+
+def test_what_is_queued_arrives_in_messages_that_a_server_takes(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    for _ in range(40):
+        queue.emit(ended(50, 4_000))
+    assert queue.force_flush()
+    assert (backend.spans, queue.status.sent, queue.status.dropped) == (2000, 2000, 0)
+    assert max(size for _, size in backend.bodies) <= MAX_BODY_BYTES
+
+
+def test_one_span_that_is_too_large_is_lost_alone(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    for sql_bytes in (10, 5_000_000, 10):
+        queue.emit(ended(1, sql_bytes))
+    assert queue.force_flush()
+    assert (backend.spans, queue.status.dropped_by, queue.status.queued) == (2, {"rejected": 1}, 0)
+    assert "larger than max" in str(queue.status.last_error)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE])
+def test_what_a_server_with_a_smaller_limit_does_not_take_is_sent_in_parts(
+    queue: DeferredSpanProcessor, backend: Backend, code: grpc.StatusCode
+) -> None:
+    words = "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes"
+    backend.refusals = [(code, words, ())] * 2
+    queue.emit(ended(8))
+    assert queue.force_flush()
+    assert (backend.spans, queue.status.dropped) == (8, 0)
+    assert next(spans for spans, _ in backend.bodies) == 2
+
+
+def test_a_server_that_is_exhausted_and_does_not_say_for_how_long_has_rejected_the_batch(
+    queue: DeferredSpanProcessor, backend: Backend
+) -> None:
+    backend.refusals = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "quota", ())]
+    queue.emit(ended(3))
+    assert queue.force_flush()
+    assert (queue.status.dropped_by, queue.status.last_error) == ({"rejected": 3}, "RESOURCE_EXHAUSTED: quota")
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+@pytest.mark.parametrize(
+    "asked", [in_details(15), ("google.rpc.retryinfo-bin", retry_info(15).SerializeToString())], ids=["status", "own"]
+)
+def test_a_batch_waits_as_long_as_the_server_asks(
+    queue: DeferredSpanProcessor, backend: Backend, code: grpc.StatusCode, asked: tuple[str, bytes]
+) -> None:
+    backend.refusals = [(code, "slow down", [asked])]
+    queue.emit(ended(3))
+    assert not queue.force_flush()
+    assert (queue.status.queued, queue._pause_s) == (3, 15)
+    assert queue.force_flush()
+    assert (backend.spans, queue.status.sent) == (3, 3)
+
+
+def test_a_delay_that_can_not_be_read_is_none(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    backend.refusals = [(grpc.StatusCode.UNAVAILABLE, "slow down", [("grpc-status-details-bin", b"\xff")])]
+    queue.emit(ended(3))
+    assert not queue.force_flush()
+    assert (queue.status.queued, queue._pause_s) == (3, 1)
