@@ -70,7 +70,7 @@ def _taken(result: BaseHTTPResult, kind: str) -> Delivery:
         ).partial_success  # field numbers are those of metrics, too
     except Exception:  # a body that can't be read says nothing
         return Delivery(True)
-    if not partial.rejected_spans:
+    if partial.rejected_spans <= 0:
         return Delivery(True)
     why = f"the backend has rejected {partial.rejected_spans}: {partial.error_message or 'it does not say why'}"
     return Delivery(True, why=why, rejected=partial.rejected_spans)

@@ -188,8 +188,7 @@ class DeferredSpanProcessor(SpanProcessor):
             return False
         if delivery:
             self._batch_spans = min(self._batch_spans + self._batch_spans // 8 + 1, self._max_batch_spans)
-            self._tally.dropped(delivery.rejected, counts.REJECTED)
-            if self._tally.sent(exact - delivery.rejected):
+            if self._tally.sent(exact, delivery.rejected):
                 _log.info("%s: spans are exported again", self._shown)
         if not delivery or delivery.why:
             if not delivery:

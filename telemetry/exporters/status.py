@@ -96,17 +96,22 @@ class Tally:
         self._lock = threading.Lock()
         self._status = ExportStatus(queue_limit=self._status.queue_limit)
 
-    def sent(self, number: int) -> bool:
-        """Count a delivery; return whether it is the first after failures."""
+    def sent(self, number: int, rejected: int = 0) -> bool:
+        """Count a delivery of so many, some of which the backend may say that it has rejected.
+
+        Return whether it is the first that was taken as a whole, after failures.
+        """
+        rejected = min(max(0, rejected), number)  # what backends say need not be so
+        self.dropped(rejected, REJECTED)
         with self._lock:
-            recovered = self._status.is_failing
+            was_failing = self._status.is_failing
             self._status = replace(
                 self._status,
-                sent=self._status.sent + number,
-                is_failing=False,
+                sent=self._status.sent + number - rejected,
+                is_failing=was_failing and rejected > 0,
                 last_success_unix_ns=time.time_ns(),
             )
-            return recovered
+            return was_failing and not rejected
 
     def failed(self, why: str) -> bool:
         """Count an attempt that failed; return whether it is the first since one went well."""

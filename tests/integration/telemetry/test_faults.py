@@ -15,7 +15,11 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -31,7 +35,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length
 
 def refusal(status: str, *headers: str, body: str = "") -> bytes:
     lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", body]
-    return "\r\n".join(lines).encode()
+    return "\r\n".join(lines).encode("latin-1")
 
 
 FAULTS: dict[str, bytes | None] = {
@@ -291,6 +295,20 @@ def test_a_body_that_is_too_large_for_the_backend_is_sent_in_parts(
     assert app.tracer_provider.force_flush(5000)
     assert (app.status.queued, app.status.sent, app.status.dropped) == (0, 20, 0)
     assert (len(backend.spans), backend.duplicates) == (20, 0)
+
+
+@pytest.mark.parametrize(("said", "rejected"), [(1000, 20), (3, 3), (-5, 0)])
+def test_a_part_that_the_backend_rejects_is_counted(
+    backend: Backend, world: Callable[[str], World], said: int, rejected: int
+) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    partial = ExportTracePartialSuccess(rejected_spans=said, error_message="too old")
+    body = ExportTraceServiceResponse(partial_success=partial).SerializeToString().decode("latin-1")
+    backend.answer = refusal("200 OK", "Content-Type: application/x-protobuf", body=body)
+    app.serve(20)
+    assert app.tracer_provider.force_flush(5000)
+    assert (app.status.sent, app.status.dropped) == (20 - rejected, rejected)
+    assert (app.status.last_error == f"the backend has rejected {said}: too old") is bool(rejected)
 
 
 def test_a_web_page_is_no_otlp_receiver(backend: Backend, world: Callable[[str], World]) -> None:

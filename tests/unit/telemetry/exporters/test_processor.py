@@ -332,6 +332,32 @@ def test_what_the_backend_refuses_is_dropped_and_the_rest_goes_on(
     assert queue.status.last_error == "1 was too old"
 
 
+@pytest.mark.parametrize(("said", "rejected"), [(1000, 6), (6, 6), (2, 2), (-5, 0)])
+def test_a_backend_can_not_reject_more_than_it_was_sent(
+    queue: DeferredSpanProcessor, backend: Backend, said: int, rejected: int
+) -> None:
+    backend.answers = [Delivery(True, why="nope", rejected=said)]
+    queue.emit(ended(6))
+    assert queue.force_flush()
+    assert (queue.status.sent, queue.status.dropped) == (6 - rejected, rejected)
+
+
+def test_a_backend_that_always_rejects_a_part_is_told_of_once_until_it_takes_a_batch_as_a_whole(
+    queue: DeferredSpanProcessor, backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    part = Delivery(True, why="1 was too old", rejected=1)
+    backend.answers = [part, part, part, Delivery(True), part]
+    told = []
+    for _ in range(5):
+        queue.emit(ended(2))
+        assert queue.force_flush()
+        told.append(len(caplog.messages))
+        caplog.clear()
+    assert told == [1, 0, 0, 1, 1]
+    assert (queue.status.sent, queue.status.dropped, queue.status.is_failing) == (6, 4, True)
+
+
 class SmallBackend(Backend):
     """Takes at most so many spans at once."""
 
