@@ -144,8 +144,8 @@ TABLE: Final[tuple[InstrumentSpec, ...]] = (
         POINTS_EXPORTED,
         "counter",
         "{data_point}",
-        "Data points of metrics that a backend has taken.",
-        (OTEL_COMPONENT_NAME,),
+        "Data points of metrics that a backend has taken; with `error.type`, those that it has `rejected`.",
+        (OTEL_COMPONENT_NAME, ERROR_TYPE),
     ),
 )
 _SPECS = {spec.name: spec for spec in TABLE}

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import requests
+from google.protobuf.message import DecodeError
 from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -54,26 +55,30 @@ class ListeningTransport(BaseHTTPTransport):
         if 200 <= status < 300 and kind.startswith(_NO_OTLP):
             return Delivery(False, why=f"what answers is no OTLP receiver: {status}, {kind}{self._hint}")
         if succeeded and status < 300:
-            return _taken(last, kind)
+            return taken(_content(last) if kind.startswith(_PROTOBUF) else b"")
         why = f"the backend answers {status} {_phrase(status)}".rstrip()
         if status in _LATER:
             return Delivery(False, retry=True, wait_s=_retry_after_s(_headers(last)), why=why)
         return Delivery(False, why=why + self._hint, too_large=status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
-def _taken(result: BaseHTTPResult, kind: str) -> Delivery:
+def taken(content: bytes) -> Delivery:
     """Return a delivery, less what the backend says that it has thrown away (OTLP specification, "Partial Success")."""
-    try:
-        content = result.content() if kind.startswith(_PROTOBUF) else b""
-        partial = ExportTraceServiceResponse.FromString(
-            content
-        ).partial_success  # field numbers are those of metrics, too
-    except Exception:  # a body that can't be read says nothing
+    try:  # the response for metrics has the same field numbers
+        partial = ExportTraceServiceResponse.FromString(content).partial_success
+    except DecodeError:  # what can't be read says nothing
         return Delivery(True)
     if partial.rejected_spans <= 0:
         return Delivery(True)
     why = f"the backend has rejected {partial.rejected_spans}: {partial.error_message or 'it does not say why'}"
     return Delivery(True, why=why, rejected=partial.rejected_spans)
+
+
+def _content(result: BaseHTTPResult) -> bytes:
+    try:
+        return bytes(result.content())
+    except Exception:
+        return b""
 
 
 def _headers(result: BaseHTTPResult) -> Any:

@@ -19,6 +19,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from telemetry.exporters.answer import taken
 from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor, Item, as_spans
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
@@ -46,7 +47,7 @@ _attempts: Final = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exp
 
 
 class _Ear:
-    """A stub that remembers the last error."""
+    """A stub that tells what comes back: an answer or an error."""
 
     def __init__(self, stub: Any, hear: Any) -> None:
         self._stub = stub
@@ -56,31 +57,32 @@ class _Ear:
         try:
             answer = self._stub.Export(*given, **options)
         except RpcError as error:
-            self._hear(error)
+            self._hear(None, error)
             raise
-        self._hear(None)
+        self._hear(answer, None)
         return answer
 
 
 class _Listening:
-    last: Any = None
+    answer: Any = None
+    error: Any = None
 
     def _initialize_channel_and_stub(self) -> None:
         super()._initialize_channel_and_stub()  # type: ignore[misc]  # of the exporter beside it
         vars(self)["_client"] = _Ear(vars(self)["_client"], self._hear)
 
-    def _hear(self, error: Any) -> None:
-        self.last = error
+    def _hear(self, answer: Any, error: Any) -> None:
+        self.answer, self.error = answer, error
 
     def judge(self, succeeded: bool) -> Delivery:
         """Return what became of the last batch."""
         if succeeded:
-            return Delivery(True)
-        code = self.last.code() if self.last is not None else None
+            return taken(b"" if self.answer is None else self.answer.SerializeToString())
+        code = self.error.code() if self.error is not None else None
         if code is None:
             return Delivery(False, why="the exporter could not deliver them")
-        said = self.last.details() or "the backend does not say why"
-        asked_s = _asked_s(self.last)
+        said = self.error.details() or "the backend does not say why"
+        asked_s = _asked_s(self.error)
         too_large = asked_s is None and code in _SIZE and _TOO_LARGE.search(said) is not None
         later = code in _LATER or (code is StatusCode.RESOURCE_EXHAUSTED and asked_s is not None)
         return Delivery(

@@ -54,7 +54,7 @@ def register(meter_provider: MeterProvider, tracer_provider: object, look: Look)
     counter(instruments.SPANS_PROCESSED, "traces", _processed)
     counter(instruments.SPAN_QUEUE_SIZE, "traces", lambda status: {"": status.queued})
     counter(instruments.SPAN_QUEUE_CAPACITY, "traces", lambda status: {"": status.queue_limit})
-    counter(instruments.POINTS_EXPORTED, "metrics", lambda status: {"": status.sent})
+    counter(instruments.POINTS_EXPORTED, "metrics", _exported)
 
 
 def _exported(status: ExportStatus) -> dict[str, int]:

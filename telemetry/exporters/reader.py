@@ -81,13 +81,11 @@ class _WatchedExporter(MetricExporter):
             delivery = self._delivery(result is MetricExportResult.SUCCESS)
         except Exception as error:
             delivery = Delivery(False, why=f"{type(error).__name__}: {error}")
-        if delivery:
-            if self.tally.sent(count_points(metrics_data)):
-                _log.info("%s: metrics are exported again", self._name)
-            return MetricExportResult.SUCCESS
-        if self.tally.failed(delivery.why):
+        if delivery and self.tally.sent(count_points(metrics_data), delivery.rejected):
+            _log.info("%s: metrics are exported again", self._name)
+        if (not delivery or delivery.why) and self.tally.failed(delivery.why):
             _log.warning("%s: metrics could not be exported: %s (told once, until it works)", self._name, delivery.why)
-        return MetricExportResult.FAILURE
+        return MetricExportResult.SUCCESS if delivery else MetricExportResult.FAILURE
 
     def _delivery(self, succeeded: bool) -> Delivery:
         if self._judge is not None:

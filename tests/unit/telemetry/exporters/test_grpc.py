@@ -11,11 +11,17 @@ import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
     MetricsServiceServicer,
     add_MetricsServiceServicer_to_server,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
@@ -23,6 +29,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     TraceServiceServicer,
     add_TraceServiceServicer_to_server,
 )
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -49,6 +56,7 @@ class Backend(TraceServiceServicer, MetricsServiceServicer):
     """An OTLP receiver; `refusals` are code, words and trailing metadata of its next answers."""
 
     def __init__(self, port_of: grpc.Server) -> None:
+        self.rejects = 0
         self.bodies: list[tuple[int, int]] = []
         self.refusals: list[tuple[grpc.StatusCode, str, Sequence[tuple[str, bytes]]]] = []
         add_TraceServiceServicer_to_server(self, port_of)
@@ -64,10 +72,16 @@ class Backend(TraceServiceServicer, MetricsServiceServicer):
             code, words, metadata = self.refusals.pop(0)
             context.set_trailing_metadata(metadata)
             context.abort(code, words)
+        if isinstance(request, ExportMetricsServiceRequest):
+            return ExportMetricsServiceResponse(
+                partial_success=ExportMetricsPartialSuccess(rejected_data_points=self.rejects, error_message="nope")
+            )
         assert isinstance(request, ExportTraceServiceRequest)
         spans = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
         self.bodies.append((spans, request.ByteSize()))
-        return ExportTraceServiceResponse()
+        return ExportTraceServiceResponse(
+            partial_success=ExportTracePartialSuccess(rejected_spans=self.rejects, error_message="nope")
+        )
 
 
 @pytest.fixture
@@ -158,3 +172,23 @@ def test_a_delay_that_can_not_be_read_is_none(queue: DeferredSpanProcessor, back
     queue.emit(ended(3))
     assert not queue.force_flush()
     assert (queue.status.queued, queue._pause_s) == (3, 1)
+
+
+def test_spans_that_the_server_rejects_are_counted(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    backend.rejects = 2
+    queue.emit(ended(3))
+    assert queue.force_flush()
+    assert (queue.status.sent, queue.status.dropped_by) == (1, {"rejected": 2})
+    assert queue.status.last_error == "the backend has rejected 2: nope"
+
+
+def test_points_that_the_server_rejects_are_counted(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{backend.port}")
+    backend.rejects = 1
+    reader = exporters.reader(Options())
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    for name in ("a", "b"):
+        provider.get_meter("t").create_counter(name).add(1)
+    provider.shutdown()
+    assert (reader.status.sent, reader.status.dropped_by) == (1, {"rejected": 1})
+    assert reader.status.last_error == "the backend has rejected 1: nope"

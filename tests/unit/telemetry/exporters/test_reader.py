@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporter, MetricExportResult, MetricsData
 
+from telemetry import instruments
+from telemetry.exporters import observed
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
 
@@ -91,3 +93,42 @@ def test_who_hears_the_backend_judges(exporter: Exporter, monkeypatch: pytest.Mo
     reader.collect()
     assert reader.status.last_error == "a web page, True"
     provider.shutdown()
+
+
+def test_points_that_the_backend_rejects_are_counted_and_told_once(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "3600000")
+    answers = [Delivery(True, why="bad points", rejected=rejected) for rejected in (1, 5)] + [Delivery(True)] * 2
+    reader = PushReader(exporter, lambda _: answers.pop(0), name="otlp")
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider.get_meter("t").create_counter("count").add(5)
+    for _ in range(2):
+        reader.collect()
+    assert (reader.status.sent, reader.status.dropped_by) == (0, {"rejected": 2})
+    assert (reader.status.is_failing, reader.status.last_error) == (True, "bad points")
+    reader.collect()
+    assert (reader.status.sent, reader.status.dropped, reader.status.is_failing) == (1, 2, False)
+    assert caplog.messages == [
+        "otlp: metrics could not be exported: bad points (told once, until it works)",
+        "otlp: metrics are exported again",
+    ]
+    assert measured(reader) == {None: 1, "rejected": 2}
+    provider.shutdown()
+
+
+def measured(reader: PushReader) -> dict[object, int]:
+    """Return what the metrics about exporting say of a reader's points, by `error.type`."""
+    memory = InMemoryMetricReader()
+    provider = MeterProvider([memory], shutdown_on_exit=False)
+    observed.register(provider, reader, lambda *_: [reader])
+    data = memory.get_metrics_data()
+    assert data is not None
+    provider.shutdown()
+    return {
+        (point.attributes or {}).get("error.type"): point.value  # type: ignore[union-attr]
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        if metric.name == instruments.POINTS_EXPORTED
+        for point in metric.data.data_points
+    }
