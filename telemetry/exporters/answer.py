@@ -38,6 +38,7 @@ class ListeningTransport(BaseHTTPTransport):
         return self.last
 
     def close(self) -> None:
+        self.last = None  # it holds the connection, which must not outlive the modules that close it
         self._inner.close()
 
     def is_connection_error(self, exception: Exception | None) -> bool:

@@ -384,6 +384,20 @@ def test_shutdown_sends_what_is_queued(backend: Backend, world: Callable[[str], 
     assert (len(backend.spans), app.status.sent, app.status.dropped) == (20, 20, 0)
 
 
+def test_a_process_whose_first_export_is_its_last_ends_quietly(backend: Backend, tmp_path: Path) -> None:
+    program = """
+    from flask import Flask
+    from telemetry import instrument
+    app = Flask("short")
+    app.add_url_rule("/", view_func=lambda: "hello")
+    instrument(app)
+    app.test_client().get("/")
+    print("{}")
+    """
+    run(tmp_path, program, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"http://127.0.0.1:{backend.port}/v1/traces")
+    assert len(backend.spans) == 1
+
+
 @pytest.mark.parametrize("fault", ["slow", "unavailable"])
 def test_a_process_whose_backend_is_not_well_ends_within_one_bound_for_spans_and_metrics(
     fault: str, backend: Backend, tmp_path: Path
