@@ -20,6 +20,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from telemetry.exporters.answer import taken
+from telemetry.exporters.otlp import bound_timeout
 from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor, Item, as_spans
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
@@ -119,6 +120,7 @@ def processor(options: Options, name: str = "otlp") -> DeferredSpanProcessor:
     """Return a processor that exports as the standard `OTEL_EXPORTER_OTLP_*` variables say."""
     _hush()
     exporter = ListeningSpanExporter()
+    bound_timeout(exporter)
     exporter._retryable_error_codes = frozenset()  # the queue tries again, when the backend asks for that
     return DeferredSpanProcessor(
         exporter,

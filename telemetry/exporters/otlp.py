@@ -93,7 +93,7 @@ def processor(
 ) -> DeferredSpanProcessor:
     """Return a processor that exports as the standard `OTEL_EXPORTER_OTLP_*` variables say, or to `endpoint`."""
     exporter = OTLPSpanExporter(endpoint, session=answer.Session())
-    _bound_timeout(exporter)
+    bound_timeout(getattr(exporter, "_client", None))
     return DeferredSpanProcessor(
         exporter,
         RecordSender(exporter, hint),
@@ -121,9 +121,8 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
-def _bound_timeout(exporter: OTLPSpanExporter) -> None:
-    """Let `OTEL_BSP_EXPORT_TIMEOUT` (milliseconds) bound an export too, which the SDK's exporter does not know of."""
+def bound_timeout(client: Any) -> None:
+    """Let `OTEL_BSP_EXPORT_TIMEOUT` (milliseconds) bound an export too, which what the SDK sends by does not know of."""
     text = os.environ.get(OTEL_BSP_EXPORT_TIMEOUT, "").strip()
-    client: Any = getattr(exporter, "_client", None)
     if text.isascii() and text.isdecimal() and int(text) > 0 and hasattr(client, "_timeout"):
         client._timeout = min(client._timeout, int(text) / 1000)

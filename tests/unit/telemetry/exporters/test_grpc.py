@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -57,6 +59,8 @@ class Backend(TraceServiceServicer, MetricsServiceServicer):
 
     def __init__(self, port_of: grpc.Server) -> None:
         self.rejects = 0
+        self.hangs = False
+        self.closing = threading.Event()
         self.bodies: list[tuple[int, int]] = []
         self.refusals: list[tuple[grpc.StatusCode, str, Sequence[tuple[str, bytes]]]] = []
         add_TraceServiceServicer_to_server(self, port_of)
@@ -68,6 +72,8 @@ class Backend(TraceServiceServicer, MetricsServiceServicer):
         return sum(spans for spans, _ in self.bodies)
 
     def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  # the name in the protocol
+        if self.hangs:
+            self.closing.wait()
         if self.refusals:
             code, words, metadata = self.refusals.pop(0)
             context.set_trailing_metadata(metadata)
@@ -91,6 +97,7 @@ def backend() -> Iterator[Backend]:
         made = Backend(server)
         server.start()
         yield made
+        made.closing.set()
         server.stop(None).wait()
 
 
@@ -172,6 +179,20 @@ def test_a_delay_that_can_not_be_read_is_none(queue: DeferredSpanProcessor, back
     queue.emit(ended(3))
     assert not queue.force_flush()
     assert (queue.status.queued, queue._pause_s) == (3, 1)
+
+
+def test_the_standard_variable_bounds_an_export(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{backend.port}")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+    monkeypatch.setenv("OTEL_BSP_EXPORT_TIMEOUT", "300")
+    backend.hangs = True
+    queue = exporters.processor(Options(shutdown_timeout_s=0.1))
+    queue.emit(ended(1))
+    began = time.monotonic()
+    assert not queue.force_flush()
+    assert time.monotonic() - began < 5
+    assert "DEADLINE_EXCEEDED" in str(queue.status.last_error)
+    queue.shutdown()
 
 
 def test_spans_that_the_server_rejects_are_counted(queue: DeferredSpanProcessor, backend: Backend) -> None:
