@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from telemetry.exporters.otlp import RecordSender
-from telemetry.exporters.processor import DeferredSpanProcessor, Item
+from telemetry.exporters.processor import DeferredSpanProcessor, Item, exact_count
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
 
@@ -47,6 +47,10 @@ class RotatedFile:
     def __init__(self, folder: Path, stem: str, most_bytes: int) -> None:
         self.path = folder / f"{stem}.jsonl"
         self._file_bytes = max(1, most_bytes // FILES)
+
+    def holds(self, line: str) -> bool:
+        """Tell whether a line is within the size of a file."""
+        return len(line.encode()) < self._file_bytes
 
     def append(self, line: str) -> None:
         """Write one line, and flush it. Raises `OSError`."""
@@ -89,12 +93,14 @@ class SpanFileExporter(SpanExporter):
         self._file = file
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return SpanExportResult.SUCCESS if self.write(spans) else SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS if _write(self._file, _line_of(spans)) else SpanExportResult.FAILURE
 
     def write(self, items: Sequence[Item]) -> Delivery:
-        """Write spans and requests as one line."""
-        body = RecordSender.encode(items)
-        return _write(self._file, ExportTraceServiceRequest.FromString(body))
+        """Write spans and requests as one line, unless several make one that is larger than a file."""
+        line = _line_of(items)
+        if not self._file.holds(line) and exact_count(items) > 1:
+            return Delivery(False, too_large=True)
+        return _write(self._file, line)
 
 
 class MetricFileExporter(MetricExporter):
@@ -106,7 +112,7 @@ class MetricFileExporter(MetricExporter):
         self._last = Delivery(True)
 
     def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
-        self._last = _write(self._file, encode_metrics(metrics_data))
+        self._last = _write(self._file, as_json(encode_metrics(metrics_data)))
         return MetricExportResult.SUCCESS if self._last else MetricExportResult.FAILURE
 
     def judge(self, _: bool) -> Delivery:
@@ -170,9 +176,13 @@ def _with_hex_ids(value: Any) -> None:
                 _with_hex_ids(each)
 
 
-def _write(file: RotatedFile, message: Message) -> Delivery:
+def _line_of(items: Sequence[Item]) -> str:
+    return as_json(ExportTraceServiceRequest.FromString(RecordSender.encode(items)))
+
+
+def _write(file: RotatedFile, line: str) -> Delivery:
     try:
-        file.append(as_json(message))
+        file.append(line)
     except OSError as error:
         return Delivery(False, retry=True, why=f"{file.path}: {error.strerror or error}")
     return Delivery(True)

@@ -84,6 +84,17 @@ def test_a_line_longer_than_a_file_is_a_file_of_its_own(tmp_path: Path) -> None:
     assert file.path.read_text() == "y" * 1000 + "\n"
 
 
+def test_batches_that_are_larger_than_a_file_are_several_lines(tmp_path: Path) -> None:
+    queue = jsonfile.processor(Options(jsonfile_folder=tmp_path, jsonfile_bytes=4 * 20_000))
+    for _ in range(200):
+        queue.emit(ended())
+    queue.shutdown()
+    files = sorted(tmp_path.glob("*.jsonl"))
+    assert len(files) == jsonfile.FILES
+    assert all(path.stat().st_size <= 20_000 for path in files)
+    assert (queue.status.sent, queue.status.dropped) == (200, 0)
+
+
 def write(folder: Path, mark: str) -> None:
     file = RotatedFile(folder, "traces", 1_000_000)
     for _ in range(200):
