@@ -26,7 +26,8 @@ Judge = Callable[[bool], Delivery]
 class PushReader(PeriodicExportingMetricReader):
     """Collects and exports every `OTEL_METRIC_EXPORT_INTERVAL`.
 
-    What it sends are sums since the start, so an export that fails loses nothing: the next one tells as much, and more.
+    What it sends are sums since the start, so an export that fails loses nothing: the next one tells as much, and more. Only
+    where the exporter prefers deltas is the interval of an export that fails lost.
     """
 
     signal: Signal = "metrics"
