@@ -69,6 +69,8 @@ class _Listening:
     error: Any = None
 
     def _initialize_channel_and_stub(self) -> None:
+        endpoint = vars(self).get("_endpoint", "")  # gRPC takes no user and password, and would tell them in its errors
+        vars(self)["_endpoint"] = endpoint.rpartition("@")[2]
         super()._initialize_channel_and_stub()  # type: ignore[misc]  # of the exporter beside it
         vars(self)["_client"] = _Ear(vars(self)["_client"], self._hear)
 

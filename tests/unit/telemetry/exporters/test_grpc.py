@@ -181,6 +181,19 @@ def test_a_delay_that_can_not_be_read_is_none(queue: DeferredSpanProcessor, back
     assert (queue.status.queued, queue._pause_s) == (3, 1)
 
 
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_a_password_in_the_endpoint_is_not_shown(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"{scheme}user:secret@127.0.0.1:{backend.port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_INSECURE", "true")
+    queue = exporters.processor(Options())
+    queue.emit(ended(1))
+    assert queue.force_flush(), queue.status.last_error
+    assert (queue.target, backend.spans) == (f"grpc 127.0.0.1:{backend.port}", 1)
+    queue.shutdown()
+
+
 def test_the_standard_variable_bounds_an_export(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{backend.port}")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
