@@ -12,7 +12,9 @@ import requests
 from google.protobuf.message import DecodeError
 from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTPTransport
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from requests.adapters import HTTPAdapter
 
+from telemetry.exporters.forked import call_in_child
 from telemetry.exporters.status import Delivery
 
 _LATER: Final = frozenset({429, 502, 503, 504})  # OTLP specification, "Retryable Response Codes"
@@ -116,7 +118,18 @@ def _in_words(error: Exception | None) -> str:
 
 
 class Session(requests.Session):
-    """A session whose own certificate is not overruled by `REQUESTS_CA_BUNDLE`, as that of `requests` is."""
+    """A session whose own certificate is not overruled by `REQUESTS_CA_BUNDLE`, as that of `requests` is.
+
+    A forked child makes connections of its own: on those of its parent, what both send would mix.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        call_in_child(self._connect_anew)
+
+    def _connect_anew(self) -> None:
+        for prefix in tuple(self.adapters):
+            self.mount(prefix, HTTPAdapter())
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         if verify is None and self.verify is not True:

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from telemetry.exporters import status as counts
 from telemetry.exporters.ended import EndedRequest, MadeServerSpan
+from telemetry.exporters.forked import call_in_child
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
 from telemetry.recent import SPAN_ID
 from telemetry.requests import request_of_context
@@ -76,9 +76,7 @@ class DeferredSpanProcessor(SpanProcessor):
         self._closed = self._is_shut_down = False
         self._tally = Tally(self._max_queue_spans)
         self._start_anew()
-        if hasattr(os, "register_at_fork"):
-            anew = weakref.WeakMethod(self._start_anew)
-            os.register_at_fork(after_in_child=lambda: (method := anew()) and method())
+        call_in_child(self._start_anew)
 
     def _start_anew(self) -> None:
         """Begin with an empty queue and no thread: at first, and in a forked child."""
@@ -91,7 +89,6 @@ class DeferredSpanProcessor(SpanProcessor):
         self._pause_s = 0.0
         self._batch_spans = self._max_batch_spans
         self._thread: threading.Thread | None = None
-        self._tally.start_anew()
 
     @property
     def status(self) -> ExportStatus:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol
 
+from telemetry.exporters.forked import call_in_child
+
 Signal = Literal["traces", "metrics"]
 
 QUEUE_FULL: Final = "queue_full"
@@ -80,19 +82,19 @@ class Exporting(Protocol):
 
 
 class Tally:
-    """Counts for one exporter. Thread-safe."""
+    """Counts for one exporter, in one process: a forked child begins with none. Thread-safe."""
 
     def __init__(self, queue_limit: int = 0) -> None:
         self._lock = threading.Lock()
         self._status = ExportStatus(queue_limit=queue_limit)
+        call_in_child(self._start_anew)
 
     def status(self, queued: int = 0) -> ExportStatus:
         """Return the counts, with so many items that wait."""
         with self._lock:
             return replace(self._status, queued=queued)
 
-    def start_anew(self) -> None:
-        """Forget everything, in a forked child."""
+    def _start_anew(self) -> None:
         self._lock = threading.Lock()
         self._status = ExportStatus(queue_limit=self._status.queue_limit)
 

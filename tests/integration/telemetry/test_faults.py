@@ -5,6 +5,7 @@ A real socket server plays each fault.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -65,6 +66,7 @@ class Backend:
         """What it answers first."""
         self.spans: set[bytes] = set()
         self.duplicates = 0
+        self.connections = 0
         self._tls = None
         if tls:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -89,6 +91,7 @@ class Backend:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.connections += 1
             thread = threading.Thread(target=self._serve, args=(connection,))
             self._threads.append(thread)
             thread.start()
@@ -309,6 +312,24 @@ def test_a_part_that_the_backend_rejects_is_counted(
     assert app.tracer_provider.force_flush(5000)
     assert (app.status.sent, app.status.dropped) == (20 - rejected, rejected)
     assert (app.status.last_error == f"the backend has rejected {said}: too old") is bool(rejected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_send_on_the_connection_of_its_parent(
+    backend: Backend, world: Callable[[str], World]
+) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    app.serve(1)
+    assert app.tracer_provider.force_flush(5000)
+    child = os.fork()
+    if not child:
+        app.serve(2)
+        os._exit(0 if app.tracer_provider.force_flush(5000) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    app.serve(4)
+    assert app.tracer_provider.force_flush(5000)
+    assert (len(backend.spans), backend.connections) == (7, 2)
 
 
 def test_a_web_page_is_no_otlp_receiver(backend: Backend, world: Callable[[str], World]) -> None:

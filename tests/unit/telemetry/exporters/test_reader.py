@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_who_hears_the_backend_judges(exporter: Exporter, monkeypatch: pytest.Mo
     reader.collect()
     assert reader.status.last_error == "a web page, True"
     provider.shutdown()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_counts_its_own_exports(reader: PushReader) -> None:
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider.get_meter("t").create_counter("count").add(5)
+    reader.collect()
+    child = os.fork()
+    if not child:
+        os._exit(reader.status.sent)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert reader.status.sent == 1
 
 
 def test_points_that_the_backend_rejects_are_counted_and_told_once(
