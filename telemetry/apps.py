@@ -99,7 +99,8 @@ def instrument(
     Raises:
         InstrumentationError: `app` is not a Flask app, or has served a request already and has no admin pages yet; or what
             the setting `instrumentation` asks for is not installed, or is in use in another way.
-        SettingsError: a setting in the environment is wrong, or an exporter is unknown or can't be set up.
+        SettingsError: a setting or a variable of OpenTelemetry in the environment is wrong, or an exporter is unknown or can't
+            be set up.
     """
     if not isinstance(app, Flask):
         raise InstrumentationError(f"app must be a Flask app, got {type(app).__name__}")

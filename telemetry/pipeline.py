@@ -65,6 +65,7 @@ def meter_provider(service_name: str, service_version: str | None = None) -> met
         known = metrics.get_meter_provider()
         if _is_set(known):
             return known
+        check()
         made = _MeterProvider(resource=resource(service_name, service_version), shutdown_on_exit=False)
         metrics.set_meter_provider(made)
         _end_at_exit(made)
@@ -77,6 +78,7 @@ def meter_provider_apart(service_name: str, service_version: str | None = None) 
     Beside others that were made here it is a service instance of its own, so that a backend doesn't mix their sums.
     """
     with _lock:
+        check()
         found = resource(service_name, service_version)
         has_others = any(isinstance(made, MeterProvider) for made in _made)
         if has_others and SERVICE_INSTANCE_ID not in OTELResourceDetector().detect().attributes:
@@ -102,6 +104,7 @@ def tracer_provider(service_name: str, service_version: str | None = None) -> tr
         known = trace.get_tracer_provider()
         if _is_set(known):
             return known
+        check()
         made = TracerProvider(resource=resource(service_name, service_version), shutdown_on_exit=False)
         trace.set_tracer_provider(made)
         _end_at_exit(made)

@@ -248,6 +248,27 @@ def test_the_sdk_can_be_switched_off(tmp_path: Path) -> None:
     run(tmp_path, SERVED, OTEL_SDK_DISABLED="true")
 
 
+@pytest.mark.parametrize("figures", ["None", "PerformanceMetrics()"])
+@pytest.mark.parametrize("variable", ["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_METRICS_EXEMPLAR_FILTER"])
+def test_a_variable_that_opentelemetry_can_not_use_is_a_wrong_setting(
+    tmp_path: Path, variable: str, figures: str
+) -> None:
+    found = run(
+        tmp_path,
+        f"""
+        import json
+        from flask import Flask
+        from telemetry import PerformanceMetrics, SettingsError, instrument
+        try:
+            instrument(Flask("app"), metrics={figures})
+        except SettingsError as error:
+            print(json.dumps({{"error": str(error)}}))
+        """,
+        **{variable: "x"},
+    )
+    assert variable in found["error"]
+
+
 def test_two_apps_of_one_process_share_its_providers(tmp_path: Path) -> None:
     found = run(
         tmp_path,
