@@ -156,7 +156,7 @@ def _asked_s(error: Any) -> float | None:
                 asked = RetryInfo()
                 if detail.Unpack(asked):
                     return float(asked.retry_delay.ToTimedelta().total_seconds())
-    except (DecodeError, OverflowError):  # a detail that can't be read says nothing
+    except (DecodeError, ValueError, OverflowError):  # a detail that can't be read says nothing
         pass
     return None
 

@@ -178,9 +178,9 @@ class DeferredSpanProcessor(SpanProcessor):
                 self._pause_s = max(_FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
             self._tell_failed(f"{delivery.why}; kept, to be tried again")
             return False
-        self._pause_s = 0.0
         if delivery.too_large and self._halve(batch, spans):
             return True
+        self._pause_s = 0.0
         if not self._remove(len(batch), spans):
             return False
         if delivery:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -110,16 +111,13 @@ def queue(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deferre
     made.shutdown()
 
 
-def retry_info(seconds: int) -> RetryInfo:
-    asked = RetryInfo()
-    asked.retry_delay.FromSeconds(seconds)
-    return asked
+ASKED = RetryInfo(retry_delay=Duration(seconds=15))
 
 
-def in_details(seconds: int) -> tuple[str, bytes]:
-    packed = Packed()
-    packed.Pack(retry_info(seconds))
-    return "grpc-status-details-bin", Status(details=[packed]).SerializeToString()
+def in_details(asked: RetryInfo) -> bytes:
+    detail = Packed()
+    detail.Pack(asked)
+    return bytes(Status(details=[detail]).SerializeToString())
 
 
 def test_what_is_queued_arrives_in_messages_that_a_server_takes(queue: DeferredSpanProcessor, backend: Backend) -> None:
@@ -161,7 +159,12 @@ def test_a_server_that_is_exhausted_and_does_not_say_for_how_long_has_rejected_t
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
 @pytest.mark.parametrize(
-    "asked", [in_details(15), ("google.rpc.retryinfo-bin", retry_info(15).SerializeToString())], ids=["status", "own"]
+    "asked",
+    [
+        ("grpc-status-details-bin", in_details(ASKED)),
+        ("google.rpc.retryinfo-bin", ASKED.SerializeToString()),
+    ],
+    ids=["status", "own"],
 )
 def test_a_batch_waits_as_long_as_the_server_asks(
     queue: DeferredSpanProcessor, backend: Backend, code: grpc.StatusCode, asked: tuple[str, bytes]
@@ -174,8 +177,9 @@ def test_a_batch_waits_as_long_as_the_server_asks(
     assert (backend.spans, queue.status.sent) == (3, 3)
 
 
-def test_a_delay_that_can_not_be_read_is_none(queue: DeferredSpanProcessor, backend: Backend) -> None:
-    backend.refusals = [(grpc.StatusCode.UNAVAILABLE, "slow down", [("grpc-status-details-bin", b"\xff")])]
+@pytest.mark.parametrize("detail", [b"\xff", in_details(RetryInfo(retry_delay=Duration(seconds=2**60)))])
+def test_a_delay_that_can_not_be_read_is_none(queue: DeferredSpanProcessor, backend: Backend, detail: bytes) -> None:
+    backend.refusals = [(grpc.StatusCode.UNAVAILABLE, "slow down", [("grpc-status-details-bin", detail)])]
     queue.emit(ended(3))
     assert not queue.force_flush()
     assert (queue.status.queued, queue._pause_s) == (3, 1)

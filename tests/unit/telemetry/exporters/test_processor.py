@@ -386,6 +386,15 @@ def test_what_is_too_large_is_sent_in_parts(requests: list[int], most: int, capl
     queue.shutdown()
 
 
+def test_a_batch_that_is_halved_does_not_end_the_pause(queue: DeferredSpanProcessor, backend: Backend) -> None:
+    down = Delivery(False, retry=True)
+    backend.answers = [down, Delivery(False, too_large=True), down]
+    queue.emit(ended(4))
+    for _ in range(2):
+        assert not queue.force_flush()
+    assert queue._pause_s == 2
+
+
 def test_batches_grow_again_when_a_backend_takes_them() -> None:
     backend = SmallBackend(10)
     queue = DeferredSpanProcessor(Exporter(), backend)
