@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
-from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import INVALID_SPAN_ID, SpanContext, SpanKind, Status, StatusCode
 
 from telemetry import instruments
 from telemetry.recent import QUERY_COUNT, KeptRequest
@@ -74,10 +75,13 @@ class ServerFacts(NamedTuple):
         return SpanKind.SERVER if self.parent is None or self.parent.is_remote else SpanKind.INTERNAL
 
 
+_INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
+
+
 class EndedRequest:
     """A request that has ended, or a part of its queries: what becomes spans later. Not to be changed."""
 
-    __slots__ = ("ids", "queries", "server", "source", "start_ns", "start_unix_ns")
+    __slots__ = ("_query_ids", "ids", "queries", "server", "source", "start_ns", "start_unix_ns")
 
     def __init__(
         self,
@@ -94,6 +98,24 @@ class EndedRequest:
         self.start_unix_ns = start_unix_ns
         self.server = server  # None where the SDK has made that span
         self.queries = queries
+        self._query_ids: list[bytes] | None = None
+
+    def query_ids(self) -> Sequence[bytes]:
+        """Return the span ids of the queries whose spans the SDK has not made, the same ones whenever it is asked.
+
+        They are made at once where nobody has a generator of his own.
+        """
+        if self._query_ids is None:
+            generate = self.source.id_generator.generate_span_id
+            number = len(self.queries) - sum([query[4] & MADE for query in self.queries])
+            if type(self.source.id_generator) is not RandomIdGenerator or number < 2:
+                found = [generate().to_bytes(8) for _ in range(number)]
+            else:
+                many = random.getrandbits(64 * number).to_bytes(8 * number)
+                found = [many[at : at + 8] for at in range(0, 8 * number, 8)]
+                found = [generate().to_bytes(8) if each == _INVALID else each for each in found]
+            self._query_ids = found
+        return self._query_ids
 
     @property
     def span_count(self) -> int:
@@ -115,7 +137,8 @@ class EndedRequest:
     def spans(self) -> list[ReadableSpan]:
         """Return the spans, as the SDK would have made them."""
         made = [] if self.server is None else [self._server_span(self.server)]
-        made += [self._query_span(query) for query in self.queries if not query[4] & MADE]
+        queries = [query for query in self.queries if not query[4] & MADE]
+        made += [self._query_span(*each) for each in zip(queries, self.query_ids(), strict=True)]
         return made
 
     def _server_span(self, server: ServerFacts) -> ReadableSpan:
@@ -130,11 +153,11 @@ class EndedRequest:
             (start, start + server.duration_ns),
         )
 
-    def _query_span(self, query: Query) -> ReadableSpan:
+    def _query_span(self, query: Query, span_id: bytes) -> ReadableSpan:
         sql, start_ns, duration_ns, error_type = query[:4]
         ids = SpanContext(
             self.ids.trace_id,
-            self.source.id_generator.generate_span_id(),
+            int.from_bytes(span_id),
             False,
             self.ids.trace_flags,
             self.ids.trace_state,

@@ -8,16 +8,14 @@ the standard exporter makes of the same requests.
 from __future__ import annotations
 
 import functools
-import random
 import struct
 import time
 from collections.abc import Mapping, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import INVALID_SPAN_ID, SpanContext
+from opentelemetry.trace import SpanContext
 
 from telemetry.exporters.ended import (
     ENVIRON_KEYS,
@@ -143,7 +141,7 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
         return
     offset_ns = item.start_unix_ns - item.start_ns
     pack, operation = _WITH_PARENT.pack, item.source.operation
-    new_ids = iter(_span_ids(item.source, len(item.queries) - sum([query[4] & MADE for query in item.queries])))
+    query_ids = iter(item.query_ids())
     for sql, start_ns, duration_ns, _, flags, _, _, code, position, _, _ in item.queries:
         if flags & MADE:
             continue
@@ -155,7 +153,7 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
         out.append(head)
         out.append(
             pack(
-                *(b"\x0a\x10", trace_id, b"\x12\x08", next(new_ids), b"\x22\x08", span_id),
+                *(b"\x0a\x10", trace_id, b"\x12\x08", next(query_ids), b"\x22\x08", span_id),
                 *(b"\x39", start, b"\x41", start + duration_ns),
             )
         )
@@ -251,16 +249,3 @@ def _trace_state(ids: SpanContext) -> bytes:
     if not ids.trace_state:
         return b""
     return field(3, text(",".join(f"{key}={value}" for key, value in ids.trace_state.items())))
-
-
-def _span_ids(source: Source, number: int) -> list[bytes]:
-    """Return new span ids: all at once where nobody has a generator of his own."""
-    generate = source.id_generator.generate_span_id
-    if type(source.id_generator) is not RandomIdGenerator or number < 2:
-        return [generate().to_bytes(8) for _ in range(number)]
-    many = random.getrandbits(64 * number).to_bytes(8 * number)
-    found = [many[at : at + 8] for at in range(0, 8 * number, 8)]
-    return [generate().to_bytes(8) if each == _INVALID else each for each in found]
-
-
-_INVALID = INVALID_SPAN_ID.to_bytes(8)

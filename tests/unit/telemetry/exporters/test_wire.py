@@ -193,6 +193,17 @@ def test_random_span_ids_are_distinct_and_valid() -> None:
     assert bytes(8) not in ids
 
 
+@pytest.mark.parametrize("number", [1, 1000])
+def test_a_request_that_is_sent_again_has_the_same_ids(number: int) -> None:
+    random = source(id_generator=RandomIdGenerator())
+    item = EndedRequest(random, SpanContext(1, 1, False), 0, 0, None, [query("SELECT 1")] * number)
+    assert wire.encode([item]) == wire.encode([item])
+    (resource,) = ExportTraceServiceRequest.FromString(wire.encode([item])).resource_spans
+    assert [span.span_id for span in resource.scope_spans[0].spans] == [
+        span.context.span_id.to_bytes(8) for span in item.spans() if span.context
+    ]
+
+
 def test_an_empty_batch_is_an_empty_message() -> None:
     assert wire.encode([]) == b""
 
