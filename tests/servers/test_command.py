@@ -57,15 +57,13 @@ def test_a_signal_ends_it_cleanly_and_a_rating_outlives_it(start, how):
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
 @pytest.mark.parametrize("is_up", [True, False])
-def test_a_ctrl_c_which_all_processes_get_ends_it_at_once_and_without_a_traceback(start, is_up):
+def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_up):
     server = start("serve", "--port", "0", "--workers", "2")
     server.wait_for_output("Serving ")
     if is_up:
         server.wait_for_output("library: ")
-    began = time.monotonic()
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.process.wait(20) in {0, 130}
-    assert time.monotonic() - began < 3
     assert "Traceback" not in server.output
 
 
