@@ -50,16 +50,17 @@ class ConnectionState:
         self.record: RequestRecord | None = None
 
 
-# Statements that return no number of changed rows, by what they do with the write lock: take it, or wait for it.
+# Statements that return no number of changed rows, by what they do with the write lock: take it, or wait for it; compiled when
+# they are needed.
 _BLANK: Final = r"(?>\s|--[^\n]*\n|/\*.*?\*/)"
 _DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
 _BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
 _DML: Final = "INSERT|UPDATE|DELETE|REPLACE"
 _HOW: Final = re.IGNORECASE | re.DOTALL
-_LOCKS: Final = re.compile(rf"{_BLANK}*(?:{_BEGIN_NOW}|{_DDL})\b", _HOW)
-_WAITS: Final = re.compile(rf"(?:^|;){_BLANK}*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b", _HOW)
-_WRITES_AT_ONCE: Final = re.compile(
-    rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b", _HOW
+_LOCKS: Final = rf"{_BLANK}*(?:{_BEGIN_NOW}|{_DDL})\b"
+_WAITS: Final = rf"(?:^|;){_BLANK}*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b"
+_WRITES_AT_ONCE: Final = (
+    rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b"
 )
 
 _lock = threading.Lock()
@@ -116,7 +117,7 @@ def wrote(
     file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
     if duration_ns >= WORTH_ASKING_NS and file is not None:
         ran_long(connection, sql)
-        if rows >= 0 or _WAITS.search(sql):
+        if rows >= 0 or re.search(_WAITS, sql, _HOW):
             waited_ns = _held_by_others(state, file, start_ns, end_ns)
             if record is not None:
                 record.wait_ns += waited_ns
@@ -125,7 +126,7 @@ def wrote(
             if state.since_ns >= start_ns:  # a script, which has waited first
                 state.since_ns += waited_ns
             released(connection)
-        elif _LOCKS.match(sql):
+        elif re.match(_LOCKS, sql, _HOW):
             if connection.in_transaction:
                 _hold(state, start_ns + waited_ns, record)
             elif file is not None:
@@ -146,7 +147,7 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
     Python commits what is pending before it.
     """
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
-    if state is None or not isinstance(sql, str) or not _WRITES_AT_ONCE.match(sql):
+    if state is None or not isinstance(sql, str) or not re.match(_WRITES_AT_ONCE, sql, _HOW):
         return
     if state.transaction:
         _release(state)

@@ -21,7 +21,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from time import perf_counter_ns, time_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -400,14 +400,22 @@ def _find_references() -> None:
 @functools.cache  # looking through all objects takes some 10 ms, and once is enough
 def _warn_of_open_connections() -> None:
     """Say that Python lets no connection change its class that was made without ours."""
-    found = [each for each in gc.get_objects() if issubclass(type(each), sqlite3.Connection)]
-    opened = sum(_is_open(each) for each in found if not isinstance(each, TracedConnection))
+    classes = frozenset(_untraced(sqlite3.Connection))
+    opened = sum([_is_open(each) for each in gc.get_objects() if type(each) in classes])
     if opened:
         _log.warning(
             "%d sqlite3 connection(s) were opened before instrument(app): Python can't let their queries be seen; "
             "open them after it",
             opened,
         )
+
+
+def _untraced(base: type[sqlite3.Connection]) -> Iterator[type[sqlite3.Connection]]:
+    """Yield `base` and its subclasses, but for those whose queries are seen."""
+    if base is not TracedConnection:
+        yield base
+        for each in base.__subclasses__():
+            yield from _untraced(each)
 
 
 def _is_open(connection: sqlite3.Connection) -> bool:
