@@ -226,7 +226,7 @@ def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
 def _summary(groups: Sequence[Group], verdict: str) -> Summary:
     of_lines: Counter[tuple[object, ...]] = Counter()
     for each in groups:
-        of_lines[each.statement.text, *_line_key(each.site[0], each.site[1])] += each.runs
+        of_lines[_line_of(each)] += each.runs
     return Summary(len({each.statement.text for each in groups}), verdict, max(of_lines.values(), default=0))
 
 
@@ -274,6 +274,11 @@ def _key(sql: str, site: Site) -> tuple[object, ...]:
     return (statement(sql).text, *_line_key(site[0], site[1]), *_line_key(site[2], site[3]))
 
 
+def _line_of(one: Group) -> tuple[object, ...]:
+    """Return what groups of one statement from one line have in common, whoever calls it."""
+    return (one.statement.text, *_line_key(one.site[0], one.site[1]))
+
+
 def _line_key(code: CodeType | str | None, position: int) -> tuple[object, int]:
     """Return what is equal for two places in one line."""
     if isinstance(code, CodeType):
@@ -310,9 +315,9 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
     """
     of_lines: dict[tuple[object, ...], list[Group]] = {}
     for each in groups:
-        if each.statement.reads and not each.flags and not each.errors and id(each) not in told:
-            key = (each.statement.text, *_line_key(each.site[0], each.site[1]))
-            of_lines.setdefault(key, []).append(each)
+        is_one_query = not each.flags & (MANY | SCRIPT)
+        if each.statement.reads and is_one_query and not each.errors and id(each) not in told:
+            of_lines.setdefault(_line_of(each), []).append(each)
     for alike in of_lines.values():
         runs = Counter(parameters for each in alike for parameters in each.parameters)
         if len(alike) < 2 or not runs:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from telemetry import fanout
 from telemetry.fanout import analyse, growth, summary
 from telemetry.recent import summed
-from telemetry.requests import MANY, SCRIPT
+from telemetry.requests import MADE, MANY, SCRIPT
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
 
 POSTS = query("SELECT id, author FROM posts", 0)
@@ -73,9 +73,10 @@ def test_equal_parameters_are_duplicates() -> None:
     assert "flask.g" in finding.mend
 
 
-def test_one_line_that_asks_the_same_from_many_places_is_told_once_for_all_of_them() -> None:
+@pytest.mark.parametrize("flags", [0, MADE])
+def test_one_line_that_asks_the_same_from_many_places_is_told_once_for_all_of_them(flags: int) -> None:
     helper = code("current_user")
-    queries = [query(AUTHOR, at, took_ns=MS, at=helper, caller=code(f"view{at}")) for at in range(1, 7)]
+    queries = [query(AUTHOR, at, took_ns=MS, flags=flags, at=helper, caller=code(f"view{at}")) for at in range(1, 7)]
     found = analyse(kept(queries, same=True))
     (finding,) = found.findings
     assert finding.kind == fanout.DUPLICATES
