@@ -179,9 +179,9 @@ def shutdown() -> None:
 
     A process that ends may come here twice, by `atexit` and by `multiprocessing`.
     """
-    if os.getpid() == _ended.get("process"):
+    if os.getpid() in _ended:
         return
-    _ended["process"] = os.getpid()
+    _ended.add(os.getpid())
     until = time.monotonic() + min(_bounds_s, default=Options().shutdown_timeout_s)
     providers = list(_made)
     parts = [made for provider in providers for made in _exporting.get(provider, {}).values() if made is not None]
@@ -235,5 +235,5 @@ def _end_with_multiprocessing_when_forked() -> None:
 
 _made: weakref.WeakSet[TracerProvider | MeterProvider] = weakref.WeakSet()
 _apart: weakref.WeakSet[MeterProvider] = weakref.WeakSet()
-_ended: dict[str, int] = {}
+_ended: set[int] = set()
 _bounds_s: set[float] = set()

@@ -79,7 +79,7 @@ _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
 
 
 class EndedRequest:
-    """A request that has ended, or a part of its queries: what becomes spans later. Not to be changed."""
+    """A request that has ended, or a part of its queries: what becomes spans later. Not to be changed once it is queued."""
 
     __slots__ = ("_query_ids", "ids", "queries", "server", "source", "start_ns", "start_unix_ns")
 
