@@ -68,6 +68,14 @@ TIMELINE = exactly(
         "is_error": listed({"type": "boolean"}),
         "route": listed(COUNT),
         "trace_id": listed({"type": ["string", "null"], "pattern": "^[0-9a-f]{32}$"}),
+        "slices": exactly(
+            {
+                "start": listed({"type": "number"}),
+                "end": listed({"type": "number"}),
+                "count": listed(COUNT),
+                **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), listed(NUMBER)),
+            }
+        ),
     }
 )
 EXPORTER = exactly(
@@ -200,7 +208,7 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
     },
     "/api/admin/performance/timeline": {
         "get": operation(
-            "The samples of the windows by time.",
+            "The samples of the windows by time, and percentiles of one slice of time after another.",
             answers(200, "Columns of equal length; `route` counts in `routes`.", reference("Timeline"), 401),
             admin=True,
             parameters=[

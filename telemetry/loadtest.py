@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from telemetry.errors import TelemetryError
-from telemetry.performance import percentile
+from telemetry.percentiles import percentile
 
 MOST_REQUESTS: Final = 1_000_000
 MOST_CONCURRENCY: Final = 256

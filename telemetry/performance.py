@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from telemetry import instruments, system
 from telemetry.bound import BoundCounter, keep_views_away
 from telemetry.instruments import Instruments
+from telemetry.percentiles import of_ordered, percentile
 from telemetry.readers.performance import PerformanceMetricReader
 from telemetry.readers.window import Durations, Sample, WindowStore, copied, route_name, values
 from telemetry.recent import RecentRequests
@@ -59,23 +60,6 @@ def _rounded_ms(seconds: float) -> float:
     return round(seconds * 1e6) / 1e3  # three decimals: rounding to a whole number takes half the time
 
 
-def percentile(samples: Sequence[float], percent: int) -> float:
-    """Return the percentile (1 to 99) of `samples`, between two samples by linear interpolation; 0.0 without a sample.
-
-    The figures are those of `statistics.quantiles(samples, n=100, method="inclusive")`, which always computes all 99.
-    """
-    return _percentile(sorted(samples), percent)
-
-
-def _percentile(ordered: Sequence[float], percent: int) -> float:
-    if not ordered:
-        return 0.0
-    at, remainder = divmod(percent * (len(ordered) - 1), 100)
-    if not remainder:
-        return ordered[at]
-    return (ordered[at] * (100 - remainder) + ordered[at + 1] * remainder) / 100
-
-
 @dataclass(frozen=True, slots=True)
 class RouteWindow:
     """The rolling window of one route: its samples in seconds, oldest first, and the query counts of its newest requests."""
@@ -97,9 +81,9 @@ def _stats(route: str, endpoint: str, durations: Durations) -> RouteStats:
     return {
         "route": route,
         "endpoint": endpoint,
-        "p50_ms": _rounded_ms(_percentile(ordered_s, 50)),
-        "p95_ms": _rounded_ms(_percentile(ordered_s, 95)),
-        "p99_ms": _rounded_ms(_percentile(ordered_s, 99)),
+        "p50_ms": _rounded_ms(of_ordered(ordered_s, 50)),
+        "p95_ms": _rounded_ms(of_ordered(ordered_s, 95)),
+        "p99_ms": _rounded_ms(of_ordered(ordered_s, 99)),
         "avg_ms": _rounded_ms(_mean(ordered_s)),
         "min_ms": _rounded_ms(ordered_s[0] if ordered_s else 0.0),
         "max_ms": _rounded_ms(ordered_s[-1] if ordered_s else 0.0),

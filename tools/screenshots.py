@@ -14,19 +14,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from flask import Flask, g
 from playwright.sync_api import Browser, sync_playwright
+from rich.console import Console
+from rich.progress import track
 from werkzeug.serving import make_server
 
 from telemetry import instrument
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
-VISITS = 400
+VISITS = 1000
+VISITS_PER_S = 7
 
 
 def visit(address: str) -> None:
@@ -35,7 +39,8 @@ def visit(address: str) -> None:
     videos = sorted(set(re.findall(r'href="(/watch/[^"]+)"', page)))
     hashes = sorted(set(re.findall(r"/thumb/([\w-]+)\.jpg", page)))
     choose = random.Random(1)
-    for _ in range(VISITS):
+    for _ in track(range(VISITS), "using the server", console=Console(stderr=True)):
+        time.sleep(choose.expovariate(VISITS_PER_S))
         path = choose.choice(
             ["/", "/?page=1", "/search?q=a", "/tag/sample", *videos, *(f"/api/ratings/{key}" for key in hashes)]
         )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from telemetry.admin.timeline import Timeline
+    from telemetry.readers.slices import Slice
 
 SPARK_WIDTH: Final = 100
 SPARK_HEIGHT: Final = 20
 CHART_WIDTH: Final = 800
 CHART_HEIGHT: Final = 240
 _LEAST_MS = 0.1
+_GAP_NS: Final = 60 * 10**9  # lines end where nothing was asked for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +52,52 @@ class Gridline:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A scatter plot with a logarithmic scale: path data of the dots, and its lines."""
+    """A plot with a logarithmic scale: path data of percentiles, by name, and of the dots, and its horizontal lines."""
 
+    percentiles: Mapping[str, str]
     dots: str
     errors: str
     lines: tuple[Gridline, ...]
 
 
 def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Chart:
-    """Return the requests of `timeline` as dots, failed ones as crosses, with the thresholds as lines."""
+    """Return percentiles over time, and requests as dots, failed ones as crosses, with the thresholds as lines."""
     durations = [max(point.sample.value * 1000, _LEAST_MS) for point in timeline.points]
-    low = 10 ** math.floor(math.log10(min(durations, default=1.0)))
-    high = 10 ** math.ceil(math.log10(max([*durations, poor_above_ms, low * 10])))
+    least = [*durations, *(max(each.p50_s * 1000, _LEAST_MS) for each in timeline.slices)]
+    most = [*durations, *(each.p99_s * 1000 for each in timeline.slices)]
+    low = 10 ** math.floor(math.log10(min(least, default=1.0)))
+    high = 10 ** math.ceil(math.log10(max([*most, poor_above_ms, low * 10])))
     decades = round(math.log10(high / low))
+    span = max(timeline.end_unix_nano - timeline.start_unix_nano, 1)
+
+    def x(time_unix_nano: int) -> float:
+        return round((time_unix_nano - timeline.start_unix_nano) / span * CHART_WIDTH, 1)
 
     def y(value_ms: float) -> float:
         return round(CHART_HEIGHT * (1 - math.log10(value_ms / low) / decades), 1)
 
-    span = max(timeline.end_unix_nano - timeline.start_unix_nano, 1)
+    def line(of: Callable[[Slice], float]) -> str:
+        path, before_unix_nano = list[str](), 0
+        for each in timeline.slices:
+            start, height = x(max(each.start_unix_nano, timeline.start_unix_nano)), y(max(of(each) * 1000, _LEAST_MS))
+            command = "L" if path and each.start_unix_nano - before_unix_nano < _GAP_NS else "M"
+            path.append(f"{command}{start:g} {height:g}H{x(each.end_unix_nano):g}")
+            before_unix_nano = each.end_unix_nano
+        return "".join(path)
+
     paths: dict[bool, list[str]] = {False: [], True: []}
     for point, duration_ms in zip(timeline.points, durations, strict=True):
-        x = round((point.sample.time_unix_nano - timeline.start_unix_nano) / span * CHART_WIDTH, 1)
         mark = "m-3-3l6 6m0-6l-6 6" if point.sample.is_error else "h0"
-        paths[point.sample.is_error].append(f"M{x:g} {y(duration_ms):g}{mark}")
+        paths[point.sample.is_error].append(f"M{x(point.sample.time_unix_nano):g} {y(duration_ms):g}{mark}")
     ticks = [Gridline(y(low * 10**power), _label(low * 10**power), "tick") for power in range(decades + 1)]
     limits = [Gridline(y(good_below_ms), "", "good"), Gridline(y(poor_above_ms), "", "poor")]
-    inside = [line for line in limits if 0 <= line.y <= CHART_HEIGHT]
-    return Chart("".join(paths[False]), "".join(paths[True]), tuple(ticks + inside))
+    inside = [limit for limit in limits if 0 <= limit.y <= CHART_HEIGHT]
+    percentiles = {
+        "p50": line(lambda each: each.p50_s),
+        "p95": line(lambda each: each.p95_s),
+        "p99": line(lambda each: each.p99_s),
+    }
+    return Chart(percentiles, "".join(paths[False]), "".join(paths[True]), tuple(ticks + inside))
 
 
 def _label(value_ms: float) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from telemetry.admin import figures
 from telemetry.admin.drawing import Sparkline, sparkline
 from telemetry.admin.figures import NONE, Status
-from telemetry.performance import RATINGS_POST_ROUTE, RouteStats, percentile
+from telemetry.percentiles import percentile
+from telemetry.performance import RATINGS_POST_ROUTE, RouteStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -40,7 +40,8 @@ def add_routes(
         now = time.time_ns()
         chosen = state.State.parse(request.args)
         view = _view(reader, chosen, now, look_at_exporters)
-        points = timeline.select(list(view["overview"].windows), chosen.range, chosen.route or None, now)
+        slices = reader.metrics.store.slices.slices()
+        points = timeline.select(list(view["overview"].windows), slices, chosen.range, chosen.route or None, now)
         settings = reader.settings
         view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
         return answers.page(

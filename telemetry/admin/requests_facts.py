@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, locks, plans
-from telemetry.performance import percentile, rounded
+from telemetry.percentiles import percentile
+from telemetry.performance import rounded
 from telemetry.readers.window import route_name
 from telemetry.source import text_of
 

@@ -1,4 +1,4 @@
-"""The newest requests over time, as the latency chart shows them."""
+"""Latency over time, as the chart shows it: the newest requests one by one, and percentiles of all there were."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from telemetry.performance import rounded
+from telemetry.readers.slices import Slice, cut
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics, RouteWindow
@@ -29,9 +30,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Requests between `start_unix_nano` and `end_unix_nano`, oldest first; `newest_unix_nano` is of any time."""
+    """Requests and slices between `start_unix_nano` and `end_unix_nano`, oldest first; `newest_unix_nano` is of any time."""
 
     points: tuple[Point, ...]
+    slices: tuple[Slice, ...]
     start_unix_nano: int
     end_unix_nano: int
     newest_unix_nano: int | None
@@ -50,19 +52,30 @@ class Timeline:
             "is_error": [sample.is_error for sample in samples],
             "route": [index[point.route] for point in self.points],
             "trace_id": [None if sample.trace_id is None else f"{sample.trace_id:032x}" for sample in samples],
+            "slices": {
+                "start": [rounded(each.start_unix_nano / 1e9) for each in self.slices],
+                "end": [rounded(each.end_unix_nano / 1e9) for each in self.slices],
+                "count": [each.request_count for each in self.slices],
+                "p50_ms": [rounded(each.p50_s * 1000) for each in self.slices],
+                "p95_ms": [rounded(each.p95_s * 1000) for each in self.slices],
+                "p99_ms": [rounded(each.p99_s * 1000) for each in self.slices],
+            },
         }
 
 
 def read(metrics: PerformanceMetrics, span: str, route: str | None, now_unix_nano: int) -> Timeline:
     """Return the requests of the last `span` (a key of `RANGES_S`) up to now, of one route if `route` names it.
 
-    It starts with the first request kept where that is later, though never less than a minute before now.
+    It starts with the first request kept where that is later, though never less than a minute before now. The slices are of
+    all requests; of one route they are of the samples in its window.
     """
-    return select(metrics.route_windows(), span, route, now_unix_nano)
+    return select(metrics.route_windows(), metrics.store.slices.slices(), span, route, now_unix_nano)
 
 
-def select(windows: list[RouteWindow], span: str, route: str | None, now_unix_nano: int) -> Timeline:
-    """Return what `read` does, out of `windows` that were read already."""
+def select(
+    windows: list[RouteWindow], slices_of_all: list[Slice], span: str, route: str | None, now_unix_nano: int
+) -> Timeline:
+    """Return what `read` does, out of windows and slices that were read already."""
     every = sorted(
         (
             Point(sample, window.route)
@@ -72,10 +85,19 @@ def select(windows: list[RouteWindow], span: str, route: str | None, now_unix_na
         ),
         key=lambda point: (point.sample.time_unix_nano, point.sample.sequence),
     )
+    slices = slices_of_all if route is None else cut(point.sample for point in every)
     newest = every[-1].sample.time_unix_nano if every else None
-    first = every[0].sample.time_unix_nano if every else now_unix_nano
+    first = min(
+        every[0].sample.time_unix_nano if every else now_unix_nano,
+        slices[0].start_unix_nano if slices else now_unix_nano,
+    )
     length_s = RANGES_S[span]
     earliest = first if length_s == float("inf") else now_unix_nano - int(length_s * 1e9)
-    shown = [point for point in every if point.sample.time_unix_nano >= earliest][-MAX_POINTS:]
     start = min(max(earliest, first), now_unix_nano - int(LEAST_SPAN_S * 1e9))
-    return Timeline(tuple(shown), start, max(now_unix_nano, newest or 0), newest)
+    return Timeline(
+        tuple([point for point in every if point.sample.time_unix_nano >= earliest][-MAX_POINTS:]),
+        tuple(each for each in slices if each.end_unix_nano >= earliest),
+        start,
+        max(now_unix_nano, newest or 0),
+        newest,
+    )

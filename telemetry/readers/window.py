@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics._internal.aggregation import _Aggregation
 from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation
 
 from telemetry import instruments
+from telemetry.readers.slices import SliceStore
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -131,6 +132,8 @@ class WindowStore:
         self.max_routes = max_routes
         self.newest_queries: deque[float] = deque(maxlen=size)
         """The number of queries of the newest requests over all routes, to append to."""
+        self.slices = SliceStore()
+        """Percentiles of the requests of all routes over time."""
         self.lock_waits_s: dict[str, float] = {}
         """Time that the requests of each route have lost to locks of the database."""
         self._durations: dict[str, DurationWindow] = {}
@@ -167,6 +170,7 @@ class WindowStore:
         for queries in self._queries.copy().values():
             queries.clear()
         self.newest_queries.clear()
+        self.slices.clear()
         self.lock_waits_s.clear()
 
     def window_of(self, route: str) -> DurationWindow | None:
@@ -237,7 +241,15 @@ def _ignore(value: float, time_unix_nano: int, trace_id: int | None) -> None:
 def _add_duration(store: WindowStore, route: str, attributes: Mapping[str, Any]) -> Add:
     window = store.durations_of(route)
     kind = ERROR if instruments.ERROR_TYPE in attributes else GOOD
-    return _ignore if window is None else functools.partial(window.add, kind)
+    if window is None:
+        return _ignore
+    add_to_window, add_to_slice = window.add, store.slices.add
+
+    def add(duration_s: float, time_unix_nano: int, trace_id: int | None) -> None:
+        add_to_window(kind, duration_s, time_unix_nano, trace_id)
+        add_to_slice(duration_s, time_unix_nano)
+
+    return add
 
 
 def _add_queries(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:

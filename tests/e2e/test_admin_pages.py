@@ -296,6 +296,18 @@ def test_a_range_is_chosen_and_kept_in_the_url(overview, shop):
     expect(page.locator("#chart canvas")).to_be_visible()
 
 
+@needs_libraries
+@pytest.mark.usefixtures("three")
+def test_percentiles_are_told_where_the_cursor_is_and_nothing_moves(overview):
+    page = overview()
+    expect(page.locator("#chart")).to_have_attribute("data-slices", "1")
+    table = page.locator("#routes").bounding_box()
+    over = page.locator("#chart .u-over").bounding_box()
+    page.mouse.move(over["x"] + over["width"] - 1, over["y"] + over["height"] / 2)
+    expect(page.locator("#under-cursor")).to_have_text(re.compile(r"UTC  p50 20\.0 ms  p95 202 ms  p99 280 ms  n 8$"))
+    assert page.locator("#routes").bounding_box() == table
+
+
 def test_help_opens_and_closes_by_key(overview):
     page = overview()
     page.keyboard.press("?")
@@ -330,6 +342,9 @@ def test_it_reads_filters_and_sorts_with_javascript_off(overview):
     page = overview(java_script_enabled=False)
     expect_rows(page, "GET /slow", "GET /many", "GET /alpha")
     expect(page.locator("#chart svg path.dots")).to_have_attribute("d", re.compile(r"^(M[\d.]+ [\d.]+h0){8}$"))
+    expect(page.locator("#chart svg path.percentile.p95")).to_have_attribute(
+        "d", re.compile(r"^M[\d.]+ [\d.]+H[\d.]+$")
+    )
     expect(page.locator("#tools")).to_be_hidden()
     page.locator("#sort-route").click()
     expect_rows(page, "GET /alpha", "GET /many", "GET /slow")

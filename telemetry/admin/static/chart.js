@@ -1,8 +1,15 @@
 "use strict";
-// The latency chart: one dot a request, failed ones as crosses, over a logarithmic scale. Without uPlot the server's drawing stays.
+// The latency chart: percentiles of one slice of time after another as lines, one dot a request, failed ones as crosses, over a
+// logarithmic scale. Without uPlot the server's drawing stays.
 window.telemetryChart = (() => {
   const LEAST_MS = 0.1;
   const REACH_PX = 24;
+  const GAP_S = 60; // lines end where nothing was asked for so long
+  const LINES = [
+    ["p50_ms", "--secondary", 1.5],
+    ["p95_ms", "--accent", 2],
+    ["p99_ms", "--accent", 1],
+  ];
   const box = document.getElementById("chart");
   const said = document.getElementById("under-cursor");
   let plot = null;
@@ -12,15 +19,20 @@ window.telemetryChart = (() => {
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const threshold = (name) => Number(box.dataset[name]);
 
+  const shown = (ms) => Math.max(ms, LEAST_MS);
+
   function decades() {
-    const least = body.duration_ms.reduce((low, ms) => Math.min(low, Math.max(ms, LEAST_MS)), threshold("goodMs"));
-    const most = body.duration_ms.reduce((high, ms) => Math.max(high, ms), threshold("poorMs"));
+    const least = [...body.duration_ms, ...body.slices.p50_ms].reduce((low, ms) => Math.min(low, shown(ms)), threshold("goodMs"));
+    const most = [...body.duration_ms, ...body.slices.p99_ms].reduce((high, ms) => Math.max(high, ms), threshold("poorMs"));
     return [10 ** Math.floor(Math.log10(least)), 10 ** Math.ceil(Math.log10(most * 1.05))];
   }
 
+  const unit = (ms) => (ms < 999.5 ? [ms, "ms"] : [ms / 1000, "s"]);
+  const scaleSaid = (ms) => unit(ms).join(" ");
+
   function milliseconds(ms) {
-    if (ms >= 1000) return `${Number((ms / 1000).toPrecision(3))} s`;
-    return `${Number(ms.toPrecision(3))} ms`;
+    const [value, name] = unit(ms);
+    return `${value.toPrecision(3)} ${name}`; // as the tables have it
   }
 
   function clock(seconds, span) {
@@ -31,7 +43,25 @@ window.telemetryChart = (() => {
     return when.toLocaleTimeString([], style);
   }
 
-  function drawPoints(u) {
+  function drawLines(u) {
+    const { ctx } = u;
+    const { start, end } = body.slices;
+    for (const [name, hue, width] of LINES) {
+      ctx.strokeStyle = colour(hue);
+      ctx.lineWidth = width * devicePixelRatio;
+      ctx.beginPath();
+      body.slices[name].forEach((ms, at) => {
+        const y = u.valToPos(shown(ms), "y", true);
+        const from = u.valToPos(start[at], "x", true);
+        if (at > 0 && start[at] - end[at - 1] < GAP_S) ctx.lineTo(from, y);
+        else ctx.moveTo(from, y);
+        ctx.lineTo(u.valToPos(end[at], "x", true), y);
+      });
+      ctx.stroke();
+    }
+  }
+
+  function draw(u) {
     const { ctx } = u;
     const ratio = devicePixelRatio;
     const { left, top, width, height } = u.bbox;
@@ -50,12 +80,14 @@ window.telemetryChart = (() => {
       ctx.stroke();
     }
     ctx.setLineDash([]);
+    drawLines(u);
     ctx.fillStyle = colour("--accent");
     ctx.strokeStyle = colour("--poor");
     ctx.lineWidth = 2 * ratio;
     body.time.forEach((seconds, at) => {
+      ctx.globalAlpha = body.is_error[at] || body.duration_ms[at] >= threshold("goodMs") ? 1 : 0.4; // the slow ones stand out
       const x = u.valToPos(seconds, "x", true);
-      const y = u.valToPos(Math.max(body.duration_ms[at], LEAST_MS), "y", true);
+      const y = u.valToPos(shown(body.duration_ms[at]), "y", true);
       const r = (body.is_error[at] ? 4 : 2) * ratio;
       ctx.beginPath();
       if (body.is_error[at]) {
@@ -79,7 +111,7 @@ window.telemetryChart = (() => {
     let distance = REACH_PX ** 2;
     body.time.forEach((seconds, at) => {
       const dx = u.valToPos(seconds, "x") - left;
-      const dy = u.valToPos(Math.max(body.duration_ms[at], LEAST_MS), "y") - top;
+      const dy = u.valToPos(shown(body.duration_ms[at]), "y") - top;
       if (dx * dx + dy * dy <= distance) {
         found = at;
         distance = dx * dx + dy * dy;
@@ -88,11 +120,23 @@ window.telemetryChart = (() => {
     return found;
   }
 
+  function sliceSaid(u) {
+    const { left } = u.cursor;
+    if (left == null || left < 0) return "";
+    const seconds = u.posToVal(left, "x");
+    const { start, end, count, ...ms } = body.slices;
+    const at = start.findLastIndex((from) => from <= seconds);
+    const next = start[at + 1] - end[at] < GAP_S ? start[at + 1] : end[at] + 1;
+    if (at < 0 || seconds > next) return "";
+    const figures = Object.entries(ms).map(([name, column]) => `${name.slice(0, 3)} ${milliseconds(column[at])}`);
+    return `${clock(start[at], 0)}–${clock(end[at], 0)} UTC  ${figures.join("  ")}  n ${count[at].toLocaleString("en")}`;
+  }
+
   function tell(u) {
     const at = nearest(u);
     box.classList.toggle("over-dot", at !== null);
     if (at === null) {
-      said.textContent = body.time.length ? "" : "no request in this time";
+      said.textContent = body.time.length ? sliceSaid(u) : "no request in this time";
       return;
     }
     const trace = body.trace_id[at] ? ` · trace ${body.trace_id[at].slice(0, 8)}…` : "";
@@ -103,7 +147,7 @@ window.telemetryChart = (() => {
 
   function axis(extra) {
     const stroke = () => colour("--secondary");
-    const grid = { stroke: () => colour("--line"), width: 1 };
+    const grid = { stroke: () => colour("--line"), width: 1, ...(extra.filter && { filter: extra.filter }) };
     return { stroke, grid, ticks: { show: false }, font: "12px system-ui, sans-serif", ...extra };
   }
 
@@ -122,13 +166,13 @@ window.telemetryChart = (() => {
       axes: [
         axis({ values: (u, splits) => splits.map((at) => clock(at, body.end - body.start)), space: 72, size: 28 }),
         axis({
-          values: (u, splits) => splits.map((ms) => (Math.log10(ms) % 1 === 0 ? milliseconds(ms) : null)),
-          filter: (u, splits) => splits,
+          values: (u, splits) => splits.map((ms) => (ms === null ? null : scaleSaid(ms))),
+          filter: (u, splits) => splits.map((ms) => (Math.log10(ms) % 1 === 0 ? ms : null)),
           size: 56,
         }),
       ],
       series: [{}, { paths: () => null, points: { show: false } }],
-      hooks: { draw: [drawPoints], setCursor: [tell] },
+      hooks: { draw: [draw], setCursor: [tell] },
     };
     plot = new uPlot(options, columns(), box);
     new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: box.clientHeight })).observe(box);
@@ -142,7 +186,7 @@ window.telemetryChart = (() => {
     });
   }
 
-  const columns = () => [body.time, body.duration_ms.map((ms) => Math.max(ms, LEAST_MS))];
+  const columns = () => [body.time, body.duration_ms.map(shown)];
 
   function redraw() {
     if (plot) plot.redraw(false, true);
@@ -168,6 +212,7 @@ window.telemetryChart = (() => {
     else create();
     tell(plot);
     box.dataset.points = body.time.length;
+    box.dataset.slices = body.slices.count.length;
   }
 
   return { update, redraw };

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, set_metrics
-from telemetry.performance import RATINGS_POST_ROUTE, percentile
+from telemetry.percentiles import percentile
+from telemetry.performance import RATINGS_POST_ROUTE
 
 seconds = st.floats(min_value=0, max_value=3600, allow_nan=False)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from telemetry.admin import drawing
 from telemetry.admin.timeline import Point, Timeline
+from telemetry.readers.slices import Slice
 from telemetry.readers.window import Sample
 
 SECOND = 1_000_000_000
@@ -23,13 +24,13 @@ def marks(path: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"M([\d.e+-]+) ([\d.e+-]+)(?:h0|m-3-3)", path)]
 
 
-def timeline(*requests: tuple[float, float, bool], length_s: int = 100) -> Timeline:
+def timeline(*requests: tuple[float, float, bool], length_s: int = 100, slices: tuple[Slice, ...] = ()) -> Timeline:
     """A timeline from second 0, of requests as (second, milliseconds, failed)."""
     points = (
         Point(Sample(number, int(second * SECOND), ms / 1000, None, failed), "GET /")
         for number, (second, ms, failed) in enumerate(requests)
     )
-    return Timeline(tuple(points), 0, length_s * SECOND, None)
+    return Timeline(tuple(points), slices, 0, length_s * SECOND, None)
 
 
 def test_bars_stand_at_the_right_and_are_scaled_to_the_largest() -> None:
@@ -104,3 +105,22 @@ def test_everything_drawn_is_inside_the_chart(
     assert len(drawn) == len(requests)
     assert all(0 <= x <= drawing.CHART_WIDTH and 0 <= y <= drawing.CHART_HEIGHT for x, y in drawn)
     assert all(0 <= line.y <= drawing.CHART_HEIGHT for line in chart.lines)
+
+
+def test_percentiles_are_lines_that_end_where_nothing_was_asked_for_a_minute() -> None:
+    slices = (
+        Slice(0, 10 * SECOND, 9, 0.001, 0.01, 0.1),
+        Slice(20 * SECOND, 30 * SECOND, 9, 0.01, 0.1, 1.0),
+        Slice(90 * SECOND, 95 * SECOND, 9, 0.001, 0.001, 0.001),
+    )
+    chart = drawing.chart(timeline(slices=slices), 50, 200)
+    assert chart.percentiles == {
+        "p50": "M0 240H80L160 160H240M720 240H760",
+        "p95": "M0 160H80L160 80H240M720 240H760",
+        "p99": "M0 80H80L160 0H240M720 240H760",
+    }
+
+
+def test_a_slice_that_began_before_the_range_is_drawn_from_its_start() -> None:
+    began_before = Slice(-30 * SECOND, 50 * SECOND, 9, 0.001, 0.001, 0.001)
+    assert drawing.chart(timeline(slices=(began_before,)), 50, 200).percentiles["p50"].startswith("M0 ")

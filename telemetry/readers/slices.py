@@ -1,0 +1,99 @@
+"""Percentiles over time: of all requests of one stretch after another, out of their raw durations."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from telemetry.percentiles import of_ordered
+
+if TYPE_CHECKING:
+    from telemetry.readers.window import Sample
+
+LEAST_S: Final = 10
+"""A slice is at least this long, in seconds, unless it has `MOST_REQUESTS`."""
+LEAST_REQUESTS: Final = 20
+"""And goes on until it has as many requests, so that its percentiles say something, but no longer than `MOST_S`."""
+MOST_S: Final = 60
+MOST_REQUESTS: Final = 10_000
+"""A slice with as many requests ends at once: what is held of the newest one is bounded."""
+MOST_SLICES: Final = 720
+"""The slices that are kept: one to twelve hours, and less above a thousand requests a second."""
+
+_NS: Final = 1_000_000_000
+
+
+class Slice(NamedTuple):
+    """The requests of a stretch of time, from the completion of the first to that of the last; durations in seconds."""
+
+    start_unix_nano: int
+    end_unix_nano: int
+    request_count: int
+    p50_s: float
+    p95_s: float
+    p99_s: float
+
+
+class SliceStore:
+    """Cuts the requests of a process into slices as they complete, and keeps the figures of the newest. Thread-safe."""
+
+    __slots__ = ("_closed", "_durations_s", "_earliest", "_last_unix_nano", "_latest", "_lock", "_start_unix_nano")
+
+    def __init__(self) -> None:
+        self._closed: deque[Slice] = deque(maxlen=MOST_SLICES)
+        self._durations_s = array("d")  # of the slice that goes on
+        self._start_unix_nano = self._last_unix_nano = 0
+        self._earliest = self._latest = 0  # what completes outside of these may be of another slice
+        self._lock = threading.Lock()
+
+    def add(self, duration_s: float, time_unix_nano: int) -> None:
+        """Add a request, by time of completion."""
+        if not self._earliest <= time_unix_nano < self._latest or len(self._durations_s) >= MOST_REQUESTS:
+            self._close_if_due(time_unix_nano)
+        self._last_unix_nano = time_unix_nano
+        self._durations_s.append(duration_s)
+
+    def slices(self) -> list[Slice]:
+        """Return the slices, oldest first; the last of them goes on."""
+        with self._lock:
+            going_on = self._slice(self._durations_s[:])
+            return [*self._closed, *going_on]
+
+    def clear(self) -> None:
+        """Forget every request."""
+        with self._lock:
+            self._closed.clear()
+            del self._durations_s[:]
+            self._earliest = self._latest = 0
+
+    def _close_if_due(self, time_unix_nano: int) -> None:
+        with self._lock:
+            count, age_s = len(self._durations_s), (time_unix_nano - self._start_unix_nano) / 1e9
+            goes_on = -LEAST_S <= age_s < (LEAST_S if count >= LEAST_REQUESTS else MOST_S)
+            if count and goes_on and count < MOST_REQUESTS:
+                return
+            taken = self._durations_s[:]
+            del self._durations_s[: len(taken)]  # another thread may have appended meanwhile: that one is of the next
+            self._closed.extend(self._slice(taken))
+            self._start_unix_nano = time_unix_nano
+            self._earliest = time_unix_nano - LEAST_S * _NS  # earlier by more, and the clock was set back
+            self._latest = time_unix_nano + LEAST_S * _NS
+
+    def _slice(self, durations_s: array[float]) -> tuple[Slice, ...]:
+        if not durations_s:
+            return ()
+        ordered = sorted(durations_s)
+        end = max(self._last_unix_nano, self._start_unix_nano)
+        p50_s, p95_s, p99_s = (of_ordered(ordered, percent) for percent in (50, 95, 99))
+        return (Slice(self._start_unix_nano, end, len(ordered), p50_s, p95_s, p99_s),)
+
+
+def cut(samples: Iterable[Sample]) -> list[Slice]:
+    """Return the slices of `samples`, which are oldest first."""
+    store = SliceStore()
+    for sample in samples:
+        store.add(sample.value, sample.time_unix_nano)
+    return store.slices()
