@@ -51,7 +51,7 @@ def run(plan: Plan) -> Report:
     """Judge the corpus."""
     with plan.console.status("judging the corpus"):
         found = judged(corpus.all_shapes())
-    warnings = [kind for kind in fanout.VERDICTS if kind != fanout.OK]
+    warnings = [kind for kind in fanout.VERDICTS if kind not in (fanout.OK, *fanout.BY_TIME)]
     rows = []
     for kind in (*warnings, *fanout.REMARKS):
         precision, recall, number = precision_and_recall(found, [kind])

@@ -67,6 +67,7 @@ TIMELINE = exactly(
         "duration_ms": listed(NUMBER),
         "is_error": listed({"type": "boolean"}),
         "route": listed(COUNT),
+        "is_kept": listed({"type": "boolean"}),
         "trace_id": listed({"type": ["string", "null"], "pattern": "^[0-9a-f]{32}$"}),
         "slices": exactly(
             {

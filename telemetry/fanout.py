@@ -11,7 +11,7 @@ import itertools
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -28,7 +28,11 @@ OK: Final = "ok"
 N_PLUS_ONE: Final = "n_plus_one"
 DUPLICATES: Final = "duplicates"
 WRITE_LOOP: Final = "write_loop"
-VERDICTS: Final = (N_PLUS_ONE, DUPLICATES, WRITE_LOOP, OK)
+FULL_SCAN: Final = "full_scan"
+LOCK_WAIT: Final = "lock_wait"
+BY_TIME: Final = (FULL_SCAN, LOCK_WAIT)
+"""Verdicts on what queries took, not on how often they ran."""
+VERDICTS: Final = (N_PLUS_ONE, DUPLICATES, WRITE_LOOP, *BY_TIME, OK)
 """What a request may be called, worst first."""
 
 PAGING: Final = "paging"
@@ -43,6 +47,8 @@ REMARKS: Final = (RETRIES, POLLING, PAGING, CHUNKS, BULK, BATCH)
 REPEATS: Final = 5
 """So many runs of one statement from one line make a finding, unless the setting `repeats_warning` says another number."""
 
+_WORTH_TELLING_WAIT_NS: Final = 10_000_000
+_WORTH_TELLING_SHARE: Final = 4  # of a request's duration, at least the fourth part
 _LONG_LIST: Final = 10
 _SHORT_PAGE: Final = 5
 _PAUSE_NS: Final = 5_000_000
@@ -51,6 +57,8 @@ _NAMES: Final = {
     N_PLUS_ONE: "N+1",
     DUPLICATES: "duplicates",
     WRITE_LOOP: "loop of writes",
+    FULL_SCAN: "full scan",
+    LOCK_WAIT: "lock wait",
     PAGING: "paging",
     POLLING: "polling",
     RETRIES: "retries",
@@ -203,23 +211,38 @@ class Analysis:
         """The short of it."""
         return _summary(self.groups, self.verdict)
 
+    def with_scans(self, scans: Iterable[Finding]) -> Analysis:
+        """Return it with what the plans of its statements tell; a fixed batch is no news beside that."""
+        found = [*scans]
+        if not found:
+            return self
+        return replace(self, findings=_ordered([*found, *(each for each in self.findings if each.kind != BATCH)]))
+
 
 def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     """Return what the queries of a request come to; `repeats` runs of one statement from one line are a finding."""
     groups = group(kept)
     found = [finding for each in groups if (finding := _judge(each, groups, repeats)) is not None]
     found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
-    order = {kind: at for at, kind in enumerate((*VERDICTS, *REMARKS))}
-    found.sort(key=lambda finding: (order[finding.kind], -(finding.group.duration_ns if finding.group else 0)))
+    found += _waits(kept)
     if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
         found.append(batch)
-    return Analysis(tuple(groups), tuple(found))
+    return Analysis(tuple(groups), _ordered(found))
+
+
+_ORDER: Final = {kind: at for at, kind in enumerate((*VERDICTS, *REMARKS))}
+
+
+def _ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(
+        sorted(found, key=lambda finding: (_ORDER[finding.kind], -(finding.group.duration_ns if finding.group else 0)))
+    )
 
 
 def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
     """Return the short of `analyse`; a request with few queries needs no grouping."""
     if kept.query_count < repeats:
-        return _summary(group(kept), OK)
+        return _summary(group(kept), next((finding.kind for finding in _waits(kept)), OK))
     return analyse(kept, repeats).summary
 
 
@@ -422,6 +445,21 @@ def _feeder(one: Group, groups: Sequence[Group]) -> Group | None:
     ]
     fewer = [each for each in before if each.runs * 2 <= one.runs and not each.errors]
     return max(fewer, key=lambda each: each.first, default=None)
+
+
+def full_scan(one: Group, fault: str, mend: str) -> Finding:
+    """Return what is to be said of a statement whose plan has a `fault`."""
+    return Finding(FULL_SCAN, f"{_ran(one)}, and {fault}", mend, one)
+
+
+def _waits(kept: KeptRequest) -> Iterator[Finding]:
+    """Tell of a request that has lost much of its time to others that write."""
+    whole_ns = max(kept.duration_ns, kept.transfer_ns or 0)
+    if kept.wait_ns < _WORTH_TELLING_WAIT_NS or kept.wait_ns * _WORTH_TELLING_SHARE < whole_ns:
+        return
+    holder = f", which {kept.waited_for} held" if kept.waited_for else ""
+    text = f"{_ms(kept.wait_ns)} of {_ms(whole_ns)} went by waiting for the database's write lock{holder}"
+    yield Finding(LOCK_WAIT, text, "shorter write transactions: nothing slow between the first write and the commit")
 
 
 def _batch(groups: Sequence[Group], queries: int, repeats: int) -> Finding | None:

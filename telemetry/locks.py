@@ -19,6 +19,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from telemetry.readers.window import route_name
+
 if TYPE_CHECKING:
     from telemetry.requests import RequestRecord
 
@@ -118,9 +120,10 @@ def wrote(
     if duration_ns >= WORTH_ASKING_NS and file is not None:
         ran_long(connection, sql)
         if rows >= 0 or re.search(_WAITS, sql, _HOW):
-            waited_ns = _held_by_others(state, file, start_ns, end_ns)
-            if record is not None:
+            waited_ns, holder = _held_by_others(state, file, start_ns, end_ns)
+            if record is not None and waited_ns:
                 record.wait_ns += waited_ns
+                record.waited_for = route_of(holder) or record.waited_for
     if rows < 0:
         if state.transaction:  # it may have been a COMMIT
             if state.since_ns >= start_ns:  # a script, which has waited first
@@ -200,17 +203,26 @@ def _note(hold: Hold) -> None:
             _longest[hold.file] = hold
 
 
-def _held_by_others(own: ConnectionState, file: str, start_ns: int, end_ns: int) -> int:
-    """Return how long of the time between, others held the lock of `file`."""
+def _held_by_others(own: ConnectionState, file: str, start_ns: int, end_ns: int) -> tuple[int, RequestRecord | None]:
+    """Return how long of the time between, others held the lock of `file`, and the request that held it longest."""
     with _lock:
-        holds = [(hold.start_ns, hold.end_ns) for hold in _past if hold.file == file]
+        holds = [hold for hold in _past if hold.file == file]
         holds += [
-            (other.since_ns, end_ns)
+            Hold(file, other.since_ns, end_ns, other.record)
             for reference in _open.valuerefs()
             if (other := reference()) is not None and other.file == file and other is not own
         ]
-    held_ns = sum(max(0, min(end_ns, until) - max(start_ns, since)) for since, until in holds)
-    return min(held_ns, end_ns - start_ns)
+    held = [(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns), hold.record) for hold in holds]
+    held = [(within_ns, record) for within_ns, record in held if within_ns > 0]
+    if not held:
+        return 0, None
+    return min(sum(within_ns for within_ns, _ in held), end_ns - start_ns), max(held, key=lambda each: each[0])[1]
+
+
+def route_of(record: RequestRecord | None) -> str | None:
+    """Return the route of a request that held a lock; `None` for what was no request, or one that no rule has matched."""
+    rule = None if record is None else record.find_rule()
+    return None if record is None or rule is None else route_name(record.method, rule.rule)
 
 
 def files() -> list[str]:

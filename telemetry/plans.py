@@ -25,11 +25,17 @@ MUST_BE_SELECT: Final = "only a SELECT is explained: nothing that could change d
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a plan; `depth` is how deep it is nested, `warning` what is wrong with it."""
+    """One line of a plan; `depth` is how deep it is nested, `fault` what is wrong with it, `mend` what would help."""
 
     detail: str
     depth: int
-    warning: str
+    fault: str
+    mend: str
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with it, as a sentence."""
+        return f"{self.fault}; {self.mend} would serve it" if self.mend else self.fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,9 @@ class Plan:
     error: str = ""
 
     @property
-    def warnings(self) -> list[str]:
+    def faults(self) -> list[Step]:
         """What is wrong with it: whole tables that are read, indexes that are missing."""
-        return [step.warning for step in self.steps if step.warning]
+        return [step for step in self.steps if step.fault]
 
 
 class _Nulls(dict[str, None]):
@@ -84,7 +90,7 @@ def _explain_in(sql: str, file: str, columns: Sequence[str]) -> Plan:
     steps = []
     for number, parent, _, detail in rows:
         depths[number] = depths.get(parent, -1) + 1
-        steps.append(Step(detail, depths[number], _warning(detail, columns)))
+        steps.append(Step(detail, depths[number], *_judged(detail, columns)))
     return Plan(file, tuple(steps))
 
 
@@ -103,15 +109,17 @@ def _rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
         return connection.execute(sql, (None,) * int(supplied[1])).fetchall()
 
 
-def _warning(detail: str, columns: Sequence[str]) -> str:
+def _judged(detail: str, columns: Sequence[str]) -> tuple[str, str]:
+    """Return what is wrong with a line of a plan, and what would help; both empty where nothing is."""
+    wanted = ", ".join(dict.fromkeys(columns))
     automatic = _AUTOMATIC.match(detail)
     if automatic:
-        return f"SQLite builds an index on {automatic['table']} for this query alone: make one that stays"
+        made = f"SQLite builds an index on {automatic['table']} for this query alone"
+        return made, f"an index on {automatic['table']}({wanted})" if wanted else "an index that stays"
     scan = _SCAN.match(detail)
     if scan is None or "USING" in scan["how"] or scan["how"].strip().startswith(_NO_TABLE):
-        return ""
+        return "", ""
     if scan["table"].startswith(("(", "CONSTANT", "SUBQUERY")):
-        return ""
-    wanted = ", ".join(dict.fromkeys(columns))
-    mend = f"; an index on {scan['table']}({wanted}) would serve it" if wanted else ""
-    return f"reads all of {scan['table']}, without an index{mend}"
+        return "", ""
+    mend = f"an index on {scan['table']}({wanted})" if wanted else ""
+    return f"reads all of {scan['table']}, without an index", mend

@@ -60,6 +60,8 @@ class KeptRequest(NamedTuple):
     query_count: int
     wait_ns: int
     """Time lost to locks of the database."""
+    waited_for: str | None
+    """The route of the request that held the lock that took longest; `None` where that is not known."""
     queries: Sequence[Query]
     """All queries, or the first ones where there are `sums`."""
     repeats: Mapping[int, int] | None
@@ -156,6 +158,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         span_id,
         record.query_count,
         record.wait_ns,
+        record.waited_for,
         queries or (),  # an empty list and an empty dictionary of its own would be a fifth of the row
         repeats,
         sums,

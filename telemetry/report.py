@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from telemetry.admin import figures
+from telemetry.admin import attention, figures
 from telemetry.admin.figures import GOOD, WARNING, Status
+from telemetry.admin.requests_facts import Reader
 from telemetry.performance import rounded
 from telemetry.settings import TelemetrySettings
 
@@ -83,13 +84,25 @@ class Report:
         return "".join(line + "\n" for _, line in self.lines(width))
 
 
+class _Shown(NamedTuple):
+    """What the findings are read from."""
+
+    metrics: PerformanceMetrics
+    settings: TelemetrySettings
+
+
 def facts(metrics: PerformanceMetrics, settings: TelemetrySettings) -> dict[str, Any]:
     """Return what a report is written from: the admin JSON, queries by route, and the thresholds in force."""
     windows = metrics.route_windows()
+    found = attention.fan_out(Reader(_Shown(metrics, settings)), windows, time.time_ns())
     return {
         "snapshot": metrics.snapshot(),
         "queries": {
-            window.route: {"avg": rounded(sum(window.queries) / len(window.queries)), "max": max(window.queries)}
+            window.route: {
+                "avg": rounded(sum(window.queries) / len(window.queries)),
+                "max": max(window.queries),
+                "finding": found[window.route].text if window.route in found else None,
+            }
             for window in windows
             if window.queries
         },
@@ -171,8 +184,8 @@ def _slow(routes: Sequence[Mapping[str, Any]], settings: TelemetrySettings) -> S
             continue
         requests = route["request_count"]
         text = (
-            f"{status.word}. 95 of 100 requests took up to {figures.milliseconds(route['p95_ms'])}, half of them up to "
-            f"{figures.milliseconds(route['p50_ms'])}, the slowest {figures.milliseconds(route['max_ms'])}"
+            f"{status.word}. Its p95 is {figures.milliseconds(route['p95_ms'])}, its p50 "
+            f"{figures.milliseconds(route['p50_ms'])}, the slowest took {figures.milliseconds(route['max_ms'])}"
             f" ({figures.plural(requests, 'request')}{', too few to say much' if requests < FEW else ''})."
         )
         found.append(Finding(route["route"], text, status))
@@ -206,13 +219,14 @@ def _fanning_out(
 ) -> Section:
     found = []
     for route, made in sorted((queries or {}).items(), key=lambda item: (-item[1]["max"], item[0])):
-        status = figures.fan_out_status(made["max"], settings)
-        if status is not GOOD:
+        finding = made.get("finding")
+        if finding or figures.fan_out_status(made["max"], settings) is not GOOD:
+            told = f" {_sentence(finding)}" if finding else ""
             text = (
-                f"{status.word}. Up to {figures.plural(made['max'], 'query')} in one request, "
+                f"{WARNING.word}.{told} Up to {figures.plural(made['max'], 'query')} in one request, "
                 f"{figures.digits(made['avg'])} on average."
             )
-            found.append(Finding(route, text, status))
+            found.append(Finding(route, text, WARNING))
     most = database["max_per_request"]
     if not found and figures.fan_out_status(most, settings) is not GOOD:
         text = f"{WARNING.word}. Up to {figures.plural(most, 'query')} in one request; the server does not say of which route."
@@ -225,9 +239,14 @@ def _fanning_out(
         )
     rule = (
         f"From {settings.fan_out_warning} queries in one request on it is worth a look: "
-        "often one query for each row of another."
+        "often one query for each row of another. So is one statement that one line runs again and again, "
+        "a slow query that reads a whole table, and one that waits for a lock."
     )
-    return Section("fan_out", "What fans out into many queries", _cut(found), otherwise, rule)
+    return Section("fan_out", "What the queries come to", _cut(found), otherwise, rule)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _caches(cache: Mapping[str, Any], caches: Mapping[str, Any] | None, settings: TelemetrySettings) -> Section:

@@ -195,6 +195,7 @@ class RequestRecord:
         "streamed",
         "sums",
         "wait_ns",
+        "waited_for",
     )
 
     def __init__(self, capture: Capture, method: str, start_ns: int, start_unix_ns: int) -> None:
@@ -233,6 +234,7 @@ class RequestRecord:
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
         self.kept: Row | None = None  # what is known of it, while the SDK's span of it ends
         self.wait_ns = 0  # lost to locks of the database
+        self.waited_for: str | None = None  # the route of the request that held the one that took longest
         self._spilled = 0
 
     def find_rule(self) -> Rule | None:

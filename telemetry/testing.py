@@ -96,7 +96,7 @@ class QueryRecorder:
 
 
 def _as_kept(made: Any) -> KeptRequest:
-    empty: dict[str, Any] = dict.fromkeys(KeptRequest._fields)
+    empty: dict[str, Any] = {**dict.fromkeys(KeptRequest._fields), "duration_ns": 0, "wait_ns": 0}
     return KeptRequest(**(empty | vars(made)))
 
 

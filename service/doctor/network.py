@@ -87,7 +87,7 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
             environment.get(f"OTEL_{signal}_EXPORTER", "").strip() not in ("", "none") for signal, _ in _SIGNALS
         ):
             return  # what is named there is another check's to tell
-        yield Finding("ok", "exporter", f"{_ENDPOINT} is not set: nothing leaves the machine.")
+        yield Finding("ok", "exporter", f"{_ENDPOINT} is not set here: a server started like this sends nothing.")
         return
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield Finding("note", "exporter", "OTEL_SDK_DISABLED is true: nothing is measured or sent.", "Unset it.")

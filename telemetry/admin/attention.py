@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from telemetry import fanout
 from telemetry.admin import figures
-from telemetry.admin.figures import GOOD, WARNING, Status
+from telemetry.admin.figures import GOOD, POOR, WARNING, Status
+from telemetry.admin.requests_facts import of_late
 
 if TYPE_CHECKING:
+    from telemetry.admin import exporters
     from telemetry.admin.overview import Overview, Row
     from telemetry.admin.requests_facts import Reader
+    from telemetry.performance import RouteWindow
     from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
 
 MOST_NOTES: Final = 8
 _FEW = 20
+_NEW_NS: Final = 60 * 10**9
 
 
 class Fact(NamedTuple):
@@ -29,41 +33,52 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is the matter with a route, or with what `subject` names where `row` is `None`."""
+    """What is the matter with a route, or with what `subject` names where `row` is `None`; `place` is where that stands."""
 
     subject: str
     facts: tuple[Fact, ...]
     status: Status
     rule: str
     row: Row | None
+    place: str = ""
 
 
-def fan_out(reader: Reader, requests: Sequence[KeptRequest]) -> dict[str, Fact]:
-    """Return what stands out in the queries of each route: the finding that took most runs, else growth."""
-    found: dict[str, Fact] = {}
-    most: dict[str, int] = {}
+def fan_out(reader: Reader, windows: Sequence[RouteWindow], now_unix_nano: int) -> dict[str, Fact]:
+    """Return what stands out in the queries of each route of late: the worst finding, of most runs, else growth."""
+    requests = of_late(reader.all(), windows, now_unix_nano)
+    worst: dict[str, tuple[tuple[int, int], Fact]] = {}
     for kept in requests:
         warned = reader.known(kept).warned
-        if warned is None or warned.runs <= most.get(kept.route, 0):
+        if warned is None:
             continue
-        most[kept.route] = warned.runs
-        line = f" {warned.line}" if warned.line else ""
-        told = f"{fanout.name_of(warned.kind)}: {figures.count(warned.runs)} of "
-        found[kept.route] = Fact(
-            f"{told}{figures.plural(kept.query_count, 'query')} alike{line}", f"{kept.trace_id:032x}"
-        )
+        rank = (-fanout.VERDICTS.index(warned.kind), warned.runs)
+        if kept.route not in worst or rank > worst[kept.route][0]:
+            worst[kept.route] = rank, Fact(_aged(warned.text, kept, now_unix_nano), f"{kept.trace_id:032x}")
+    found = {route: fact for route, (_, fact) in worst.items()}
     for growth in reader.growth(requests):
         found.setdefault(growth.route, Fact(growth.text))
     return found
 
 
-def notes(overview: Overview, settings: TelemetrySettings, fan_outs: Mapping[str, Fact] | None = None) -> list[Note]:
-    """Return a note for each route, and for the cache, that isn't good; the worst and then the slowest first."""
+def _aged(text: str, kept: KeptRequest, now_unix_nano: int) -> str:
+    """Return `text`, and how long ago that was where it is a while."""
+    is_new = now_unix_nano - kept.start_unix_ns < _NEW_NS
+    return text if is_new else f"{text}, {figures.ago(kept.start_unix_ns, now_unix_nano)} ago"
+
+
+def notes(
+    overview: Overview,
+    settings: TelemetrySettings,
+    fan_outs: Mapping[str, Fact] | None = None,
+    exporting: Sequence[exporters.Row] = (),
+) -> list[Note]:
+    """Return a note for each route, failing exporter, and cache that isn't good; the worst and then the slowest first."""
     told = fan_outs or {}
-    of_routes = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
-    of_routes.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
+    found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
+    found += [note for row in exporting if (note := _of_exporter(row)) is not None]
+    found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
     of_cache = _of_cache(overview, settings)
-    return of_routes if of_cache is None else [*of_routes, of_cache]
+    return found if of_cache is None else [*found, of_cache]
 
 
 def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None) -> Note | None:
@@ -82,7 +97,10 @@ def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None
         statuses.append(figures.failing_status(failed, requests))
     if fan_out is not None:
         facts.append(fan_out)
-        rules.append(f"from {settings.repeats_warning} runs of one statement from one line on it is named")
+        rules.append(
+            f"its queries are named from {settings.repeats_warning} runs of one statement from one line on, when they read "
+            "a whole table, or wait for a lock: of its last requests, and for 15 minutes"
+        )
         statuses.append(WARNING)
     elif row.queries_max is not None and row.queries_max >= settings.fan_out_warning:
         facts.append(
@@ -101,7 +119,15 @@ def _of_cache(overview: Overview, settings: TelemetrySettings) -> Note | None:
     if figures.cache_status(cache["hit_rate_percent"], lookups, settings) is not WARNING:
         return None
     fact = f"answered {figures.percent(cache['hit_rate_percent'])} of {figures.plural(lookups, 'lookup')}"
-    return Note("cache", (Fact(fact),), WARNING, figures.cache_rule(settings), None)
+    return Note("cache", (Fact(fact),), WARNING, figures.cache_rule(settings), None, "card-cache")
+
+
+def _of_exporter(row: exporters.Row) -> Note | None:
+    if row.status is not POOR:
+        return None
+    rule = "what can't be sent waits in a queue, and is dropped when that is full"
+    told = Fact(f"{row.word}: {row.last_error}" if row.last_error else row.word)
+    return Note(f"{row.name} {row.signal}", (told,), row.status, rule, None, "exporters")
 
 
 def _p95_ms(note: Note) -> float:

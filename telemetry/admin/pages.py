@@ -73,7 +73,9 @@ def _view(
         reader.metrics, settings, now_unix_nano, {kept.trace_id: kept.query_count for kept in reversed(requests)}
     )
     rows, more = chosen.select(shown.rows)
-    notes = attention.notes(shown, settings, attention.fan_out(reader, requests))
+    exporting = exporters.rows(look_at_exporters, now_unix_nano)
+    notes = attention.notes(shown, settings, attention.fan_out(reader, shown.windows, now_unix_nano), exporting)
+    most = len(notes) if chosen.notes else attention.MOST_NOTES
     return {
         "overview": shown,
         "settings": settings,
@@ -81,13 +83,13 @@ def _view(
         "columns": state.COLUMNS,
         "rows": rows,
         "more": more,
-        "notes": notes[: attention.MOST_NOTES],
+        "notes": notes[:most],
         "noted": {note.subject: note for note in notes if note.row is not None},
-        "more_notes": max(0, len(notes) - attention.MOST_NOTES),
+        "more_notes": max(0, len(notes) - most),
         "ranges": timeline.RANGE_WORDS,
         "chart": None,
         "now_unix_nano": now_unix_nano,
-        "exporters": exporters.rows(look_at_exporters, now_unix_nano),
+        "exporters": exporting,
         "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
     }
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, locks, plans
+from telemetry.admin import figures
 from telemetry.percentiles import percentile
 from telemetry.performance import rounded
-from telemetry.readers.window import route_name
 from telemetry.source import text_of
 
 if TYPE_CHECKING:
     from telemetry.fanout import Finding, Group
-    from telemetry.performance import PerformanceMetrics
+    from telemetry.performance import PerformanceMetrics, RouteWindow
     from telemetry.recent import KeptRequest
     from telemetry.requests import Query
     from telemetry.settings import TelemetrySettings
@@ -25,6 +28,10 @@ SLOW_STATEMENT_NS: Final = 10_000_000
 """From this time on, all runs together, a statement's plan is looked at without being asked for."""
 _MOST_PLANS: Final = 5
 _MOST_KNOWN: Final = 4000
+_PLAN_LASTS_S: Final = 30
+_CHOOSES: Final = re.compile(r"\b(?:WHERE|JOIN|HAVING)\b")
+OF_LATE_NS: Final = 15 * 60 * 10**9
+"""A finding is told of its route for so long, or as long as its request is in the route's window."""
 
 
 class Warned(NamedTuple):
@@ -33,6 +40,8 @@ class Warned(NamedTuple):
     kind: str
     runs: int
     line: str
+    text: str
+    """The short of it."""
 
 
 class Known(NamedTuple):
@@ -79,8 +88,8 @@ class Reader:
         key = (kept.trace_id, kept.span_id, kept.query_count, self.settings.repeats_warning)
         found = self._known.get(key)
         if found is None:
-            analysis = fanout.analyse(kept, self.settings.repeats_warning)
-            found = Known(analysis.summary, _warned(analysis), fanout.steps(analysis.groups))
+            analysis = self.analyse(kept)
+            found = Known(analysis.summary, _warned(kept, analysis), fanout.steps(analysis.groups))
             with self._lock:
                 if len(self._known) >= _MOST_KNOWN:
                     self._known.clear()
@@ -108,7 +117,7 @@ class Reader:
             "transfer_ms": None if kept.transfer_ns is None else rounded(kept.transfer_ns / 1e6),
             "query_count": kept.query_count,
             "db_ms": rounded(db_ns / 1e6),
-            "db_share_percent": rounded(100 * db_ns / max(kept.duration_ns, 1)),
+            "db_share_percent": rounded(100 * db_ns / max(kept.duration_ns, kept.transfer_ns or 0, 1)),
             "lock_wait_ms": rounded(kept.wait_ns / 1e6),
             "statements": summary.statements,
             "repeated": summary.repeated,
@@ -117,13 +126,14 @@ class Reader:
 
     def analyse(self, kept: KeptRequest) -> fanout.Analysis:
         """Return all that can be said of a request's queries."""
-        return fanout.analyse(kept, self.settings.repeats_warning)
+        analysis = fanout.analyse(kept, self.settings.repeats_warning)
+        return analysis.with_scans(_full_scans(analysis.groups))
 
     def detail(self, kept: KeptRequest, analysis: fanout.Analysis) -> dict[str, Any]:
         """Return all that is known of a request, whose queries come to `analysis`; no parameter is."""
         number = {id(group): at for at, group in enumerate(analysis.groups)}
-        scans = _scans(analysis.groups)
-        groups = [_group(group, scans.get(id(group))) for group in analysis.groups]
+        plan_of_group = {id(group): plan for group, plan in _plans_of_slow(analysis.groups)}
+        groups = [_group(group, plan_of_group.get(id(group))) for group in analysis.groups]
         findings = [_finding(finding, number) for finding in analysis.findings]
         of_queries = fanout.numbers(kept, analysis.groups)
         return {
@@ -135,11 +145,19 @@ class Reader:
         }
 
 
-def _warned(analysis: fanout.Analysis) -> Warned | None:
-    for worst in analysis.findings:
-        if worst.is_warning and worst.group is not None:
-            return Warned(analysis.verdict, worst.runs, str(worst.group.line or ""))
-    return None
+def _warned(kept: KeptRequest, analysis: fanout.Analysis) -> Warned | None:
+    worst = next((finding for finding in analysis.findings if finding.is_warning), None)
+    if worst is None:
+        return None
+    line = str(worst.group.line or "") if worst.group is not None else ""
+    if worst.kind == fanout.LOCK_WAIT:
+        told = figures.milliseconds(kept.wait_ns / 1e6) + (f" for {kept.waited_for}" if kept.waited_for else "")
+    elif worst.kind == fanout.FULL_SCAN and worst.group is not None:
+        told = f"of {worst.group.statement.table}, {figures.milliseconds(worst.group.duration_ns / 1e6)}"
+    else:
+        told = f"{figures.count(worst.runs)} of {figures.plural(kept.query_count, 'query')} alike"
+    text = f"{fanout.name_of(worst.kind)}: {told} {line}".rstrip()
+    return Warned(worst.kind, worst.runs, line, text)
 
 
 def _checked(kept: KeptRequest, analysis: fanout.Analysis, repeats: int) -> str | None:
@@ -169,18 +187,30 @@ def _rfc3339(unix_ns: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ns // 1_000_000 % 1000:03d}Z"
 
 
-def _scans(groups: Sequence[Group]) -> dict[int, plans.Plan]:
-    """Return the plans of the slowest statements, by the id of their group."""
+def _plans_of_slow(groups: Sequence[Group]) -> Iterator[tuple[Group, plans.Plan]]:
+    """Yield the slowest statements with their plans."""
     slow = [
         group for group in groups if group.duration_ns >= SLOW_STATEMENT_NS and group.statement.operation == "SELECT"
     ]
     slow.sort(key=lambda group: -group.duration_ns)
-    found = {}
     for group in slow[:_MOST_PLANS]:
         file = locks.file_of(group.sql)
         if file is not None:
-            found[id(group)] = plans.explain(group.sql, [file])
-    return found
+            yield group, _plan_of(group.sql, file, int(time.monotonic() / _PLAN_LASTS_S))
+
+
+@functools.lru_cache(maxsize=512)
+def _plan_of(sql: str, file: str, _period: int) -> plans.Plan:
+    """Return a plan, which stays the same for a while: lists and pages that refresh ask for it again and again."""
+    return plans.explain(sql, [file])
+
+
+def _full_scans(groups: Sequence[Group]) -> Iterator[fanout.Finding]:
+    """Find slow statements that look for some rows among all of a table; who asks for all rows has to read them."""
+    for group, plan in _plans_of_slow(groups):
+        fault = next(iter(plan.faults), None)
+        if fault is not None and _CHOOSES.search(group.statement.text):
+            yield fanout.full_scan(group, fault.fault, fault.mend)
 
 
 def plan_of(group: Group) -> plans.Plan:
@@ -239,10 +269,17 @@ def _finding(finding: Finding, number: dict[int, int]) -> dict[str, Any]:
     }
 
 
+def of_late(requests: Sequence[KeptRequest], windows: Iterable[RouteWindow], now_unix_nano: int) -> list[KeptRequest]:
+    """Return those of `requests` that speak for their routes as they are now: the worst are kept for long after a mend."""
+    in_windows = {sample.trace_id for window in windows for sample in window.samples}
+    return [kept for kept in requests if kept.trace_id in in_windows or now_unix_nano - kept.start_unix_ns < OF_LATE_NS]
+
+
 def fan_out(reader: Reader) -> dict[str, Any]:
     """Return how many queries the requests of each route make, which of them grow, and what locks have cost."""
     metrics = reader.metrics
-    growing = {growth.route: growth for growth in reader.growth(reader.all())}
+    windows = metrics.route_windows()
+    growing = {growth.route: growth for growth in reader.growth(of_late(reader.all(), windows, time.time_ns()))}
     waits = metrics.lock_waits()
     return {
         "routes": [
@@ -255,7 +292,7 @@ def fan_out(reader: Reader) -> dict[str, Any]:
                 "growth": growing[window.route].text if window.route in growing else None,
                 "lock_wait_ms": rounded(1000 * waits.get(window.route, 0.0)),
             }
-            for window in metrics.route_windows()
+            for window in windows
             if window.queries
         ],
         "databases": databases(),
@@ -268,14 +305,12 @@ def databases() -> list[dict[str, Any]]:
     found = []
     for file in locks.files():
         hold = longest.get(file)
-        record = None if hold is None else hold.record
-        rule = None if record is None else record.rule
         found.append(
             {
                 "file": file.replace("\\", "/").rpartition("/")[2],
                 "wal_bytes": locks.wal_bytes(file),
                 "longest_write_ms": None if hold is None else rounded((hold.end_ns - hold.start_ns) / 1e6),
-                "longest_writer": None if record is None or rule is None else route_name(record.method, rule.rule),
+                "longest_writer": None if hold is None else locks.route_of(hold.record),
             }
         )
     return found

@@ -17,6 +17,7 @@ from telemetry.admin.requests_facts import Reader
 
 if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
+    from telemetry.settings import TelemetrySettings
 
 LIST: Final = "/admin/performance/requests"
 MOST_ROWS: Final = 200
@@ -139,18 +140,18 @@ def _list(reader: Reader) -> dict[str, Any]:
         "settings": reader.settings,
         "verdicts": fanout.VERDICTS,
         "verdict_name": fanout.name_of,
-        "verdict_status": verdict_status,
+        "request_status": request_status,
         "databases": requests_facts.databases(),
         "now_unix_nano": time.time_ns(),
         "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
     }
 
 
-def verdict_status(verdict: str, error_type: str | None = None) -> figures.Status:
-    """Return how a verdict, or a failed request, is shown."""
-    if error_type is not None:
-        return figures.POOR
-    return figures.GOOD if verdict == fanout.OK else figures.WARNING
+def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figures.Status:
+    """Return how a request is shown: by its duration, by what its queries come to, and by whether it failed."""
+    of_queries = figures.GOOD if one["verdict"] == fanout.OK else figures.WARNING
+    of_answer = figures.GOOD if one["error_type"] is None else figures.POOR
+    return figures.worst(figures.latency_status(one["duration_ms"], settings), of_queries, of_answer)
 
 
 def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
         "rows": waterfall.rows(detail),
         "settings": settings,
         "verdict_name": fanout.name_of,
-        "verdict_status": verdict_status,
+        "request_status": request_status,
         "duration_status": figures.latency_status(detail["duration_ms"], settings),
         "trace_url": trace_url,
         "now_unix_nano": time.time_ns(),
@@ -184,20 +185,29 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
 def _report(reader: Reader) -> dict[str, Any]:
     now, settings = time.time_ns(), reader.settings
     shown = overview.build(reader.metrics, settings, now)
-    kept_requests = reader.all()
-    notes = attention.notes(shown, settings, attention.fan_out(reader, kept_requests))
-    worst = sorted(
-        (kept for kept in kept_requests if reader.known(kept).warned is not None), key=lambda kept: -kept.query_count
-    )
-    seen: set[str] = set()
-    first = [kept for kept in worst if kept.route not in seen and not seen.add(kept.route)]  # type: ignore[func-returns-value]
+    notes = attention.notes(shown, settings, attention.fan_out(reader, shown.windows, now))
     return {
         "overview": shown,
         "notes": notes,
         "noted": {note.subject: note for note in notes if note.row is not None},
         "rows": sorted(shown.rows, key=lambda row: -row.stats["p95_ms"]),
-        "requests": [_one(reader, kept) for kept in first[:_WORST_IN_REPORT]],
+        "requests": [_one(reader, kept) for kept in _worst(reader)],
         "settings": settings,
         "now_unix_nano": now,
         "offline": True,
     }
+
+
+def _worst(reader: Reader) -> list[KeptRequest]:
+    """Return one request of each route that is not good, the worst first: by what is wrong with it, its queries, its duration."""
+    ranked = []
+    for kept in reader.all():
+        brief = reader.brief(kept)
+        status = request_status(brief, reader.settings)
+        if status is not figures.GOOD:
+            ranked.append(((status.severity, _SEVERITY[brief["verdict"]], kept.query_count, kept.duration_ns), kept))
+    ranked.sort(key=lambda each: each[0], reverse=True)
+    of_routes: dict[str, KeptRequest] = {}
+    for _, kept in ranked:
+        of_routes.setdefault(kept.route, kept)
+    return list(of_routes.values())[:_WORST_IN_REPORT]

@@ -40,6 +40,7 @@ class State(TableState):
     range: str = timeline.DEFAULT_RANGE
     route: str = ""
     all: str = ""
+    notes: str = ""
 
     @classmethod
     def parse(cls, arguments: Mapping[str, str]) -> Self:
@@ -55,6 +56,7 @@ class State(TableState):
             range=span if span in timeline.RANGES_S else timeline.DEFAULT_RANGE,
             route=arguments.get("route", ""),
             all="1" if arguments.get("all") == "1" else "",
+            notes="all" if arguments.get("notes") == "all" else "",
         )
 
     def select(self, rows: Sequence[Row]) -> tuple[list[Row], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,10 +23,11 @@ MAX_POINTS: Final = 2000
 
 
 class Point(NamedTuple):
-    """One request: the sample and the route it belongs to."""
+    """One request: the sample, the route it belongs to, and whether more is kept of it."""
 
     sample: Sample
     route: str
+    is_kept: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Timeline:
             "duration_ms": [rounded(sample.value * 1000) for sample in samples],
             "is_error": [sample.is_error for sample in samples],
             "route": [index[point.route] for point in self.points],
+            "is_kept": [point.is_kept for point in self.points],
             "trace_id": [None if sample.trace_id is None else f"{sample.trace_id:032x}" for sample in samples],
             "slices": {
                 "start": [rounded(each.start_unix_nano / 1e9) for each in self.slices],
@@ -69,16 +72,22 @@ def read(metrics: PerformanceMetrics, span: str, route: str | None, now_unix_nan
     It starts with the first request kept where that is later, though never less than a minute before now. The slices are of
     all requests; of one route they are of the samples in its window.
     """
-    return select(metrics.route_windows(), metrics.store.slices.slices(), span, route, now_unix_nano)
+    kept = {each.trace_id for each in metrics.recent.all()}
+    return select(metrics.route_windows(), metrics.store.slices.slices(), span, route, now_unix_nano, kept)
 
 
 def select(
-    windows: list[RouteWindow], slices_of_all: list[Slice], span: str, route: str | None, now_unix_nano: int
+    windows: list[RouteWindow],
+    slices_of_all: list[Slice],
+    span: str,
+    route: str | None,
+    now_unix_nano: int,
+    kept: Collection[int] = (),
 ) -> Timeline:
-    """Return what `read` does, out of windows and slices that were read already."""
+    """Return what `read` does, out of windows, slices and the trace ids of kept requests that were read already."""
     every = sorted(
         (
-            Point(sample, window.route)
+            Point(sample, window.route, sample.trace_id in kept)
             for window in windows
             if route in (None, window.route)
             for sample in window.samples

@@ -141,8 +141,9 @@ window.telemetryChart = (() => {
     }
     const trace = body.trace_id[at] ? ` · trace ${body.trace_id[at].slice(0, 8)}…` : "";
     const failed = body.is_error[at] ? " · error" : "";
+    const gone = body.is_kept[at] ? "" : " · not kept";
     const when = clock(body.time[at], 0);
-    said.textContent = `${when} UTC  ${body.routes[body.route[at]]}  ${milliseconds(body.duration_ms[at])}${failed}${trace}`;
+    said.textContent = `${when} UTC  ${body.routes[body.route[at]]}  ${milliseconds(body.duration_ms[at])}${failed}${trace}${gone}`;
   }
 
   function axis(extra) {
@@ -181,7 +182,7 @@ window.telemetryChart = (() => {
       const at = nearest(plot);
       if (at === null) return;
       const trace = body.trace_id[at];
-      if (trace) location.assign(`${document.getElementById("live").dataset.requests}/${trace}`);
+      if (body.is_kept[at]) location.assign(`${document.getElementById("live").dataset.requests}/${trace}`);
       else window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
     });
   }

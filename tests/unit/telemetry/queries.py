@@ -66,6 +66,7 @@ def kept(
         span_id=number,
         query_count=len(queries),
         wait_ns=0,
+        waited_for=None,
         queries=queries,
         repeats=repeats,
         sums=None,

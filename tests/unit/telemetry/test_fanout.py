@@ -250,7 +250,7 @@ def test_no_run_is_lost_in_groups_nor_in_sums(runs: list[tuple[str, bool]]) -> N
 
 def test_names_of_all_verdicts_and_remarks() -> None:
     assert [fanout.name_of(kind) for kind in (*fanout.VERDICTS, *fanout.REMARKS)] == [
-        *("N+1", "duplicates", "loop of writes", "ok"),
+        *("N+1", "duplicates", "loop of writes", "full scan", "lock wait", "ok"),
         *("retries", "polling", "paging", "in chunks", "executemany", "fixed batch"),
     ]
 
@@ -282,3 +282,32 @@ def test_pages_duplicates_and_writes_do_not_grow() -> None:
     assert grown(1, 2, 3, 4, sql="SELECT * FROM t WHERE id > ? ORDER BY id LIMIT 100") == []
     assert grown(2, 3, 4, 5, same=True) == []
     assert grown(1, 2, 3, 4, sql="INSERT INTO t VALUES (?)") == []
+
+
+WAITED = {"duration_ns": 40 * MS, "wait_ns": 20 * MS}
+
+
+def test_a_request_that_lost_much_of_its_time_to_a_lock_says_who_held_it() -> None:
+    request = kept([POSTS], **WAITED, waited_for="POST /orders")
+    (found,) = fanout.analyse(request).findings
+    assert (found.kind, found.is_warning) == (fanout.LOCK_WAIT, True)
+    assert found.text == "20 ms of 40 ms went by waiting for the database's write lock, which POST /orders held"
+    assert fanout.summary(request).verdict == fanout.LOCK_WAIT
+    (unknown,) = fanout.analyse(kept([POSTS], **WAITED)).findings
+    assert unknown.text.endswith("the database's write lock")
+
+
+@pytest.mark.parametrize(
+    "values", [{"wait_ns": 9 * MS}, {"duration_ns": 100 * MS}, {"transfer_ns": 100 * MS}, {"wait_ns": 0}]
+)
+def test_a_short_wait_is_not_worth_a_word(values: dict[str, int]) -> None:
+    assert fanout.analyse(kept([POSTS], **(WAITED | values))).findings == ()
+
+
+def test_a_full_scan_comes_behind_what_repeats_and_before_remarks() -> None:
+    request = kept([POSTS, *each(AUTHOR, 9, since=10)])
+    analysis = fanout.analyse(request)
+    scan = fanout.full_scan(analysis.groups[0], "reads all of posts, without an index", "an index on posts(day)")
+    assert [finding.kind for finding in analysis.with_scans([scan]).findings] == [fanout.N_PLUS_ONE, fanout.FULL_SCAN]
+    assert scan.text.endswith("ms, and reads all of posts, without an index")
+    assert analysis.with_scans([]) is analysis

@@ -137,6 +137,7 @@ def test_the_time_another_connection_held_the_lock_is_time_waited(taken: list[st
         kept = kept_of(view)
         waited = next(query for query in kept.queries if query[0].startswith("INSERT"))
         assert 0 < kept.wait_ns <= waited[2]
+        assert kept.waited_for is None, "no request held it"
         hold = next(hold for hold in locks.longest_holds() if hold.file == str(file))
         assert hold.end_ns - hold.start_ns >= kept.wait_ns
 

@@ -424,7 +424,7 @@ def test_the_report_names_what_is_slow_what_failed_and_the_slow_calls(monitor: P
     monitor.record_metric(PerformanceMetric("send", 0.001, error="OSError"))
     monitor.record_cache_miss()
     text = performance_report()
-    assert "■ GET /slow: poor. 95 of 100 requests took up to 500 ms" in text
+    assert "■ GET /slow: poor. Its p95 is 500 ms" in text
     assert "■ GET /bad: poor. 1 error in 1 request (100 %)." in text
     assert "■ rebuild: poor. It took 2.50 s." in text
     assert "▲ send: warning. It took 1.00 ms and raised OSError." in text

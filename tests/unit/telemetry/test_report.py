@@ -50,9 +50,8 @@ def said(report: Report, key: str) -> list[str]:
 def test_it_says_what_is_slow_fails_and_fans_out_with_the_thresholds_in_words(busy: PerformanceMetrics) -> None:
     report = report_of(busy, caches={"tags": {"entries": 41, "max_entries": 4096}})
     assert said(report, "slow") == [
-        "GET /list: poor. 95 of 100 requests took up to 310 ms, half of them up to 310 ms, the slowest 310 ms (30 requests).",
-        "GET /watch/<filename>: warning. 95 of 100 requests took up to 120 ms, half of them up to 120 ms, the slowest 120 ms "
-        "(30 requests).",
+        "GET /list: poor. Its p95 is 310 ms, its p50 310 ms, the slowest took 310 ms (30 requests).",
+        "GET /watch/<filename>: warning. Its p95 is 120 ms, its p50 120 ms, the slowest took 120 ms (30 requests).",
     ]
     assert section(report, "slow").rule == (
         "By the thresholds in force, a p95 under 50.0 ms is good, over 200 ms poor, between them a warning."
@@ -91,7 +90,7 @@ def test_before_the_first_request_it_asks_for_some() -> None:
 def test_a_few_requests_are_called_few() -> None:
     metrics = PerformanceMetrics()
     metrics.record_endpoint_latency("GET /", 0.5)
-    assert said(report_of(metrics), "slow")[0].endswith("the slowest 500 ms (1 request, too few to say much).")
+    assert said(report_of(metrics), "slow")[0].endswith("the slowest took 500 ms (1 request, too few to say much).")
 
 
 def test_many_routes_are_cut_with_a_word_about_the_rest() -> None:
@@ -159,7 +158,7 @@ def test_as_json_it_has_the_findings_and_what_they_were_made_from(busy: Performa
     assert body["findings"]["failing"] == [
         {"subject": "GET /", "status": "warning", "text": "warning. 1 error in 31 requests (3.2 %)."}
     ]
-    assert body["facts"]["queries"] == {"GET /list": {"avg": 27.0, "max": 51}}
+    assert body["facts"]["queries"] == {"GET /list": {"avg": 27.0, "max": 51, "finding": None}}
     assert body["facts"]["thresholds"]["poor_above_ms"] == 200
 
 

@@ -85,7 +85,7 @@ def test_the_report_on_a_running_server(run, library):
     assert result.stderr == ""
     assert result.stdout.startswith(f"Performance of {url}, ")
     text = " ".join(result.stdout.split())
-    assert "GET /watch/<filename>: poor. 95 of 100 requests took up to 310 ms" in text
+    assert "GET /watch/<filename>: poor. Its p95 is 310 ms" in text
     assert "POST /rate: poor. 1 error in 1 request (100 %)." in text
     assert "tags: 0 of 4,096 entries (0 % full)." in text
     assert not ANSI.search(result.stdout)

@@ -139,7 +139,7 @@ def test_without_an_endpoint_nothing_leaves_the_machine():
     found = only(check_exporter({}))
     assert (found.level, found.text) == (
         "ok",
-        "OTEL_EXPORTER_OTLP_ENDPOINT is not set: nothing leaves the machine.",
+        "OTEL_EXPORTER_OTLP_ENDPOINT is not set here: a server started like this sends nothing.",
     )
 
 

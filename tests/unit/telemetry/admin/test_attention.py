@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from telemetry import TelemetrySettings
-from telemetry.admin import attention, overview
+from telemetry.admin import attention, exporters, overview
 from telemetry.admin.figures import POOR, WARNING
+from telemetry.exporters.status import ExportStatus
 from telemetry.performance import RouteWindow
 from telemetry.readers.window import Sample
 
@@ -106,3 +107,22 @@ def test_the_worst_stands_first_then_the_slowest_then_by_name() -> None:
         route("GET /d", ms=60), route("GET /b", ms=90), route("GET /c", ms=90), route("GET /a", ms=1, errors=99)
     )
     assert [note.subject for note in found] == ["GET /a", "GET /b", "GET /c", "GET /d"]
+
+
+class Exporter:
+    name, signal, target = "otlp", "traces", "http://127.0.0.1:4318"
+
+    def __init__(self, **status: object) -> None:
+        self.status = ExportStatus(**status)  # type: ignore[arg-type]
+
+
+def test_an_exporter_that_fails_is_named_and_leads_to_its_row() -> None:
+    look = (Exporter(is_failing=True, last_error="refused"), Exporter(dropped_by={"queue_full": 3}), Exporter())
+    rows = exporters.rows(lambda: look, 0)
+    (note,) = attention.notes(overview.Overview((), (), (), {"cache": NO_LOOKUPS}, 0), SETTINGS, {}, rows)
+    assert (note.subject, texts(note), note.status, note.place) == (
+        "otlp traces",
+        ("fails: refused",),
+        POOR,
+        "exporters",
+    )

@@ -27,7 +27,7 @@ def marks(path: str) -> list[tuple[float, float]]:
 def timeline(*requests: tuple[float, float, bool], length_s: int = 100, slices: tuple[Slice, ...] = ()) -> Timeline:
     """A timeline from second 0, of requests as (second, milliseconds, failed)."""
     points = (
-        Point(Sample(number, int(second * SECOND), ms / 1000, None, failed), "GET /")
+        Point(Sample(number, int(second * SECOND), ms / 1000, None, failed), "GET /", False)
         for number, (second, ms, failed) in enumerate(requests)
     )
     return Timeline(tuple(points), slices, 0, length_s * SECOND, None)

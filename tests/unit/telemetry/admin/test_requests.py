@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -423,6 +424,119 @@ def test_a_route_whose_queries_grow_is_named_before_any_request_is_over_the_limi
     assert (route["queries_p50"], route["queries_max"]) == (3, 4)
     assert route["growth"].startswith("its queries grow: SELECT tags ran 1 → 2 → 3 times at")
     assert "its queries grow" in client.get("/admin/performance").text
+
+
+@pytest.fixture
+def books(instrumented: Instrumented, tmp_path: Path) -> FlaskClient:
+    """A client of an app with a table that takes long to read."""
+    path = tmp_path / "books.sqlite3"
+    with closing(sqlite3.connect(path)) as made:
+        made.execute("CREATE TABLE books (title TEXT, year INTEGER)")
+        made.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) "
+            "INSERT INTO books SELECT printf('%040d', i), i % 100 FROM n"
+        )
+        made.commit()
+    app = Flask("books")
+
+    def select(sql: str, *parameters: object) -> str:
+        with closing(sqlite3.connect(path)) as connection:
+            return str(len(connection.execute(sql, parameters).fetchall()))
+
+    app.add_url_rule("/find", "find", lambda: select("SELECT * FROM books WHERE title LIKE '%x%' AND year = ?", 5))
+    app.add_url_rule("/every", "every", lambda: select("SELECT title FROM books LIMIT 200000"))
+    return instrumented(app).test_client()
+
+
+def test_a_slow_query_that_reads_a_whole_table_for_some_rows_is_a_finding(books: FlaskClient, read) -> None:
+    trace_id = trace_of(books.get("/find"))
+    (row,) = listed(books, "verdict=full_scan")
+    assert row["trace_id"] == trace_id
+    (finding,) = json.loads(books.get(f"{API}/{trace_id}").text)["findings"]
+    assert (finding["kind"], finding["is_warning"], finding["group"]) == ("full_scan", True, 0)
+    assert re.fullmatch(
+        r"SELECT books ran once at \S+:\d+, called at \S+:\d+, \d+\S* ms, and reads all of books, without an index",
+        finding["text"],
+    )
+    assert finding["mend"] == "an index on books(year)"
+    notes = read(books.get("/admin/performance").text).by_id("needs-a-look")
+    (link,) = [link for link in notes.all("a", href=f"{PAGE}/{trace_id}") if "full scan" in link.text]
+    assert re.match(r"full scan: of books, \S+ ms \S*test_requests\.py:\d+$", link.text)
+
+
+def test_who_asks_for_all_rows_may_read_them_all(books: FlaskClient) -> None:
+    books.get("/every")
+    assert [row["verdict"] for row in listed(books)] == ["ok"]
+
+
+def test_a_finding_goes_with_the_requests_that_showed_it(
+    client: FlaskClient, read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.get("/list/10")
+    monkeypatch.setattr("telemetry.admin.requests_facts.OF_LATE_NS", 0)
+    assert "N+1" in read(client.get("/admin/performance").text).by_id("needs-a-look").text
+    for _ in range(100):
+        client.get("/list/1")
+    overview = read(client.get("/admin/performance").text)
+    assert overview.by_id("needs-a-look").text.startswith("needs a look ● nothing stands out")
+    (route,) = json.loads(client.get("/api/admin/performance/fanout").text)["routes"]
+    assert route["growth"] is None
+    assert [row["verdict"] for row in listed(client, "verdict=n_plus_one")] == ["n_plus_one"], "it is kept all the same"
+
+
+def test_the_database_share_of_a_streamed_body_is_of_the_whole_transfer(
+    instrumented: Instrumented, database: Path
+) -> None:
+    app = Flask("stream")
+
+    @app.get("/stream")
+    def stream() -> Response:
+        def body() -> Iterator[str]:
+            yield "first"
+            with closing(sqlite3.connect(database)) as connection:
+                for _ in range(3):
+                    yield str(connection.execute("SELECT * FROM videos").fetchall())
+
+        return Response(body())
+
+    client = instrumented(app).test_client()
+    assert client.get("/stream").data.startswith(b"first")
+    (row,) = listed(client)
+    assert row["db_ms"] > 0
+    assert row["db_share_percent"] == pytest.approx(100 * row["db_ms"] / row["transfer_ms"], rel=0.01)
+
+
+def test_a_request_that_waited_names_who_held_the_lock(instrumented: Instrumented, database: Path) -> None:
+    app = Flask("locks")
+    holds, may_end = threading.Event(), threading.Event()
+
+    @app.post("/hold")
+    def hold() -> str:
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("INSERT INTO tags VALUES (1, 'a')")
+            holds.set()
+            may_end.wait(5)
+            connection.commit()
+        return "held"
+
+    @app.post("/wait")
+    def wait() -> str:
+        with closing(sqlite3.connect(database, timeout=10)) as connection:
+            threading.Timer(0.1, may_end.set).start()
+            connection.execute("INSERT INTO tags VALUES (2, 'b')")
+            connection.commit()
+        return "waited"
+
+    client = instrumented(app).test_client()
+    holder = threading.Thread(target=app.test_client().post, args=("/hold",))
+    holder.start()
+    assert holds.wait(5)
+    trace_id = trace_of(client.post("/wait"))
+    holder.join()
+    (row,) = listed(client, "verdict=lock_wait")
+    assert row["trace_id"] == trace_id
+    assert "which POST /hold held" in client.get(f"{PAGE}/{trace_id}").text
+    assert re.search(r"lock wait: \S+ ms for POST /hold", client.get("/admin/performance").text)
 
 
 def test_what_a_user_types_is_shown_as_text(client: FlaskClient) -> None:

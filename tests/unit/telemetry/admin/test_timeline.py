@@ -89,7 +89,7 @@ def test_the_body_is_columns_of_seconds_and_milliseconds() -> None:
     )
     windows = [RouteWindow("GET /b", "b", samples[:1], ()), RouteWindow("GET /a", "a", samples[1:], ())]
     slices = [Slice(NOW - 2 * SECOND, NOW - SECOND, 2, 0.76012345, 1.4, 1.48)]
-    assert timeline.select(windows, slices, "5m", None, NOW).body() == {
+    assert timeline.select(windows, slices, "5m", None, NOW, {0xABC}).body() == {
         "start": 1_699_999_940.0,
         "end": 1_700_000_000.0,
         "routes": ["GET /a", "GET /b"],
@@ -97,6 +97,7 @@ def test_the_body_is_columns_of_seconds_and_milliseconds() -> None:
         "duration_ms": [20.123, 1500.0],
         "is_error": [False, True],
         "route": [1, 0],
+        "is_kept": [True, False],
         "trace_id": [f"{0xABC:032x}", None],
         "slices": {
             "start": [1_699_999_998.0],
