@@ -133,20 +133,21 @@ def instrument(
         is_asked = exporters is not None or bool(settings.exporters)
         options = registry.Options.of(settings)
         pipeline.export(chosen, options, tracer_provider, meter_provider, to_foreign=is_asked)
-        capture = Capture(_attach(metrics, meter_provider), tracer_provider, settings, metrics.recent)
-        source.add_root(app.root_path)
+        made = _attach(metrics, meter_provider)
         if not isinstance(telemetry, Telemetry):
             telemetry = Telemetry(metrics, settings)
-        telemetry.tracer_provider = tracer_provider
-        telemetry.meter_provider = meter_provider
-        telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
-        if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
-            _mount_admin(app, telemetry, title or service_name, admin_links)
-        metrics.add_routes(app.url_map)
-        app.extensions[EXTENSION] = telemetry
         try:
+            capture = Capture(made, tracer_provider, settings, metrics.recent, metrics.count_failure)
+            source.add_root(app.root_path)
+            telemetry.tracer_provider = tracer_provider
+            telemetry.meter_provider = meter_provider
+            telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
+            if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
+                _mount_admin(app, telemetry, title or service_name, admin_links)
+            metrics.add_routes(app.url_map)
+            app.extensions[EXTENSION] = telemetry
             telemetry.middleware = _install(app, capture, tracer_provider, meter_provider)
-        except InstrumentationError:
+        except BaseException:
             _detach(metrics, meter_provider)
             telemetry.meter_provider = telemetry.tracer_provider = None
             raise

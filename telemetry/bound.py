@@ -1,13 +1,14 @@
 """Instruments bound to their attributes, after OpenTelemetry's `bind` (specification #4126), which Python does not have yet.
 
 `BoundHistogram.record` and `BoundCounter.add` reach the same aggregations as the SDK's instruments, without resolving the
-attributes, building a `Measurement` and hashing each time. It is the one seam to the SDK's inside: if anything there is not as
-expected (another version, another class), every call takes the public method instead. `test_bound.py` names the versions it was
+attributes, building a `Measurement` and hashing each time. If anything inside the SDK is not as expected (instruments of another
+class, an aggregation that can't be found), every call takes the public method instead. `test_bound.py` names the versions it was
 checked with and compares the points that both ways give.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,6 @@ from opentelemetry.sdk.metrics._internal.aggregation import (
     _ExplicitBucketHistogramAggregation,
     _SumAggregation,
 )
-from opentelemetry.sdk.metrics._internal.metric_reader_storage import MetricReaderStorage
-from opentelemetry.sdk.metrics._internal.sdk_configuration import SdkConfiguration
 from opentelemetry.trace import get_current_span
 
 from telemetry.readers.window import Add, RouteAggregation
@@ -78,6 +77,8 @@ class _Bound:
 
     def _bind(self) -> None:
         """Find the aggregations that the public method has just used; on any surprise, stay with that."""
+        if self._consumer is None:
+            return
         try:
             if type(self._instrument).__module__ != Histogram.__module__ or not self._instrument._is_enabled():
                 self._consumer = None
@@ -258,12 +259,7 @@ def keep_views_away(meter_provider: MeterProvider, reader: MetricReader) -> None
     """
     try:
         storages = meter_provider._measurement_consumer._reader_storages  # type: ignore[attr-defined]
-        storage: MetricReaderStorage = storages[reader]
-        config = storage._sdk_config
-        storage._sdk_config = SdkConfiguration(
-            exemplar_filter=config.exemplar_filter,
-            resource=config.resource,
-            views=(),
-        )
+        storage = storages[reader]
+        storage._sdk_config = dataclasses.replace(storage._sdk_config, views=())
     except (AttributeError, TypeError, KeyError) as error:
         _log.info("the views of this meter provider apply to the performance reader as well: %s", error)

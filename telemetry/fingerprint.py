@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_SHORT: Final = 500
+"""Statements of so many characters are remembered in large numbers, longer ones in small."""
 _LONGEST: Final = 20_000
 """Characters of a statement that are read; what is behind them makes no other statement of it."""
 
@@ -102,10 +104,19 @@ class Statement:
         return self.operation in ("INSERT", "UPDATE", "DELETE", "REPLACE")
 
 
-@functools.lru_cache(maxsize=4096)
 def statement(sql: str) -> Statement:
     """Return the fingerprint of `sql`; what is no SQL gets one too."""
-    words, list_size = _collapsed(_read(sql[:_LONGEST]))
+    return _statement(sql) if len(sql) <= _SHORT else _long_statement(sql[:_LONGEST])
+
+
+@functools.lru_cache(maxsize=128)
+def _long_statement(sql: str) -> Statement:
+    return _statement.__wrapped__(sql)
+
+
+@functools.lru_cache(maxsize=4096)
+def _statement(sql: str) -> Statement:
+    words, list_size = _collapsed(_read(sql))
     operation, table = _operation(words)
     ranged = set(_compared(words, _INEQUALITIES))
     upper = [word.upper() for word in words]

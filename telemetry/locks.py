@@ -29,6 +29,7 @@ WORTH_ASKING_NS: Final = 1_000_000
 
 _MOST_FILES: Final = 32
 _MOST_STATEMENTS: Final = 1000
+_SHORT_SQL: Final = 1000
 
 
 class Hold(NamedTuple):
@@ -37,7 +38,8 @@ class Hold(NamedTuple):
     file: str
     start_ns: int
     end_ns: int
-    record: RequestRecord | None
+    route: str | None
+    """Of the request that held it; `None` for what was no request, or one that no rule has matched."""
 
 
 class ConnectionState:
@@ -72,7 +74,7 @@ _open: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDict
 
 _past: deque[Hold] = deque(maxlen=256)
 _files: dict[str, None] = {}
-_file_of: dict[str, str] = {}
+_file_of: dict[str | int, str] = {}
 _longest: dict[str, Hold] = {}
 
 
@@ -123,7 +125,7 @@ def wrote(
             waited_ns, holder = _held_by_others(state, file, start_ns, end_ns)
             if record is not None and waited_ns:
                 record.wait_ns += waited_ns
-                record.waited_for = route_of(holder) or record.waited_for
+                record.waited_for = holder or record.waited_for
     if rows < 0:
         if state.transaction:  # it may have been a COMMIT
             if state.since_ns >= start_ns:  # a script, which has waited first
@@ -133,11 +135,11 @@ def wrote(
             if connection.in_transaction:
                 _hold(state, start_ns + waited_ns, record)
             elif file is not None:
-                _note(Hold(file, start_ns + waited_ns, end_ns, record))
+                _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record)))
         return 0
     if not connection.in_transaction:
         if file is not None:
-            _note(Hold(file, start_ns + waited_ns, end_ns, record))
+            _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record)))
         return next(_numbers)
     if not state.transaction:
         _hold(state, start_ns + waited_ns, record)
@@ -169,7 +171,7 @@ def ran_long(connection: sqlite3.Connection, sql: str) -> None:
     if state is not None and state.file is not None:
         if len(_file_of) >= _MOST_STATEMENTS:
             _file_of.clear()
-        _file_of[sql] = state.file
+        _file_of[_short(sql)] = state.file
 
 
 def failed(record: RequestRecord | None, error: BaseException, duration_ns: int) -> None:
@@ -190,7 +192,7 @@ def _release(state: ConnectionState) -> None:
     state.transaction = 0
     record, state.record = state.record, None
     if _open.pop(id(state), None) is not None and state.file is not None:
-        _note(Hold(state.file, state.since_ns, perf_counter_ns(), record))
+        _note(Hold(state.file, state.since_ns, perf_counter_ns(), _route_of(record)))
 
 
 def _note(hold: Hold) -> None:
@@ -203,24 +205,23 @@ def _note(hold: Hold) -> None:
             _longest[hold.file] = hold
 
 
-def _held_by_others(own: ConnectionState, file: str, start_ns: int, end_ns: int) -> tuple[int, RequestRecord | None]:
-    """Return how long of the time between, others held the lock of `file`, and the request that held it longest."""
+def _held_by_others(own: ConnectionState, file: str, start_ns: int, end_ns: int) -> tuple[int, str | None]:
+    """Return how long of the time between, others held the lock of `file`, and the route of who held it longest."""
     with _lock:
         holds = [hold for hold in _past if hold.file == file]
         holds += [
-            Hold(file, other.since_ns, end_ns, other.record)
+            Hold(file, other.since_ns, end_ns, _route_of(other.record))
             for reference in _open.valuerefs()
             if (other := reference()) is not None and other.file == file and other is not own
         ]
-    held = [(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns), hold.record) for hold in holds]
-    held = [(within_ns, record) for within_ns, record in held if within_ns > 0]
+    held = [(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns), hold.route) for hold in holds]
+    held = [(within_ns, route) for within_ns, route in held if within_ns > 0]
     if not held:
         return 0, None
     return min(sum(within_ns for within_ns, _ in held), end_ns - start_ns), max(held, key=lambda each: each[0])[1]
 
 
-def route_of(record: RequestRecord | None) -> str | None:
-    """Return the route of a request that held a lock; `None` for what was no request, or one that no rule has matched."""
+def _route_of(record: RequestRecord | None) -> str | None:
     rule = None if record is None else record.find_rule()
     return None if record is None or rule is None else route_name(record.method, rule.rule)
 
@@ -233,7 +234,12 @@ def files() -> list[str]:
 
 def file_of(sql: str) -> str | None:
     """Return the file that a slow run of this statement ran in, if one is known."""
-    return _file_of.get(sql)
+    return _file_of.get(_short(sql))
+
+
+def _short(sql: str) -> str | int:
+    """Return what stands for a statement: if that is long, its hash."""
+    return sql if len(sql) <= _SHORT_SQL else hash(sql)
 
 
 def longest_holds() -> list[Hold]:

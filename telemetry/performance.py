@@ -175,6 +175,8 @@ class PerformanceMetrics:
         self.recent = RecentRequests(
             self.settings.recent_requests, self.settings.worst_requests, self.settings.recent_bytes
         )
+        self.failures = 0
+        """How often something went wrong in measuring itself; the app is not told, the dashboard is."""
         self._attached: list[_Attached] = []
         self._lookups: dict[str, BoundCounter] = {}  # of the first attached provider, by outcome
         self._detached_lookups: dict[Any, int] = {}
@@ -278,6 +280,11 @@ class PerformanceMetrics:
         if is_error:
             attributes[instruments.ERROR_TYPE] = "_OTHER"
         self._instruments.request_duration.record(duration, attributes)
+
+    def count_failure(self) -> None:
+        """Count something that went wrong in measuring itself."""
+        with self.lock:
+            self.failures += 1
 
     def _bind_lookups(self, outcome: str) -> BoundCounter:
         with self.lock:

@@ -204,7 +204,20 @@ def _new(exporters: Iterable[Exporter], known: dict[object, Any]) -> list[Export
 
 
 def _key(exporter: Exporter) -> object:
-    return getattr(exporter, "name", None) or id(exporter)
+    return getattr(exporter, "name", None) or _Nameless(exporter)
+
+
+class _Nameless:
+    """Equal for one and the same exporter, which it keeps alive: the ids of objects that are gone come again."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Nameless) and other._exporter is self._exporter
+
+    def __hash__(self) -> int:
+        return id(self._exporter)
 
 
 def _end_at_exit(provider: TracerProvider | MeterProvider) -> None:

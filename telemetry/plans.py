@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +29,10 @@ class Step:
 
     detail: str
     depth: int
-    fault: str
-    mend: str
+    fault: str = ""
+    mend: str = ""
+    rows: int | None = None
+    """So many rows the table that it reads as a whole has at most; `None` where that can't be told at once."""
 
     @property
     def warning(self) -> str:
@@ -81,17 +83,16 @@ def _explain_in(sql: str, file: str, columns: Sequence[str]) -> Plan:
     except (sqlite3.Error, ValueError) as error:
         return Plan(file, error=f"the database can't be opened: {error}")
     try:
-        rows = _rows(connection, f"EXPLAIN QUERY PLAN {sql}")
+        depths = {0: -1}
+        steps = []
+        for number, parent, _, detail in _rows(connection, f"EXPLAIN QUERY PLAN {sql}"):
+            depths[number] = depths.get(parent, -1) + 1
+            steps.append(_judged(connection, Step(detail, depths[number]), columns))
+        return Plan(file, tuple(steps))
     except (sqlite3.Error, sqlite3.Warning) as error:
         return Plan(file, error=f"SQLite does not explain it: {error}")
     finally:
         connection.close()
-    depths = {0: -1}
-    steps = []
-    for number, parent, _, detail in rows:
-        depths[number] = depths.get(parent, -1) + 1
-        steps.append(Step(detail, depths[number], *_judged(detail, columns)))
-    return Plan(file, tuple(steps))
 
 
 def _rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
@@ -109,17 +110,30 @@ def _rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
         return connection.execute(sql, (None,) * int(supplied[1])).fetchall()
 
 
-def _judged(detail: str, columns: Sequence[str]) -> tuple[str, str]:
-    """Return what is wrong with a line of a plan, and what would help; both empty where nothing is."""
+def _judged(connection: sqlite3.Connection, step: Step, columns: Sequence[str]) -> Step:
+    """Return a line of a plan with what is wrong with it, if anything is."""
     wanted = ", ".join(dict.fromkeys(columns))
-    automatic = _AUTOMATIC.match(detail)
+    automatic = _AUTOMATIC.match(step.detail)
     if automatic:
-        made = f"SQLite builds an index on {automatic['table']} for this query alone"
-        return made, f"an index on {automatic['table']}({wanted})" if wanted else "an index that stays"
-    scan = _SCAN.match(detail)
-    if scan is None or "USING" in scan["how"] or scan["how"].strip().startswith(_NO_TABLE):
-        return "", ""
-    if scan["table"].startswith(("(", "CONSTANT", "SUBQUERY")):
-        return "", ""
-    mend = f"an index on {scan['table']}({wanted})" if wanted else ""
-    return f"reads all of {scan['table']}, without an index", mend
+        table = automatic["table"]
+        fault, mend = f"SQLite builds an index on {table} for this query alone", "an index that stays"
+    else:
+        scan = _SCAN.match(step.detail)
+        if scan is None or "USING" in scan["how"] or scan["how"].strip().startswith(_NO_TABLE):
+            return step
+        table = scan["table"]
+        if table.startswith(("(", "CONSTANT", "SUBQUERY")):
+            return step
+        fault, mend = f"reads all of {table}, without an index", ""
+    mend = f"an index on {table}({wanted})" if wanted else mend
+    return replace(step, fault=fault, mend=mend, rows=_most_rows(connection, table))
+
+
+def _most_rows(connection: sqlite3.Connection, table: str) -> int | None:
+    """Return how many rows a table has at most, by its last row id, which is found at once; `None` for an alias or a view."""
+    quoted = table.replace('"', '""')
+    try:
+        last = connection.execute(f'SELECT max(rowid) FROM "{quoted}"').fetchone()[0]  # noqa: S608  # quoted
+    except (sqlite3.Error, sqlite3.Warning):
+        return None
+    return last or 0

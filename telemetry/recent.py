@@ -12,7 +12,6 @@ from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from werkzeug.urls import uri_to_iri
@@ -128,15 +127,13 @@ _ERROR: Final = KeptRequest._fields.index("error_type")
 
 def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: int, ids: tuple[int, int]) -> Row:
     """Return what is kept of `record`, whose trace and span have these `ids`."""
-    queries, repeats, sums, transfer_ns = record.queries, None, None, None
+    queries, repeats, sums = record.queries, None, None
     if record.sums is not None or len(queries) > MAX_KEPT_QUERIES:
         record.sum_up(queries)
         queries = (record.first or [])[:MAX_KEPT_QUERIES]
         sums = settled(record.sums or {})
     elif record.calls:
         repeats = _ordinals(record.calls)
-    if record.streamed:
-        transfer_ns = perf_counter_ns() - record.start_ns
     fetches: Mapping[int, tuple[int, int]] = record.fetches.copy() if record.fetches else _NO_FETCHES
     if sums is None:
         cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCH_BYTES * len(fetches)
@@ -153,7 +150,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         record.start_ns,
         record.start_unix_ns,
         duration_ns,
-        transfer_ns,
+        record.transfer_ns,
         trace_id,
         span_id,
         record.query_count,
@@ -275,8 +272,8 @@ class Worst:
 
     def set_limits(self, size: int) -> None:
         """Note what a request has to exceed to be among the worst `size`."""
-        self.least_duration_ns = self.slowest[0][_DURATION] if len(self.slowest) >= size else -1
-        self.least_queries = self.most_queries[0][QUERY_COUNT] if len(self.most_queries) >= size else 0
+        self.least_duration_ns = self.slowest[0][_DURATION] if 0 < size <= len(self.slowest) else -1
+        self.least_queries = self.most_queries[0][QUERY_COUNT] if 0 < size <= len(self.most_queries) else 0
         self.numbers = frozenset(kept[QUERY_COUNT] for kept in self.most_queries)
 
 
@@ -302,7 +299,7 @@ class RecentRequests:
         with self._lock:
             self._newest.clear()
             self._large_bytes = self._large_count = 0
-            for worst in self._routes.values():
+            for worst in self._routes.copy().values():
                 worst.only(self._worst_size, lambda _: False)
             self._worst_bytes = 0
 
@@ -380,7 +377,7 @@ class RecentRequests:
         """Forget the oldest of the worst, until they fit with an eighth to spare; the newest stays."""
         held: Counter[int] = Counter()
         every: dict[int, Row] = {}
-        for worst in self._routes.values():
+        for worst in self._routes.copy().values():
             for kept in worst:
                 held[id(kept)] += 1
                 every[id(kept)] = kept
@@ -390,7 +387,7 @@ class RecentRequests:
                 break
             total -= kept[_BYTES] * held[id(kept)]
             dropped.add(id(kept))
-        for worst in self._routes.values():
+        for worst in self._routes.copy().values():
             worst.only(self._worst_size, lambda kept: id(kept) not in dropped)
         self._worst_bytes = total
 
@@ -398,7 +395,7 @@ class RecentRequests:
         """Return every request that is kept, once, the newest first."""
         with self._lock:
             found = {id(kept): kept for kept in copied(self._newest)}
-            found |= {id(kept): kept for worst in self._routes.values() for kept in worst}
+            found |= {id(kept): kept for worst in self._routes.copy().values() for kept in worst}
         return [KeptRequest._make(kept) for kept in sorted(found.values(), key=itemgetter(_START), reverse=True)]
 
     def find(self, trace_id: int) -> KeptRequest | None:

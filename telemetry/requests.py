@@ -194,6 +194,7 @@ class RequestRecord:
         "status",
         "streamed",
         "sums",
+        "transfer_ns",
         "wait_ns",
         "waited_for",
     )
@@ -217,6 +218,7 @@ class RequestRecord:
         self.status = 0
         self.error: BaseException | None = None
         self.streamed = False
+        self.transfer_ns: int | None = None  # of what is streamed, to the end of the body
         self.is_ending = False
         self.complete = False
         self.queries: list[Query] = []

@@ -65,7 +65,10 @@ def is_app(file: str) -> bool:
     """Tell whether `file` belongs to the app: what is below no root at all does."""
     if file.startswith("<"):
         return file.startswith(_TYPED_IN)
-    path = os.path.abspath(file)  # noqa: PTH100  # it need not exist
+    try:
+        path = os.path.abspath(file)  # noqa: PTH100  # it need not exist
+    except OSError:  # nor need the working directory
+        path = file
     library = max(_longest(_libraries, path), path.rfind(f"-packages{os.sep}"))
     return _longest(_apps, path) > library or library <= 0
 

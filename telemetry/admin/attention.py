@@ -72,13 +72,13 @@ def notes(
     fan_outs: Mapping[str, Fact] | None = None,
     exporting: Sequence[exporters.Row] = (),
 ) -> list[Note]:
-    """Return a note for each route, failing exporter, and cache that isn't good; the worst and then the slowest first."""
+    """Return a note for each route, failing exporter, failure of the telemetry, and cache that isn't good, the worst first."""
     told = fan_outs or {}
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     found += [note for row in exporting if (note := _of_exporter(row)) is not None]
     found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
-    of_cache = _of_cache(overview, settings)
-    return found if of_cache is None else [*found, of_cache]
+    others = (_of_failures(overview), _of_cache(overview, settings))
+    return found + [note for note in others if note is not None]
 
 
 def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None) -> Note | None:
@@ -120,6 +120,13 @@ def _of_cache(overview: Overview, settings: TelemetrySettings) -> Note | None:
         return None
     fact = f"answered {figures.percent(cache['hit_rate_percent'])} of {figures.plural(lookups, 'lookup')}"
     return Note("cache", (Fact(fact),), WARNING, figures.cache_rule(settings), None, "card-cache")
+
+
+def _of_failures(overview: Overview) -> Note | None:
+    if not overview.failures:
+        return None
+    fact = Fact(f"{figures.plural(overview.failures, 'time')} something went wrong in it: see the log of the app")
+    return Note("telemetry", (fact,), WARNING, "what could not be recorded is missing in the figures", None, "routes")
 
 
 def _of_exporter(row: exporters.Row) -> Note | None:

@@ -81,6 +81,8 @@ class Overview:
     cards: tuple[Card, ...]
     snapshot: dict[str, Any]
     now_unix_nano: int
+    failures: int = 0
+    """How often measuring itself went wrong."""
 
 
 def build(
@@ -104,7 +106,7 @@ def build(
     if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
         cards.append(_ratings(snapshot["ratings_post"], settings))
     rows = tuple(row(window, settings, kept) for window in windows)
-    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano)
+    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, metrics.failures)
 
 
 def row(window: RouteWindow, settings: TelemetrySettings, kept: Mapping[int, int] = NO_REQUESTS) -> Row:

@@ -29,6 +29,7 @@ SLOW_STATEMENT_NS: Final = 10_000_000
 _MOST_PLANS: Final = 5
 _MOST_KNOWN: Final = 4000
 _PLAN_LASTS_S: Final = 30
+_MANY_ROWS: Final = 1000
 _CHOOSES: Final = re.compile(r"\b(?:WHERE|JOIN|HAVING)\b")
 OF_LATE_NS: Final = 15 * 60 * 10**9
 """A finding is told of its route for so long, or as long as its request is in the route's window."""
@@ -206,9 +207,13 @@ def _plan_of(sql: str, file: str, _period: int) -> plans.Plan:
 
 
 def _full_scans(groups: Sequence[Group]) -> Iterator[fanout.Finding]:
-    """Find slow statements that look for some rows among all of a table; who asks for all rows has to read them."""
+    """Find slow statements that look for some rows among all of a large table; who asks for all rows has to read them.
+
+    Any statement may take long once, on a busy machine: reading all of a few rows is not why.
+    """
     for group, plan in _plans_of_slow(groups):
-        fault = next(iter(plan.faults), None)
+        large = (step for step in plan.faults if step.rows is None or step.rows >= _MANY_ROWS)
+        fault = next(large, None)
         if fault is not None and _CHOOSES.search(group.statement.text):
             yield fanout.full_scan(group, fault.fault, fault.mend)
 
@@ -310,7 +315,7 @@ def databases() -> list[dict[str, Any]]:
                 "file": file.replace("\\", "/").rpartition("/")[2],
                 "wal_bytes": locks.wal_bytes(file),
                 "longest_write_ms": None if hold is None else rounded((hold.end_ns - hold.start_ns) / 1e6),
-                "longest_writer": None if hold is None else locks.route_of(hold.record),
+                "longest_writer": None if hold is None else hold.route,
             }
         )
     return found

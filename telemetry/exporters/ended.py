@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -76,6 +77,7 @@ class ServerFacts(NamedTuple):
 
 
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
+_SQL: Final = itemgetter(0)  # of a query
 
 
 class EndedRequest:
@@ -121,6 +123,11 @@ class EndedRequest:
     def span_count(self) -> int:
         """How many spans this becomes, at most."""
         return len(self.queries) + (self.server is not None)
+
+    @property
+    def characters(self) -> int:
+        """How long the statements of its queries are, together."""
+        return sum(map(len, map(_SQL, self.queries)))
 
     @property
     def exact_span_count(self) -> int:

@@ -32,6 +32,10 @@ Send = Callable[[Sequence[Item]], Delivery]
 """Sends a batch, and tells what became of it."""
 
 MAX_QUEUE_SPANS = 65_536
+MAX_QUEUE_CHARACTERS = 64_000_000
+"""How much SQL may wait: an app may well put large values into its statements."""
+MAX_HELD_SPANS = 4096
+"""Spans of an app that are kept back in one request until it is known whether it is exported."""
 MAX_BATCH_SPANS = 4096
 MAX_BODY_BYTES = 3 * 1024 * 1024
 """How much goes into one message to a backend, if it is more than one span: a gRPC server takes 4 MiB."""
@@ -45,8 +49,9 @@ _LONGEST_ASKED_S = 300.0  # a backend may ask for a longer pause than we would m
 class DeferredSpanProcessor(SpanProcessor):
     """Batches ended requests, and the spans that the SDK has made beside them, for one exporter.
 
-    Spans are made of requests in a thread of its own, which starts with the first of them. The queue is bounded in spans,
-    those that are being sent included: what does not fit in is dropped and counted, a request as a whole. A batch that the
+    Spans are made of requests in a thread of its own, which starts with the first of them. The queue is bounded in spans and
+    in characters of SQL, those that are being sent included: what does not fit in is dropped and counted, a request as a
+    whole. A batch that the
     backend can't take now stays at the head of the queue and is tried again, after a pause that doubles up to half a minute,
     or after the one that the backend asks for; one that is too large is sent in parts. The standard variables
     `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply. Thread-safe; after
@@ -85,7 +90,7 @@ class DeferredSpanProcessor(SpanProcessor):
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._queue: deque[tuple[Item, int]] = deque()
-        self._held_spans = 0
+        self._held_spans = self._held_characters = 0
         self._pause_s = 0.0
         self._batch_spans = self._max_batch_spans
         self._thread: threading.Thread | None = None
@@ -108,8 +113,10 @@ class DeferredSpanProcessor(SpanProcessor):
         if kept is not None and kept[SPAN_ID] == span.context.span_id:  # it is the request's own, which ends now
             item = MadeServerSpan(span, kept)
         held = None if record is None else record.held
-        if held is not None:
+        if held is not None and len(held) < MAX_HELD_SPANS:
             held.append((self, item))
+        elif held is not None:
+            self._tally.dropped(1, counts.QUEUE_FULL)
         elif record is None or not record.is_rejected:
             self.emit(item)
 
@@ -118,19 +125,32 @@ class DeferredSpanProcessor(SpanProcessor):
         self._put(item, item.span_count if isinstance(item, EndedRequest) else 1)
 
     def _put(self, item: Item, spans: int) -> None:
+        characters, why = _characters(item), ""
         with self._lock:
-            held = self._held_spans + spans
-            fits = not self._closed and (held <= self._max_queue_spans or not self._held_spans)
+            held, held_characters = self._held_spans + spans, self._held_characters + characters
+            fits = held <= self._max_queue_spans and held_characters <= MAX_QUEUE_CHARACTERS
+            fits = not self._closed and (fits or not self._held_spans)
             if fits:
                 self._queue.append((item, spans))
-                self._held_spans = held
+                self._held_spans, self._held_characters = held, held_characters
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="telemetry-export", daemon=True)
-                    self._thread.start()
+                    why = self._start_thread()
+        if why:
+            self._tell_failed(why)
         if not fits:
             self._tally.dropped(spans, counts.SHUTDOWN if self._closed else counts.QUEUE_FULL)
         elif held >= self._max_batch_spans and not self._wake.is_set():
             self._wake.set()
+
+    def _start_thread(self) -> str:
+        """Start the thread; return why that can't be done now, so that the next item tries again."""
+        thread = threading.Thread(target=self._run, name="telemetry-export", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more of them
+            return str(error)
+        self._thread = thread
+        return ""
 
     def _run(self) -> None:
         while not self._closed:
@@ -181,7 +201,7 @@ class DeferredSpanProcessor(SpanProcessor):
         if delivery.too_large and self._halve(batch, spans):
             return True
         self._pause_s = 0.0
-        if not self._remove(len(batch), spans):
+        if not self._remove(batch, spans):
             return False
         if delivery:
             self._batch_spans = min(self._batch_spans + self._batch_spans // 8 + 1, self._max_batch_spans)
@@ -231,14 +251,16 @@ class DeferredSpanProcessor(SpanProcessor):
                     self._queue.extendleft((part, part.span_count) for part in reversed(item.halves()))
         return True
 
-    def _remove(self, entries: int, spans: int) -> bool:
+    def _remove(self, batch: list[tuple[Item, int]], spans: int) -> bool:
         """Take what is settled from the queue; false if shutdown was quicker, and has counted it as dropped."""
+        characters = sum(_characters(item) for item, _ in batch)
         with self._lock:
             if not self._queue:
                 return False
-            for _ in range(entries):
+            for _ in batch:
                 self._queue.popleft()
             self._held_spans -= spans
+            self._held_characters -= characters
             return True
 
     def _tell_failed(self, why: str) -> None:
@@ -274,13 +296,19 @@ class DeferredSpanProcessor(SpanProcessor):
         self._is_shut_down = True
         until = time.monotonic() + self._shutdown_timeout_s if until is None else until
         self.begin_shutdown()
-        if self._thread is not None:
+        if self._thread is None:
+            self._drain(until)
+        else:
             self._thread.join(max(0.0, until - time.monotonic()))
         self._exporter.shutdown()
         with self._lock:
             left, self._held_spans = self._held_spans, 0
             self._queue.clear()
         self._tally.dropped(left, counts.SHUTDOWN)
+
+
+def _characters(item: Item) -> int:
+    return item.characters if isinstance(item, EndedRequest) else 0
 
 
 def exact_count(items: Sequence[Item]) -> int:

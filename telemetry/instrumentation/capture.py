@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,8 +46,10 @@ _NAME = r"""(?:"([^"]+)"|'([^']+)'|`([^`]+)`|\[([^\]]+)\]|(\w+))"""
 _SCHEMA = r"""(?:(?:"[^"]+"|'[^']+'|`[^`]+`|\[[^\]]+\]|\w+)\s*\.\s*)?"""
 _COLLECTION = re.compile(rf"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+{_SCHEMA}{_NAME}", re.IGNORECASE)
 _MAX_STATEMENTS = 1024
+_MAX_STATEMENT_CHARACTERS = 2_000_000
 _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
+_OVERFLOW: Final = {"otel.metric.overflow": True}
 _SHORT_SQL = 500
 _KIND = itemgetter(0, 3)  # of a query: its SQL and its error type
 _DURATION_NS = itemgetter(2)
@@ -75,6 +77,7 @@ class Capture:
         tracer_provider: TracerProvider,
         settings: TelemetrySettings,
         recent: RecentRequests | None = None,
+        count_failure: Callable[[], object] = lambda: None,
     ) -> None:
         self.instruments = made
         self.recent = recent or RecentRequests()
@@ -82,19 +85,23 @@ class Capture:
         self.site = source.find if settings.source_lines else source.none
         self._excluded_rules = settings.excluded_routes
         self._requests: dict[_SeriesKey, _Series] = {}
-        self._excluded: dict[str, bool] = {}
+        self._overflow: _Series | None = None
+        self._excluded: dict[tuple[str, str], bool] = {}
         self._statements: dict[str, _Statement] = {}
+        self._statement_characters = 0
         self._operations: dict[tuple[tuple[str, str], ...], BoundHistogram] = {}
         self._collections: set[str] = set()
-        self.failures = 0
+        self._count_failure = count_failure
+        self._has_failed = False
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def is_excluded(self, rule: Rule) -> bool:
         """Tell whether the windows leave out the requests of `rule`: admin pages, static files, `excluded_routes`."""
-        known = self._excluded.get(rule.endpoint)
+        key = rule.endpoint, rule.rule
+        known = self._excluded.get(key)
         if known is None:
-            known = self._excluded[rule.endpoint] = excludes(rule, self._excluded_rules)
+            known = self._excluded[key] = excludes(rule, self._excluded_rules)
         return known
 
     def complete(self, record: RequestRecord, end_ns: int, environ: Mapping[str, Any]) -> None:
@@ -235,6 +242,8 @@ class Capture:
         return decision_attributes(record.decision)
 
     def _new_series(self, key: _SeriesKey) -> _Series:
+        if len(self._requests) >= _MAX_SERIES:
+            return self._overflow_series()
         rule, method, status, error_type = key
         route = {instruments.HTTP_REQUEST_METHOD: method}
         if rule is not None:
@@ -249,9 +258,19 @@ class Capture:
             BoundHistogram(self.instruments.request_operations, route),
             None if rule is None else self.recent.of_route(method, rule),
         )
-        if len(self._requests) < _MAX_SERIES:
-            self._requests[key] = series
+        self._requests[key] = series
         return series
+
+    def _overflow_series(self) -> _Series:
+        """Return the series of what is beyond the limit, as the metrics SDK specification, "Cardinality limits", has it."""
+        if self._overflow is None:
+            _log.warning("more than %d series of requests: later ones share one, which enters no window", _MAX_SERIES)
+            self._overflow = (
+                BoundHistogram(self.instruments.request_duration, _OVERFLOW),
+                BoundHistogram(self.instruments.request_operations, _OVERFLOW),
+                None,
+            )
+        return self._overflow
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
@@ -313,8 +332,10 @@ class Capture:
         series = self._operations.setdefault(tuple(sorted(attributes.items())), made)
         if error_type is not None:
             return _Statement(series, len(sql))
-        if len(self._statements) >= _MAX_STATEMENTS:
+        self._statement_characters += len(sql)
+        if len(self._statements) >= _MAX_STATEMENTS or self._statement_characters > _MAX_STATEMENT_CHARACTERS:
             self._statements.clear()
+            self._statement_characters = len(sql)
         self._statements[sql] = _Statement(series, len(sql) if len(sql) > _SHORT_SQL else 0)
         return _Statement(series, len(sql))
 
@@ -336,8 +357,9 @@ class Capture:
 
     def fail(self, what: str) -> None:
         """Count a failure of the telemetry itself, and log the first."""
-        self.failures += 1
-        if self.failures == 1:
+        self._count_failure()
+        if not self._has_failed:
+            self._has_failed = True
             _log.exception("%s; later failures are counted only", what)
 
 
@@ -355,6 +377,7 @@ def excludes(rule: Rule, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(rule.rule, pattern) for pattern in patterns)
 
 
-def method_of(environ_method: str) -> str:
-    """Return the method as `http.request.method` wants it, for a request that no rule has matched."""
-    return environ_method if environ_method in KNOWN_METHODS else "_OTHER"
+def method_of(environ_method: str, rule: Rule | None) -> str:
+    """Return the method as `http.request.method` wants it: one that is not known only where `rule` names it."""
+    is_named = rule is not None and rule.methods is not None
+    return environ_method if is_named or environ_method in KNOWN_METHODS else "_OTHER"

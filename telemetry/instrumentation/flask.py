@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class RequestMiddleware:
         self._inner_process = app.process_response
         self._inner_context = app.request_context
         self._starts_spans = False
+        self._thrown_away: deque[Ended] = deque()
 
     def install(self) -> None:
         """Start measuring; may be called after the app has served requests."""
@@ -75,6 +77,8 @@ class RequestMiddleware:
         if not self.active:
             return self._wsgi_app(environ, start_response)
         start_ns = perf_counter_ns()
+        if self._thrown_away:
+            self._finish_thrown_away()
         record = RequestRecord(self.capture, environ.get("REQUEST_METHOD", "").upper(), start_ns, time_ns())
         may_look = self._may_look
 
@@ -97,7 +101,7 @@ class RequestMiddleware:
             serving.reset(serving_token)
             detach(token)
         if record.streamed and record.method != "HEAD":
-            return StreamedBody(body, record, environ, self._finish)
+            return StreamedBody(body, record, environ, self._finish, self._thrown_away.append)
         self._finish(record, environ, perf_counter_ns())
         return body
 
@@ -190,21 +194,30 @@ class RequestMiddleware:
         try:
             if record.rule is not None and self.capture.is_excluded(record.rule):
                 return
-            if record.rule is None:
-                record.method = method_of(record.method)
+            record.method = method_of(record.method, record.rule)
             context = record.context or Context()
             record.span = self.capture.tracing.start_server_span(record, environ, context)
             record.context = trace.set_span_in_context(record.span, context)
         except Exception:
             self.capture.fail("a server span could not be started")
 
+    def _finish_thrown_away(self) -> None:
+        """Complete the requests whose bodies were thrown away: the garbage collector, which comes at any time, may not."""
+        while self._thrown_away:
+            try:
+                ended = self._thrown_away.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            self._finish(*ended)
+
     def _finish(self, record: RequestRecord, environ: Environ, end_ns: int) -> None:
         """Complete the record, unless an instrumented app that is mounted inside this one has answered instead."""
         try:
             if record.complete or environ.get(ENVIRON_KEY) is not record:
                 return
-            if record.rule is None and record.find_rule() is None:
-                record.method = method_of(record.method)
+            rule = record.find_rule()
+            if rule is None or rule.methods is None:
+                record.method = method_of(record.method, rule)
             if record.span is None and record.eager:
                 self._start_span(record, environ)
             self.capture.complete(record, end_ns, environ)
@@ -229,9 +242,13 @@ def _status_code(status: str) -> int:
     return int(code) if code.isdecimal() else 0
 
 
+Ended = tuple[RequestRecord, Environ, int]
+"""A request that has ended, its environment, and when it did by `perf_counter_ns`."""
+
+
 class StreamedBody:
     """A body that is made while it is sent: its queries and its errors belong to the request, its duration ends at the
-    first byte. The request is complete when the body is exhausted, fails, is closed or is thrown away."""
+    first byte. The request is complete when the body is exhausted, fails or is closed; if it is thrown away, at the next one."""
 
     def __init__(
         self,
@@ -239,12 +256,14 @@ class StreamedBody:
         record: RequestRecord,
         environ: Environ,
         finish: Callable[[RequestRecord, Environ, int], None],
+        finish_later: Callable[[Ended], None],
     ) -> None:
         self._body = body
         self._chunks: Iterator[bytes] | None = None
         self._record = record
         self._environ = environ
         self._finish = finish
+        self._finish_later = finish_later
         self._first_byte_ns: int | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -287,8 +306,14 @@ class StreamedBody:
             self._end()
 
     def _end(self) -> None:
-        self._finish(self._record, self._environ, self._first_byte_ns or perf_counter_ns())
+        self._finish(*self._ended())
+
+    def _ended(self) -> Ended:
+        now_ns = perf_counter_ns()
+        if self._record.transfer_ns is None:
+            self._record.transfer_ns = now_ns - self._record.start_ns
+        return self._record, self._environ, self._first_byte_ns or now_ns
 
     def __del__(self) -> None:
         if not self._record.complete:
-            self._end()
+            self._finish_later(self._ended())

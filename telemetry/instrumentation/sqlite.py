@@ -34,8 +34,11 @@ from telemetry.instrumentation.spans import SPAN_KEY, end_span, error_type_of
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
     from telemetry.instrumentation.capture import Capture
     from telemetry.requests import Query, RequestRecord
+    from telemetry.source import Site
 
     Listener = Callable[[Query, int | None], object]
 
@@ -52,6 +55,7 @@ _KEY: Final = os.urandom(16)
 _getframe = sys._getframe
 _kind_of = source.KINDS.get
 _WORTH_ASKING_NS: Final = locks.WORTH_ASKING_NS
+_NOT_RECORDED: Final = "a query could not be recorded"
 
 
 def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
@@ -72,48 +76,55 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         try:
             result = call(cursor, sql, parameters)
         except BaseException as error:
-            took_ns, hashed = perf_counter_ns() - start_ns, None if flags else _hash_of(sql, parameters)
-            _add_failed(record, sql, start_ns, took_ns, error, flags, hashed, _getframe(_depth))
-            record.calls.extend((start_ns, None, hashed))
+            took_ns = perf_counter_ns() - start_ns
+            try:
+                hashed = None if flags else _hash_of(sql, parameters)
+                _add_failed(record, sql, start_ns, took_ns, error, flags, hashed, _getframe(_depth))
+                record.calls.extend((start_ns, None, hashed))
+            except Exception:
+                record.capture.fail(_NOT_RECORDED)
             raise
         duration_ns = perf_counter_ns() - start_ns
-        rows = cursor.rowcount
-        transaction = 0
-        if rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
-            transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
-            if rows == 0 and cursor.description is not None:
-                rows = -1  # of RETURNING it is known when all are fetched
-        frame = _getframe(_depth)
-        code: Any = frame.f_code
-        if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
-            query: Query = (
-                sql,
-                start_ns,
-                duration_ns,
-                None,
-                flags,
-                rows,
-                transaction,
-                code,
-                frame.f_lasti,
-                caller.f_code,
-                caller.f_lasti,
-            )
-        else:
-            query = (sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame))
-        add(query)
-        hashed = None
-        if not flags:
-            try:
-                hashed = hash((_KEY, sql, parameters))
-            except Exception:  # a list, or whatever an adapter takes
-                hashed = _hash_of(sql, parameters)
-        if _listeners:
-            _tell(query, hashed)
-        calls = record.calls
-        calls += (start_ns, id(cursor), hashed)
-        if len(record.queries) >= MAX_PENDING_QUERIES:
-            record.spill()
+        try:
+            rows = cursor.rowcount
+            transaction = 0
+            if rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
+                transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+                if rows == 0 and cursor.description is not None:
+                    rows = -1  # of RETURNING it is known when all are fetched
+            frame = _getframe(_depth)
+            code: Any = frame.f_code
+            if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
+                query: Query = (
+                    sql,
+                    start_ns,
+                    duration_ns,
+                    None,
+                    flags,
+                    rows,
+                    transaction,
+                    code,
+                    frame.f_lasti,
+                    caller.f_code,
+                    caller.f_lasti,
+                )
+            else:
+                query = (sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame))
+            add(query)
+            hashed = None
+            if not flags:
+                try:
+                    hashed = hash((_KEY, sql, parameters))
+                except Exception:  # a list, or whatever an adapter takes
+                    hashed = _hash_of(sql, parameters)
+            if _listeners:
+                _tell(query, hashed)
+            calls = record.calls
+            calls += (start_ns, id(cursor), hashed)
+            if len(record.queries) >= MAX_PENDING_QUERIES:
+                record.spill()
+        except Exception:  # the query has run: nothing that goes wrong behind it may look as if it had not
+            record.capture.fail(_NOT_RECORDED)
         return result
 
     return functools.wraps(call)(traced)
@@ -443,9 +454,13 @@ def _timed_elsewhere(
     if record is not None and serving.get() is None and RECORD_KEY not in context:  # in a thread that has Flask's alone
         context = record.context or context
         outer = attach(context)
-    site = capture.site(frame)
-    if capture.tracing.listened_to and (record is None or record.span is not None):
-        span = capture.tracing.start_query_span(_text(sql), site=site)
+    site = source.NO_SITE
+    try:
+        site = capture.site(frame)
+        if capture.tracing.listened_to and (record is None or record.span is not None):
+            span = capture.tracing.start_query_span(_text(sql), site=site)
+    except Exception:
+        capture.fail("a query's span could not be started")
     token = attach(trace.set_span_in_context(span)) if span is not None else None
     started_ns, start_ns = time_ns(), perf_counter_ns()
     error: BaseException | None = None
@@ -455,33 +470,56 @@ def _timed_elsewhere(
         error = raised
         raise
     finally:
-        error_type = None if error is None else error_type_of(error)
         duration_ns = perf_counter_ns() - start_ns
-        rows = -1 if error is not None else cursor.rowcount
-        transaction = 0
-        if error is not None:
-            locks.failed(record, error, duration_ns)
-        elif rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
-            transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
-            if rows == 0 and cursor.description is not None:
-                rows = -1
-        text = sql if error is None else _text(sql)
-        query = (text, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
         if token is not None:
             detach(token)
-        hashed = None if flags else _hash_of(sql, parameters)
-        _tell(query, hashed)
-        if record is not None:
-            record.calls.extend((start_ns, id(cursor), hashed))
-        if record is None or not record.add_query(query):
-            capture.record_queries((query,), context, started_ns + duration_ns)
-        if span is not None:
-            end_span(span, error, error_type, duration_ns, started_ns)
+        try:
+            _record_elsewhere(
+                capture, record, span, cursor, sql, parameters, flags, error, start_ns, started_ns, duration_ns, site
+            )
+        except Exception:
+            capture.fail(_NOT_RECORDED)
         if outer is not None:
             detach(outer)
         # Else error and frame hold each other, and with them the cursor: SQLite would keep the lock of a connection that
         # the app has closed until the garbage collector comes by.
         error = None
+
+
+def _record_elsewhere(
+    capture: Capture,
+    record: RequestRecord | None,
+    span: Span | None,
+    cursor: sqlite3.Cursor,
+    sql: str,
+    parameters: Any,
+    flags: int,
+    error: BaseException | None,
+    start_ns: int,
+    started_ns: int,
+    duration_ns: int,
+    site: Site,
+) -> None:
+    """Record a query that `_timed_elsewhere` has timed, in the context of what made it."""
+    error_type = None if error is None else error_type_of(error)
+    rows = -1 if error is not None else cursor.rowcount
+    transaction = 0
+    if error is not None:
+        locks.failed(record, error, duration_ns)
+    elif rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
+        transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+        if rows == 0 and cursor.description is not None:
+            rows = -1
+    text = sql if error is None else _text(sql)
+    query = (text, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
+    hashed = None if flags else _hash_of(sql, parameters)
+    _tell(query, hashed)
+    if record is not None:
+        record.calls.extend((start_ns, id(cursor), hashed))
+    if record is None or not record.add_query(query):
+        capture.record_queries((query,), get_current(), started_ns + duration_ns)
+    if span is not None:
+        end_span(span, error, error_type, duration_ns, started_ns)
 
 
 def _only_told(

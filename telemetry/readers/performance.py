@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics._internal.measurement_consumer import SynchronousMeasurementConsumer
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, NumberDataPoint
 
 from telemetry.readers.window import WindowAggregation, WindowStore
@@ -29,12 +32,13 @@ class PerformanceMetricReader(MetricReader):
         """Return the values of a counter or gauge, keyed by the value of `attribute`.
 
         Several scopes or points with the same value of the attribute are summed. With `collect=False` they are those of the
-        last collection.
+        last collection; and so they are where an instrument's callback asks, which runs while a reader collects.
         """
-        with self._lock:
-            if collect and self._registered:
-                self.collect()
-            data = self._data
+        if collect and not _is_collecting():
+            with self._lock:
+                if self._registered:
+                    self.collect()
+        data = self._data
         found: dict[Any, float] = {}
         for resource_metrics in data.resource_metrics if data else ():
             for scope_metrics in resource_metrics.scope_metrics:
@@ -57,3 +61,16 @@ class PerformanceMetricReader(MetricReader):
                 self._registered = False
                 if self._collect is not None:
                     self.collect()
+
+
+def _is_collecting() -> bool:
+    """Tell whether the caller is a callback that a reader's collection has called: the SDK's lock can't be taken twice."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _COLLECT:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_COLLECT: Final = SynchronousMeasurementConsumer.collect.__code__

@@ -241,9 +241,10 @@ def _ignore(value: float, time_unix_nano: int, trace_id: int | None) -> None:
 def _add_duration(store: WindowStore, route: str, attributes: Mapping[str, Any]) -> Add:
     window = store.durations_of(route)
     kind = ERROR if instruments.ERROR_TYPE in attributes else GOOD
+    add_to_slice = store.slices.add
     if window is None:
-        return _ignore
-    add_to_window, add_to_slice = window.add, store.slices.add
+        return lambda duration_s, time_unix_nano, _: add_to_slice(duration_s, time_unix_nano)
+    add_to_window = window.add
 
     def add(duration_s: float, time_unix_nano: int, trace_id: int | None) -> None:
         add_to_window(kind, duration_s, time_unix_nano, trace_id)

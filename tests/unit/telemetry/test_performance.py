@@ -13,7 +13,9 @@ import pytest
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, set_metrics
 from telemetry.percentiles import percentile
@@ -247,3 +249,27 @@ def test_uptime_grows_and_a_route_of_the_json_is_a_stats_object() -> None:
         "error_count",
         "last_updated",
     }
+
+
+@pytest.mark.parametrize("other_readers", [0, 1])
+def test_a_gauge_of_the_app_may_show_the_hit_rate(other_readers: int) -> None:
+    others = [InMemoryMetricReader() for _ in range(other_readers)]
+    provider = MeterProvider(others, shutdown_on_exit=False)
+    metrics = PerformanceMetrics(meter_provider=provider)
+    seen = []
+
+    def observe(_: CallbackOptions) -> list[Observation]:
+        seen.append(metrics.get_cache_hit_rate())
+        return [Observation(seen[-1])]
+
+    provider.get_meter("app").create_observable_gauge("hit_rate", [observe])
+    metrics.record_cache_hit(3)
+    metrics.record_cache_miss()
+    read = others[0].get_metrics_data if others else metrics.snapshot
+    for _ in range(2):  # the second time it sees what the reader has collected the first time
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert metrics.get_cache_hit_rate() == 75
+    assert seen[-1] == (0 if others else 75)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from types import CodeType
@@ -230,3 +231,32 @@ def test_what_is_kept_takes_about_what_is_estimated(instrumented: Instrument, me
     assert count >= 10
     assert estimated <= 2**20
     assert freed <= 1.5 * estimated
+
+
+def test_without_room_for_the_worst_everything_can_be_forgotten() -> None:
+    recent = RecentRequests(newest=3, worst=0)
+    add(recent, kept([], error_type="500"))
+    recent.clear()
+    assert recent.all() == []
+
+
+def test_what_is_kept_can_be_read_while_routes_are_added() -> None:
+    recent, interval_s = RecentRequests(), sys.getswitchinterval()
+    stop = threading.Event()
+
+    def add_routes() -> None:
+        for number in range(20_000):
+            if stop.is_set():
+                break
+            recent.of_route("GET", f"/{number}")
+
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=add_routes)
+    thread.start()
+    try:
+        while thread.is_alive():
+            assert recent.all() == []
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(interval_s)

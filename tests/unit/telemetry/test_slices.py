@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry import PerformanceMetrics
+from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.readers import slices
 from telemetry.readers.slices import Slice, SliceStore, cut
 from telemetry.readers.window import Sample
@@ -118,3 +118,11 @@ def test_what_is_recorded_of_all_routes_is_in_the_slices_until_it_is_reset() -> 
     assert (found.request_count, found.p50_s) == (2, 0.2)
     metrics.reset()
     assert metrics.store.slices.slices() == []
+
+
+def test_routes_that_there_is_no_window_for_are_in_the_slices_all_the_same() -> None:
+    metrics = PerformanceMetrics(TelemetrySettings(max_routes=1))
+    for name in "abc":
+        metrics.record_endpoint_latency(f"GET /{name}", 0.1)
+    (found,) = metrics.store.slices.slices()
+    assert (found.request_count, metrics.store.routes()) == (3, ["GET /a"])

@@ -490,3 +490,51 @@ def test_a_wrong_variable_is_told_and_ignored(make: Make, wrong: str, caplog: py
     assert f"OTEL_BSP_MAX_QUEUE_SIZE must be a whole number over 0, got {wrong!r}: 65536 applies" in caplog.text
     queue.emit(ended(100))
     assert queue.status.queued == 100
+
+
+def test_statements_wait_up_to_a_length_together(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("telemetry.exporters.processor.MAX_QUEUE_CHARACTERS", 1000)
+    goes_on = threading.Event()
+    queue = make(Exporter(goes_on.wait))  # type: ignore[arg-type]
+    long = EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [query("x" * 400)])
+    for _ in range(3):
+        queue.emit(long)
+    assert (queue.status.queued, dict(queue.status.dropped_by)) == (2, {"queue_full": 1})
+    goes_on.set()
+    assert queue.force_flush()
+    queue.emit(long)
+    assert queue.force_flush()
+    assert (queue.status.sent, queue.status.dropped) == (3, 1)
+
+
+def test_a_thread_that_can_t_be_started_now_is_started_with_the_next_request(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = Exporter()
+    queue = make(exporter, schedule_delay=10)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        queue.emit(ended(1))
+    assert (queue.status.is_failing, queue.status.last_error, queue.status.queued) == (
+        True,
+        "can't start new thread",
+        1,
+    )
+    queue.emit(ended(1))
+    until = time.monotonic() + 10
+    while queue.status.sent < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (queue.status.sent, queue.status.is_failing) == (2, False)
+
+
+def test_without_any_thread_the_queue_is_sent_at_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = Exporter()
+    queue = make(exporter)
+    monkeypatch.setattr(queue, "_start_thread", lambda: "can't start new thread")
+    queue.emit(ended(3))
+    queue.shutdown()
+    assert (sum(map(len, exporter.batches)), queue.status.dropped, exporter.is_shut_down) == (3, 0, True)

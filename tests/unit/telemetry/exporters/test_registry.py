@@ -12,6 +12,8 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from telemetry import SettingsError, pipeline
 from telemetry.exporters.processor import DeferredSpanProcessor
@@ -145,6 +147,27 @@ def test_an_exporter_is_added_to_a_provider_once(providers: tuple[TracerProvider
         pipeline.export(choose([mine]), Options(), *providers, to_foreign=True)
     assert len(mine.made) == 1
     assert [exporter.name for exporter in pipeline.exporters_of(*providers)] == ["mine"]
+
+
+class Nameless:
+    """An exporter that tells nothing of itself."""
+
+    def __init__(self, sink: InMemorySpanExporter) -> None:
+        self._sink = sink
+
+    def span_processor(self, options: Options) -> SpanProcessor:
+        return SimpleSpanProcessor(self._sink)
+
+    def metric_reader(self, options: Options) -> None:
+        return None
+
+
+def test_each_exporter_without_a_name_is_added(providers: tuple[TracerProvider, MeterProvider]) -> None:
+    sinks = [InMemorySpanExporter() for _ in range(5)]
+    for sink in sinks:
+        pipeline.export(choose([Nameless(sink)]), Options(), *providers, to_foreign=True)
+    providers[0].get_tracer("t").start_span("one").end()
+    assert [len(sink.get_finished_spans()) for sink in sinks] == [1] * 5
 
 
 def test_what_the_environment_says_is_not_added_to_providers_of_the_app(

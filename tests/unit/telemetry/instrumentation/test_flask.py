@@ -219,7 +219,7 @@ def test_a_stream_that_is_closed_early_is_counted_once(metrics: PerformanceMetri
     assert metrics.db_queries_per_request == [1]
 
 
-def test_a_stream_that_nobody_reads_is_counted_when_it_is_thrown_away(
+def test_a_stream_that_is_thrown_away_unread_is_counted_with_the_next_request(
     metrics: PerformanceMetrics, instrumented: Instrumented
 ) -> None:
     app = instrumented(streaming(5))
@@ -233,7 +233,25 @@ def test_a_stream_that_nobody_reads_is_counted_when_it_is_thrown_away(
     }
     app.wsgi_app(environ, lambda *_: None)  # type: ignore[arg-type]
     gc.collect()
+    app.test_client().get("/nowhere")
     assert metrics.db_queries_per_request == [0]
+    (kept,) = metrics.recent.all()
+    assert kept.transfer_ns is not None
+
+
+def test_a_stream_that_the_garbage_collector_finds_waits_for_no_lock(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = instrumented(streaming(1))
+    environ = app.test_client().get("/nowhere").request.environ | {"PATH_INFO": "/"}
+    body = app.wsgi_app(environ, lambda *_: None)  # type: ignore[arg-type]
+    in_a_circle = [body]
+    in_a_circle.append(in_a_circle)  # type: ignore[arg-type]
+    del body, in_a_circle
+    with metrics.recent._lock:  # as if the collector came by while somebody reads
+        gc.collect()
+    app.test_client().get("/nowhere")
+    assert [kept.path for kept in metrics.recent.all()] == ["/"]
 
 
 def test_a_stream_that_fails_is_an_error(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
@@ -360,11 +378,15 @@ def test_only_a_flask_app_can_be_instrumented() -> None:
     uninstrument(Flask(__name__))
 
 
-def test_an_app_that_has_served_gets_no_admin_pages_and_says_so(instrumented: Instrumented) -> None:
-    app = one_view(lambda: "ok")
+def test_an_app_that_has_served_gets_no_admin_pages_says_so_and_leaves_nothing_behind(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app, provider = one_view(lambda: "ok"), MeterProvider(shutdown_on_exit=False)
     app.test_client().get("/")
-    with pytest.raises(InstrumentationError, match="must be called before the app's first request"):
-        instrumented(app)
+    for _ in range(2):
+        with pytest.raises(InstrumentationError, match="must be called before the app's first request"):
+            instrumented(app, meter_provider=provider)
+        assert not metrics.is_attached(provider)
 
 
 def test_an_app_that_has_served_can_be_measured_without_admin_pages(
@@ -716,7 +738,10 @@ def test_queries_outside_of_requests_are_measured_and_enter_no_request(metrics: 
 
 
 def test_a_bug_in_the_telemetry_fails_no_request(
-    instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    instrumented: Instrumented,
+    metrics: PerformanceMetrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from telemetry.instrumentation import capture as capture_module
     from telemetry.instrumentation import flask as flask_module
@@ -725,7 +750,6 @@ def test_a_bug_in_the_telemetry_fails_no_request(
         raise RuntimeError("a bug")
 
     app = instrumented(query_app())
-    capture = app.extensions["telemetry"].middleware.capture
     client = app.test_client()
     monkeypatch.setattr(capture_module.Capture, "_complete", broken)
     assert client.get("/item/3").text == "3"
@@ -733,7 +757,7 @@ def test_a_bug_in_the_telemetry_fails_no_request(
     assert client.get("/item/3").text == "3"
     monkeypatch.setattr(flask_module, "method_of", broken)
     assert client.get("/nothing").status_code == 404
-    assert capture.failures == 5
+    assert metrics.failures == 5
     assert len([record for record in caplog.records if record.name.startswith("telemetry")]) == 1
 
 

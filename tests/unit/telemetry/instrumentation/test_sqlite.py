@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from flask import Flask, copy_current_request_context
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -260,7 +261,7 @@ def test_threads_that_outlive_their_request_cost_it_nothing(
         sys.setswitchinterval(switch_interval_s)
         for thread in threads:
             thread.join()
-    assert app.extensions["telemetry"].middleware.capture.failures == 0
+    assert metrics.failures == 0
     kept = metrics.recent.all()
     assert [each.query_count for each in kept] == [len(each.queries) for each in kept]
     assert [each.query_count for each in kept[:20]] == metrics.db_queries_per_request[:-21:-1]
@@ -666,3 +667,65 @@ def test_what_is_no_statement_at_all_is_recorded_without_its_value(
     assert [query[0] for query in metrics.recent.all()[0].queries] == [kept_as] * 2
     assert client.get(f"/api/admin/performance/requests/{trace_id}").status_code == 200
     assert client.get(f"/admin/performance/requests/{trace_id}").status_code == 200
+
+
+class Raising(SpanProcessor):
+    """A processor of an app that has a bug."""
+
+    def __init__(self, *at: str) -> None:
+        self.at = at
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if "start" in self.at:
+            raise RuntimeError("a bug at the start")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if "end" in self.at:
+            raise RuntimeError("a bug at the end")
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_a_query_that_has_run_has_run_whatever_a_span_processor_does(
+    at: str, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Raising(at))
+    app = Flask("bug")
+    app.add_url_rule("/", "view", lambda: str(connection().execute("SELECT a FROM t").fetchall()))
+    answer = instrumented(app, tracer_provider=provider).test_client().get("/")
+    assert (answer.status_code, answer.text) == (200, "[(1,)]")
+    assert metrics.db_queries_per_request == [2]
+    assert metrics.failures > 0
+
+
+def test_a_query_that_can_t_be_recorded_has_run(
+    count: Callable[[Callable[[], Any]], int], metrics: PerformanceMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = connection()
+
+    def broken(*_: Any) -> int:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(sqlite.locks, "wrote", broken)
+    monkeypatch.setattr(sqlite.locks, "failed", broken)
+
+    def work() -> None:
+        assert opened.execute("INSERT INTO t VALUES (2)").rowcount == 1
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            opened.execute("SELECT * FROM missing")
+
+    count(work)
+    assert metrics.failures == 2
+    assert opened.execute("SELECT a FROM t").fetchall() == [(1,), (2,)]
+
+
+def test_a_working_directory_that_is_gone_costs_no_query(
+    count: Callable[[Callable[[], Any]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: dict[str, Any] = {"opened": connection()}
+    exec(compile("def late():\n    return opened.execute('SELECT 1').fetchall()", "plugins/late.py", "exec"), names)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert count(names["late"]) == 1

@@ -1,0 +1,107 @@
+"""What a capture remembers is bounded, whatever an app asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from werkzeug.routing import Rule
+
+from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry.instrumentation import capture
+from telemetry.instrumentation.capture import Capture
+from telemetry.instruments import Instruments
+from tests.unit.telemetry.queries import query
+
+Instrumented = Callable[..., Flask]
+
+
+@pytest.fixture
+def made() -> Capture:
+    """A capture whose measurements nobody reads."""
+    return Capture(
+        Instruments(MeterProvider(shutdown_on_exit=False)), TracerProvider(shutdown_on_exit=False), TelemetrySettings()
+    )
+
+
+def run(made: Capture, *statements: str) -> None:
+    for sql in statements:
+        made.record_queries([query(sql, 0)], capture.Context(), 0)
+
+
+def test_statements_are_remembered_up_to_a_number(made: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_MAX_STATEMENTS", 10)
+    run(made, *(f"SELECT {number}" for number in range(25)))
+    assert 0 < len(made._statements) <= 10
+
+
+def test_statements_are_remembered_up_to_a_length_together(made: Capture) -> None:
+    run(made, *(f"SELECT {number}, '{'x' * 300_000}'" for number in range(20)))
+    assert sum(map(len, made._statements)) <= capture._MAX_STATEMENT_CHARACTERS
+
+
+def test_names_of_tables_are_told_up_to_a_number(made: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_MAX_COLLECTIONS", 3)
+    told = [made.operation(f"SELECT * FROM t{number}").get("db.collection.name") for number in (1, 2, 3, 4, 1)]
+    assert told == ["t1", "t2", "t3", None, "t1"]
+
+
+def test_beyond_so_many_series_requests_share_one_that_enters_no_window(
+    metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "_MAX_SERIES", 2)
+    reader = InMemoryMetricReader()
+    app = Flask("many")
+    for name in "abcd":
+        app.add_url_rule(f"/{name}", name, lambda: "x")
+    client = instrumented(app, meter_provider=MeterProvider([reader], shutdown_on_exit=False)).test_client()
+    for name in "abcdd":
+        client.get(f"/{name}")
+    assert sorted(metrics.endpoint_latencies) == ["GET /a", "GET /b"]
+    data = reader.get_metrics_data()
+    assert data is not None
+    points = [
+        (dict(point.attributes), point.count)
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == "http.server.request.duration"
+        for point in metric.data.data_points
+    ]
+    assert ({"otel.metric.overflow": True}, 3) in points
+    assert len(points) == 3
+
+
+def test_a_rule_for_any_method_counts_unknown_ones_together(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = Flask("any")
+    app.url_map.add(Rule("/any", endpoint="any"))
+    app.view_functions["any"] = lambda: "x"
+    app.add_url_rule("/named", "named", lambda: "x", methods=["PURGE"])
+    client = instrumented(app).test_client()
+    for method in ("GET", "MADE-UP", "ANOTHER"):
+        client.open("/any", method=method)
+    client.open("/named", method="PURGE")
+    counts = {row["route"]: row["request_count"] for row in metrics.route_stats()}
+    assert counts == {"GET /any": 1, "_OTHER /any": 2, "PURGE /named": 1}
+
+
+@pytest.mark.parametrize("first", ["/ping", "/status"])
+def test_a_view_of_two_rules_is_left_out_under_the_one_that_is_to_be(
+    first: str, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = Flask("two")
+
+    @app.get("/ping")
+    @app.get("/status")
+    def alive() -> str:
+        return "x"
+
+    client = instrumented(app).test_client()
+    for path in (first, "/ping", "/status"):
+        client.get(path)
+    assert list(metrics.endpoint_latencies) == ["GET /status"]
