@@ -63,7 +63,7 @@ class TelemetrySettings:
         str,
         Meta(
             description="Address of a trace in your backend, with `{trace_id}` in it, for the links of the admin pages; "
-            "Jaeger's is `http://127.0.0.1:16686/trace/{trace_id}`."
+            "Jaeger's is `http://127.0.0.1:16686/trace/{trace_id}`, which need not be set with the exporter `jaeger`."
         ),
     ] = ""
     server_timing: Annotated[

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, abort, request
 
@@ -13,9 +14,11 @@ from telemetry.admin import answers, figures
 
 if TYPE_CHECKING:
     from telemetry.exporters.status import Exporting, ExportStatus
+    from telemetry.settings import TelemetrySettings
 
 Look = Callable[[], Sequence["Exporting"]]
 METRICS_PATH = "/metrics"
+JAEGER_UI_PORT = 16686
 _REASONS = {
     "queue_full": "did not fit into the queue",
     "rejected": "rejected by the backend",
@@ -83,6 +86,15 @@ def body(exporter: Exporting) -> dict[str, Any]:
 def rows(look: Look, now_unix_nano: int) -> list[Row]:
     """Return what the panel shows."""
     return [_row(exporter, exporter.status, now_unix_nano) for exporter in look()]
+
+
+def trace_url(settings: TelemetrySettings, look: Look) -> str:
+    """Return the address of a trace, with `{trace_id}` in it: the one that is set, else Jaeger's if that is exported to."""
+    if settings.trace_url:
+        return settings.trace_url
+    hosts = (urlsplit(exporter.target).hostname for exporter in look() if exporter.name == "jaeger")
+    host = next(filter(None, hosts), None)
+    return "" if host is None else f"http://{f'[{host}]' if ':' in host else host}:{JAEGER_UI_PORT}/trace/{{trace_id}}"
 
 
 def _row(exporter: Exporting, status: ExportStatus, now_unix_nano: int) -> Row:

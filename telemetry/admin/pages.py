@@ -59,7 +59,7 @@ def add_routes(
         ("/admin/performance/live", "performance_live", live),
     ):
         blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
-    requests_pages.add_routes(blueprint, reader, common)
+    requests_pages.add_routes(blueprint, reader, common, look_at_exporters)
 
 
 def _view(

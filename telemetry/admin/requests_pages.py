@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from flask import Blueprint, Response, request
 
 from telemetry import fanout
-from telemetry.admin import answers, attention, exports, figures, overview, requests_facts, waterfall
+from telemetry.admin import answers, attention, exporters, exports, figures, overview, requests_facts, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.requests_api import as_file, find
 from telemetry.admin.requests_facts import Reader
@@ -78,7 +78,7 @@ class ListState(TableState):
         return _SEVERITY[row["verdict"]] if self.sort == "verdict" else row[self.sort]
 
 
-def add_routes(blueprint: Blueprint, reader: Reader, common: Common) -> None:
+def add_routes(blueprint: Blueprint, reader: Reader, common: Common, look_at_exporters: exporters.Look) -> None:
     """Give `blueprint` the pages; `common` returns what the layout needs."""
 
     def listed() -> Response:
@@ -95,7 +95,8 @@ def add_routes(blueprint: Blueprint, reader: Reader, common: Common) -> None:
         kept = find(reader, trace_id)
         if kept is None:
             return gone(trace_id)
-        return answers.page("request.html", **common() | _one(reader, kept), offline=False)
+        link = exporters.trace_url(reader.settings, look_at_exporters).replace("{trace_id}", f"{kept.trace_id:032x}")
+        return answers.page("request.html", **common() | _one(reader, kept), offline=False, trace_url=link)
 
     def as_html(trace_id: str) -> Response:
         kept = find(reader, trace_id)
@@ -165,7 +166,6 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
         told["code"] = requests_facts.code_of(group)
     warned = {finding["group"] for finding in detail["findings"] if finding["is_warning"]}
     order = sorted(range(len(analysis.groups)), key=lambda number: -detail["groups"][number]["total_ms"])
-    trace_url = settings.trace_url.replace("{trace_id}", detail["trace_id"])
     return {
         "one": detail,
         "list_query": ListState.parse(request.args).query(),
@@ -177,7 +177,6 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
         "verdict_name": fanout.name_of,
         "request_status": request_status,
         "duration_status": figures.latency_status(detail["duration_ms"], settings),
-        "trace_url": trace_url,
         "now_unix_nano": time.time_ns(),
     }
 

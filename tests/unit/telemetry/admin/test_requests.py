@@ -305,6 +305,16 @@ def test_the_page_of_a_request_tells_the_finding_and_the_code(client: FlaskClien
     assert any('connection.execute("SELECT name FROM tags' in node.text for node in page.all("code"))
 
 
+def test_a_request_leads_to_its_trace_at_the_backend(instrumented: Instrumented) -> None:
+    app = Flask("traced")
+    app.add_url_rule("/", "view", lambda: "x")
+    settings = TelemetrySettings(trace_url="http://127.0.0.1:16686/trace/{trace_id}")
+    client = instrumented(app, settings=settings).test_client()
+    trace_id = trace_of(client.get("/"))
+    page = client.get(f"{PAGE}/{trace_id}").text
+    assert f'<a href="http://127.0.0.1:16686/trace/{trace_id}" rel="noreferrer">open in Jaeger</a>' in page
+
+
 def test_a_request_without_a_finding_says_what_was_looked_for(client: FlaskClient, read) -> None:
     told = "no statement ran 5 times or more from one line"
     trace_id = trace_of(client.get("/many/3"))
