@@ -28,7 +28,7 @@ BATCHES: list[tuple[int, Listener]] = [
     *((seed, "exporter") for seed in range(20, 30)),
     *((seed, "nobody") for seed in range(30, 40)),
 ]  # 10,000 requests
-SENT = int(os.environ.get("PARITY_REQUESTS", "4000")) // len(BATCHES)  # of a batch; `make test-witness` sends them all
+SENT = int(os.environ.get("PARITY_REQUESTS", "2000")) // len(BATCHES)  # of a batch; `make test-witness` sends them all
 
 
 @pytest.fixture(autouse=True)
