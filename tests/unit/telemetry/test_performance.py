@@ -273,3 +273,16 @@ def test_a_gauge_of_the_app_may_show_the_hit_rate(other_readers: int) -> None:
         assert not thread.is_alive()
     assert metrics.get_cache_hit_rate() == 75
     assert seen[-1] == (0 if others else 75)
+
+
+def test_time_lost_to_locks_is_of_routes_until_it_is_reset() -> None:
+    metrics = PerformanceMetrics()
+    made = metrics.attach(metrics.meter_provider)
+    route = {"http.request.method": "POST", "http.route": "/rate"}
+    made.lock_wait.record(0.5, route)
+    made.lock_wait.record(0.25, route)
+    made.lock_wait.record(1, {})
+    metrics.db_queries_per_request.append(3)
+    assert metrics.lock_waits() == {"POST /rate": 0.75}
+    metrics.reset()
+    assert (metrics.lock_waits(), metrics.db_queries_per_request) == ({}, [])

@@ -538,3 +538,39 @@ def test_without_any_thread_the_queue_is_sent_at_the_end(make: Make, monkeypatch
     queue.emit(ended(3))
     queue.shutdown()
     assert (sum(map(len, exporter.batches)), queue.status.dropped, exporter.is_shut_down) == (3, 0, True)
+
+
+def test_a_request_that_is_sent_in_parts_keeps_the_order_of_its_queries() -> None:
+    backend, taken = SmallBackend(3), list[ReadableSpan]()
+
+    def take(items: Sequence[Item]) -> Delivery:
+        delivery = backend(items)
+        if delivery:
+            taken.extend(as_spans(items))
+        return delivery
+
+    queue = DeferredSpanProcessor(Exporter(), take)
+    queries = [query(f"SELECT {number}") for number in range(8)]
+    queue.emit(EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, queries))
+    assert queue.force_flush()
+    assert [span.attributes["sql"] for span in taken if span.attributes] == [each[0] for each in queries]
+    queue.shutdown()
+
+
+def test_requests_that_keep_coming_do_not_cut_a_pause_short(make: Make) -> None:
+    asked = threading.Semaphore(0)
+
+    def fail() -> None:
+        asked.release()
+
+    queue = make(Exporter(fail), max_export_batch_size=1, schedule_delay=1)
+    queue._send = lambda items: (fail(), Delivery(False, retry=True, why="down"))[1]
+    queue.emit(ended(1))
+    assert asked.acquire(timeout=10)
+    until = time.monotonic() + 10
+    while not queue._pause_s and time.monotonic() < until:
+        time.sleep(0.001)
+    for _ in range(50):
+        queue.emit(ended(1))
+        time.sleep(0.002)
+    assert not asked.acquire(blocking=False), "it is asked again after a second"

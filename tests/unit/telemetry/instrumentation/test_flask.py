@@ -265,8 +265,11 @@ def test_a_stream_that_fails_is_an_error(metrics: PerformanceMetrics, instrument
 
 
 def test_the_body_of_a_head_request_is_not_waited_for(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
-    instrumented(streaming(2)).test_client().head("/")
+    app = instrumented(streaming(2))
+    environ = app.test_client().head("/nowhere").request.environ | {"PATH_INFO": "/"}
+    body = app.wsgi_app(environ, lambda *_: None)  # type: ignore[arg-type]
     assert counts(metrics) == {"HEAD /": (1, 0)}
+    del body
 
 
 def test_files_are_passed_through_to_the_server(
@@ -305,13 +308,25 @@ def test_a_request_inside_a_request_has_its_own_count(metrics: PerformanceMetric
 
 def test_an_app_mounted_in_another_is_counted_once(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
     outer, inner = one_view(lambda: "outer"), one_view(lambda: "inner", "/page")
-    instrumented(inner)
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    instrumented(inner, meter_provider=provider)
     outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/mounted": inner})  # type: ignore[method-assign]
-    instrumented(outer)
+    instrumented(outer, meter_provider=provider)
     client = outer.test_client()
     assert client.get("/mounted/page").text == "inner"
     assert client.get("/").text == "outer"
     assert counts(metrics) == {"GET /page": (1, 0), "GET /": (1, 0)}
+    data = reader.get_metrics_data()
+    assert data is not None
+    measured = [
+        point.count
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name == "http.server.request.duration"
+        for point in metric.data.data_points
+    ]
+    assert sum(measured) == 2
 
 
 def test_middleware_that_copies_the_environ_does_not_hide_the_route(

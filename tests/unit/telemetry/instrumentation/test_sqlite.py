@@ -729,3 +729,17 @@ def test_a_working_directory_that_is_gone_costs_no_query(
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert count(names["late"]) == 1
+
+
+def test_how_many_rows_returning_has_changed_is_known_when_they_are_fetched(
+    kept_of: Callable[..., KeptRequest],
+) -> None:
+    opened = connection()
+
+    def work() -> None:
+        opened.execute("UPDATE t SET a = 2 RETURNING a").fetchone()
+        opened.execute("UPDATE t SET a = 3 RETURNING a").fetchall()
+
+    kept = kept_of(work)
+    assert [query[5] for query in kept.queries] == [-1, -1]
+    assert [each.rows for each in analyse(kept).groups] == [None, 1]
