@@ -41,9 +41,11 @@ def worst(*statuses: Status) -> Status:
 
 
 def digits(value: float) -> str:
-    """Return `value` with three significant digits, at most two of them decimals: `0.42`, `8.31`, `20.1`, `1,240`."""
-    if 0 < value < 0.005:
-        return "<0.01"
+    """Return `value` with three significant digits: `0.006`, `0.42`, `8.31`, `20.1`, `1,240`; no finer than a thousandth."""
+    if 0 < value < 0.0005:
+        return "<0.001"
+    if 0 < value < 0.0995:
+        return f"{value:.3f}"
     for limit, decimals in ((9.995, 2), (99.95, 1)):
         if value < limit:
             return f"{value:.{decimals}f}"
@@ -53,11 +55,6 @@ def digits(value: float) -> str:
 def milliseconds(value: float) -> str:
     """Return a duration in milliseconds with its unit: `8.31 ms`, `124 ms`, `1.20 s`."""
     return f"{digits(value)} ms" if value < 999.5 else f"{digits(value / 1000)} s"
-
-
-def in_column(value_ms: float) -> str:
-    """Return a duration for a column whose head says `ms`: `8.31`, `124`; from a second on with its own unit, `1.20 s`."""
-    return digits(value_ms) if value_ms < 999.5 else milliseconds(value_ms)
 
 
 def percent(value: float) -> str:

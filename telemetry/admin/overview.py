@@ -180,10 +180,11 @@ def _latency(newest: Sequence[Sample], settings: TelemetrySettings) -> Card:
         return Card("p95", "p95", NONE, "", "No request yet.")
     durations = [sample.value for sample in newest]
     p95_ms = percentile(durations, 95) * 1000
-    title = f"95 of 100 were faster, of the last n = {len(newest)} over all routes; {figures.latency_rule(settings)}"
+    n = figures.count(len(newest))
+    title = f"95 of 100 were faster, of the last n = {n} over all routes; {figures.latency_rule(settings)}"
     spark = sparkline(durations, [sample.is_error for sample in newest], slots=max(len(durations), 20))
     value = figures.milliseconds(p95_ms)
-    return Card("p95", "p95", value, f"n {len(newest)}", title, figures.latency_status(p95_ms, settings), spark)
+    return Card("p95", "p95", value, f"n {n}", title, figures.latency_status(p95_ms, settings), spark)
 
 
 def _errors(newest: Sequence[Sample]) -> Card:
@@ -191,10 +192,9 @@ def _errors(newest: Sequence[Sample]) -> Card:
         return Card("errors", "errors", NONE, "", "No request yet.")
     failed = sum(sample.is_error for sample in newest)
     share = 100 * failed / len(newest)
-    title = f"{failed} of the last {len(newest)} requests answered 5xx or raised; {figures.error_rule()}"
-    return Card(
-        "errors", "errors", figures.percent(share), f"{failed} of {len(newest)}", title, figures.error_status(share)
-    )
+    detail = f"{figures.count(failed)} of the last {figures.count(len(newest))}"
+    title = f"{detail} requests over all routes answered 5xx or raised; {figures.error_rule()}"
+    return Card("errors", "errors", figures.percent(share), detail, title, figures.error_status(share))
 
 
 def _queries(database: dict[str, Any], settings: TelemetrySettings) -> Card:
@@ -241,7 +241,7 @@ def _ratings(ratings: dict[str, Any], settings: TelemetrySettings) -> Card:
     if not made:
         return Card("ratings", "ratings POST p95", NONE, "", f"No {RATINGS_POST_ROUTE} yet.")
     p95_ms = ratings["p95_latency_ms"]
-    detail = f"avg {figures.milliseconds(ratings['avg_latency_ms'])} · n {made}"
-    title = f"{RATINGS_POST_ROUTE}, the last n = {made}; {figures.latency_rule(settings)}"
+    detail = f"avg {figures.milliseconds(ratings['avg_latency_ms'])} · n {figures.count(made)}"
+    title = f"{RATINGS_POST_ROUTE}, the last n = {figures.count(made)}; {figures.latency_rule(settings)}"
     status = figures.latency_status(p95_ms, settings)
     return Card("ratings", "ratings POST p95", figures.milliseconds(p95_ms), detail, title, status)

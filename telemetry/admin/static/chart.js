@@ -32,7 +32,8 @@ window.telemetryChart = (() => {
 
   function milliseconds(ms) {
     const [value, name] = unit(ms);
-    return `${value.toPrecision(3)} ${name}`; // as the tables have it
+    const decimals = [0.0995, 9.995, 99.95].filter((limit) => value < limit).length;
+    return `${value.toFixed(decimals)} ${name}`; // as the tables have it
   }
 
   function clock(seconds, span) {

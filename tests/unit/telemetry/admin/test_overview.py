@@ -98,7 +98,7 @@ def test_the_error_card_is_a_share_with_its_counts(metrics: PerformanceMetrics) 
     metrics.record_endpoint_latency("GET /", 0.01)
     metrics.record_endpoint_latency("GET /", 0.01, is_error=True)
     card = cards(metrics)["errors"]
-    assert (card.value, card.detail, card.status) == ("50.0 %", "1 of 2", POOR)
+    assert (card.value, card.detail, card.status) == ("50.0 %", "1 of the last 2", POOR)
 
 
 def test_the_query_card_has_mean_and_most(metrics: PerformanceMetrics) -> None:
