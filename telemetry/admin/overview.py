@@ -12,6 +12,7 @@ from telemetry.admin.drawing import Sparkline, sparkline
 from telemetry.admin.figures import NONE, Status
 from telemetry.percentiles import percentile
 from telemetry.performance import RATINGS_POST_ROUTE, RouteStats
+from telemetry.system import BYTES_PER_MB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,7 @@ def build(
         _errors(newest),
         _queries(snapshot["database"], settings),
         _cache(snapshot["cache"], settings),
-        _resources(snapshot["resources"]),
+        _resources(snapshot["resources"], metrics.usage.memory_bytes()),
     ]
     if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
         cards.append(_ratings(snapshot["ratings_post"], settings))
@@ -226,14 +227,17 @@ def _cache(cache: dict[str, Any], settings: TelemetrySettings) -> Card:
     return Card("cache", "cache hits", figures.percent(rate), detail, title, status)
 
 
-def _resources(resources: dict[str, Any]) -> Card:
-    cpu, memory = resources.get("cpu_percent"), resources.get("memory_percent")
-    shown = [NONE if value is None else f"{figures.digits(value)} %" for value in (cpu, memory)]
-    title = "This process's share of all processors, and of the machine's memory"
-    if None in (cpu, memory):
+def _resources(resources: dict[str, Any], memory_bytes: int | None) -> Card:
+    cpu, memory = (
+        NONE if value is None else f"{figures.digits(value)} %"
+        for value in (resources.get("cpu_percent"), resources.get("memory_percent"))
+    )
+    held = NONE if memory_bytes is None else f"{memory_bytes / BYTES_PER_MB:,.0f} MB"
+    title = f"This process's share of all processors, and the memory it holds: {memory} of the machine's"
+    if NONE in (cpu, memory, held):
         title = "The system doesn't let the process read this."
     uptime = figures.duration(resources["uptime_seconds"])
-    return Card("resources", "CPU", shown[0], f"memory {shown[1]}", title, aside=f"up {uptime}")
+    return Card("resources", "CPU", cpu, f"memory {held}", title, aside=f"up {uptime}")
 
 
 def _ratings(ratings: dict[str, Any], settings: TelemetrySettings) -> Card:

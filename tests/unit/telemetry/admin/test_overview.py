@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 
@@ -148,11 +149,15 @@ def test_resources_that_the_system_hides_read_as_dashes(
     assert card.title == "The system doesn't let the process read this."
 
 
-def test_resources_are_shares_of_the_machine(metrics: PerformanceMetrics) -> None:
+def test_resources_are_the_share_of_the_processors_and_the_memory_in_megabytes(
+    metrics: PerformanceMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
     metrics.record_cache_hit()
+    monkeypatch.setattr(metrics.usage, "memory_bytes", lambda: 1_284 * 1024 * 1024)
     card = cards(metrics)["resources"]
-    assert f"{card.value} {card.detail}".count(" %") == 2
-    assert "share of all processors" in card.title
+    assert card.value.endswith(" %")
+    assert card.detail == "memory 1,284 MB"
+    assert re.fullmatch(r"This process's share of all processors, .* it holds: [\d.,]+ % of the machine's", card.title)
 
 
 def test_a_row_keeps_its_anchor_and_no_two_share_one() -> None:
