@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from cachetools import LRUCache
 
+from telemetry.performance import rounded
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -60,7 +62,7 @@ class CacheManager:
             }
             hits, misses = self._hits, self._misses
         lookups = hits + misses
-        rate = round(100 * hits / lookups, 2) if lookups else 0.0
+        rate = rounded(100 * hits / lookups) if lookups else 0.0
         return {"caches": caches, "hits": hits, "misses": misses, "hit_rate": rate}
 
     def _report(self, hits: int, misses: int) -> None:

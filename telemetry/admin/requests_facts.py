@@ -291,8 +291,8 @@ def fan_out(reader: Reader) -> dict[str, Any]:
             {
                 "route": window.route,
                 "requests": len(window.queries),
-                "queries_p50": rounded(percentile(window.queries, 50)),
-                "queries_p95": rounded(percentile(window.queries, 95)),
+                "queries_p50": rounded(float(percentile(window.queries, 50))),
+                "queries_p95": rounded(float(percentile(window.queries, 95))),
                 "queries_max": max(window.queries),
                 "growth": growing[window.route].text if window.route in growing else None,
                 "lock_wait_ms": rounded(1000 * waits.get(window.route, 0.0)),

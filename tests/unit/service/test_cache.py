@@ -41,7 +41,7 @@ def test_a_value_is_loaded_once_and_each_lookup_is_counted(cache, counts):
     view.close()
     view.close()
     assert (counts.hits, counts.misses) == (2, 1)
-    assert cache.status()["hit_rate"] == 66.67
+    assert cache.status()["hit_rate"] == 66.667
 
 
 def test_none_is_a_value(cache):

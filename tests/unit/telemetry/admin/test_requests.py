@@ -432,6 +432,7 @@ def test_a_route_whose_queries_grow_is_named_before_any_request_is_over_the_limi
     assert {row["verdict"] for row in listed(client)} == {"ok"}
     (route,) = json.loads(client.get("/api/admin/performance/fanout").text)["routes"]
     assert (route["queries_p50"], route["queries_max"]) == (3, 4)
+    assert {type(route[name]) for name in ("queries_p50", "queries_p95")} == {float}
     assert route["growth"].startswith("its queries grow: SELECT tags ran 1 → 2 → 3 times at")
     assert "its queries grow" in client.get("/admin/performance").text
 
