@@ -36,6 +36,7 @@ COLUMNS: Final = (
     Column("started_at", "when", "When it began", unit="UTC"),
 )
 _BY_KEY: Final = {column.key: column for column in COLUMNS}
+_SEARCHED: Final = ("route", "path", "trace_id", "status", "error_type", "line")
 _SEVERITY: Final = {kind: len(fanout.VERDICTS) - at for at, kind in enumerate(fanout.VERDICTS)}
 
 
@@ -46,6 +47,8 @@ class ListState(TableState):
     sort: str = "started_at"
     verdict: str = ""
     errors: str = ""
+    route: str = ""
+    all: str = ""
 
     @classmethod
     def parse(cls, arguments: Mapping[str, str]) -> Self:
@@ -58,15 +61,18 @@ class ListState(TableState):
             q=arguments.get("q", "").strip()[:200],
             verdict=verdict if verdict in (*fanout.VERDICTS, "any") else "",
             errors="1" if arguments.get("errors") == "1" else "",
+            route=arguments.get("route", ""),
+            all="1" if arguments.get("all") == "1" else "",
         )
 
     def select(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the rows to show, in order."""
+        """Return the rows that are chosen, in order."""
         words = self.q.casefold().split()
         found = [
             row
             for row in rows
-            if all(word in f"{row['route']} {row['path']} {row['trace_id']}".casefold() for word in words)
+            if self.route in ("", row["route"])
+            and all(word in " ".join(str(row[name] or "") for name in _SEARCHED).casefold() for word in words)
             and (not self.errors or row["error_type"] is not None)
             and (self.verdict in ("", row["verdict"]) or (self.verdict == "any" and row["verdict"] != fanout.OK))
         ]
@@ -130,13 +136,14 @@ def add_routes(blueprint: Blueprint, reader: Reader, common: Common, look_at_exp
 
 def _list(reader: Reader) -> dict[str, Any]:
     chosen = ListState.parse(request.args)
-    every = [reader.brief(kept) for kept in reader.all()]
+    every = [reader.brief(kept) | {"line": _line(reader, kept)} for kept in reader.all()]
     rows = chosen.select(every)
+    shown = len(rows) if chosen.all else MOST_ROWS
     return {
         "state": chosen,
         "columns": COLUMNS,
-        "rows": rows[:MOST_ROWS],
-        "more": max(0, len(rows) - MOST_ROWS),
+        "rows": rows[:shown],
+        "more": max(0, len(rows) - shown),
         "kept": len(every),
         "settings": reader.settings,
         "verdicts": fanout.VERDICTS,
@@ -146,6 +153,12 @@ def _list(reader: Reader) -> dict[str, Any]:
         "now_unix_nano": time.time_ns(),
         "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
     }
+
+
+def _line(reader: Reader, kept: KeptRequest) -> str:
+    """Return the line of code of a request's worst finding."""
+    warned = reader.known(kept).warned
+    return "" if warned is None else warned.line
 
 
 def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figures.Status:

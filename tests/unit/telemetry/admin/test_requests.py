@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 import pytest
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
 
 from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry.admin import requests_pages
 
 Instrumented = Callable[..., Flask]
 API = "/api/admin/performance/requests"
@@ -274,10 +275,13 @@ def test_each_time_of_day_says_its_zone(client: FlaskClient, read) -> None:
 
 def test_a_request_leads_back_to_the_list_as_it_was(client: FlaskClient, read) -> None:
     trace_id = trace_of(client.get("/list/10"))
-    listed = read(client.get(f"{PAGE}?verdict=any&sort=query_count&order=desc&q=list").text)
+    listed = read(
+        client.get(f"{PAGE}?verdict=any&sort=query_count&order=desc&q=list&route=GET+/list/<number>&all=1").text
+    )
     fields = {field["name"]: field["value"] for field in listed.by_id("filter-form").all("input")}
-    assert fields == {"q": "list", "sort": "query_count", "order": "desc", "verdict": "any", "errors": ""}
-    query = "sort=query_count&q=list&verdict=any&order=desc"
+    state = {"q": "list", "sort": "query_count", "order": "desc", "verdict": "any"}
+    assert fields == state | {"errors": "", "route": "GET /list/<number>", "all": "1"}
+    query = "sort=query_count&q=list&verdict=any&route=GET+%2Flist%2F%3Cnumber%3E&all=1&order=desc"
     (row,) = listed.by_id("requests").all("tr", tabindex="-1")
     (link,) = row.all("a")
     assert link["href"] == f"{PAGE}/{trace_id}?{query}"
@@ -294,6 +298,71 @@ def test_the_filter_keeps_to_failed_requests_without_javascript_too(client: Flas
     page = read(client.get(f"{PAGE}?errors=1").text)
     fields = {field["name"]: field["value"] for field in page.by_id("filter-form").all("input")}
     assert fields["errors"] == "1"
+
+
+def paths_of(page: Any) -> list[str]:
+    return [node.text for row in page.all("tr", tabindex="-1") for node in row.all("span", class_="endpoint")]
+
+
+@pytest.mark.parametrize(
+    ("q", "paths"),
+    [
+        ("503", ["/fails"]),
+        ("fails 503", ["/fails"]),
+        ("test_requests.py", ["/list/10"]),
+        ("TAGS_OF", []),
+        ("nothing", []),
+    ],
+)
+def test_the_filter_looks_at_status_error_and_line_too(q: str, paths: list[str], client: FlaskClient, read) -> None:
+    for path in ("/list/10", "/plain", "/fails"):
+        client.get(path)
+    assert paths_of(read(client.get(PAGE, query_string={"q": q}).text)) == paths
+
+
+def test_the_filter_finds_an_exception_by_its_name(instrumented: Instrumented, read) -> None:
+    app = Flask("raises")
+    app.add_url_rule("/raise", "raises", lambda: {}["no"])
+    client = instrumented(app).test_client()
+    client.get("/raise")
+    assert paths_of(read(client.get(f"{PAGE}?q=keyerror").text)) == ["/raise"]
+
+
+def test_a_chosen_route_leads_to_its_requests_and_they_to_all(client: FlaskClient, read) -> None:
+    for path in ("/list/1", "/list/2", "/plain"):
+        client.get(path)
+    route = "GET /list/<number>"
+    chosen = read(client.get("/admin/performance", query_string={"route": route}).text)
+    page = read(client.get(chosen.by_id("to-its-requests")["href"]).text)
+    assert paths_of(page) == ["/list/2", "/list/1"]
+    assert f"of {route} all routes" in page.by_id("requests-title").text
+    assert parse_qs(page.by_id("verdict-any")["href"].removeprefix("?")) == {"route": [route], "verdict": ["any"]}
+    assert page.by_id("all-routes")["href"] == "?"
+    assert not paths_of(read(client.get(PAGE, query_string={"route": "GET /list"}).text))
+
+
+def test_many_requests_are_cut_and_all_can_be_shown(client: FlaskClient, read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_pages, "MOST_ROWS", 2)
+    for _ in range(5):
+        client.get("/plain")
+    page = read(client.get(f"{PAGE}?q=plain").text)
+    (link,) = [link for link in page.all("a") if link.text == "show all"]
+    assert len(paths_of(page)) == 2
+    assert "3 more" in page.by_id("requests").text
+    assert len(paths_of(read(client.get(f"{PAGE}{link['href']}").text))) == 5
+
+
+def test_errors_and_most_queries_lead_to_a_request_that_shows_them(client: FlaskClient, read) -> None:
+    client.get("/fails/0")
+    client.get("/fails/0")
+    most = trace_of(client.get("/fails/3"))
+    failed = trace_of(client.get("/fails/1"))
+    (row,) = read(client.get("/admin/performance").text).all("tr", **{"data-route": "GET /fails/<number>"})
+    cells = row.all("td")
+    assert [link["href"].rpartition("/")[2] for cell in (cells[7], cells[9]) for link in cell.all("a")] == [
+        failed,
+        most,
+    ]
 
 
 def test_the_page_of_a_request_tells_the_finding_and_the_code(client: FlaskClient, read) -> None:
