@@ -67,6 +67,10 @@ def test_from_the_overview_to_the_line_and_back_by_keys(open_shelf: Callable[...
     expect(page.locator("li.warning")).to_contain_text("test_request_pages.py:")
     page.wait_for_load_state()
     page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile(r"/admin/performance$"))
+    expect(page.locator("#needs-a-look .facts a")).to_be_focused()
+    page.keyboard.press("g")
+    page.keyboard.press("q")
     expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
     page.wait_for_load_state()
     page.keyboard.press("j")
@@ -87,6 +91,65 @@ def test_from_the_overview_to_the_line_and_back_by_keys(open_shelf: Callable[...
     page.keyboard.press("g")
     page.keyboard.press("s")
     expect(page).to_have_url(re.compile(r"/admin/performance#card-resources$"))
+
+
+def test_escape_leads_back_to_where_the_request_was_opened(open_shelf: Callable[..., Page], shelf: str) -> None:
+    for number in range(40):
+        urllib.request.urlopen(f"{shelf}/tag/{number}").read()
+    page = open_shelf(viewport={"width": 1400, "height": 600})
+    page.goto("/admin/performance/requests")
+    page.locator("#sort-started_at").click()
+    expect(page).to_have_url(re.compile(r"order=asc"))
+    entries = page.evaluate("history.length")
+    row = page.locator("#requests tbody tr").nth(30)
+    row.scroll_into_view_if_needed()
+    scrolled = page.evaluate("scrollY")
+    assert scrolled > 0
+    row.locator("td").first.click()
+    expect(page.locator("#still")).to_be_visible()
+    page.wait_for_load_state()
+    page.keyboard.press("Escape")
+    expect(row).to_be_focused()
+    expect(page).to_have_url(re.compile(r"order=asc"))
+    assert page.evaluate("[scrollY, history.length]") == [scrolled, entries + 1]
+    page.keyboard.press("j")
+    expect(page.locator("#requests tbody tr").nth(31)).to_be_focused()
+    page.go_back()
+    expect(page).to_have_url(re.compile(r"/requests$"))
+
+
+def test_escape_leads_to_the_list_where_the_request_was_opened_from_nowhere(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance/requests?verdict=any")
+    with page.context.expect_page() as opened:
+        page.locator("#requests tbody tr a").first.click(modifiers=["ControlOrMeta"])
+    request = opened.value
+    request.wait_for_load_state()
+    request.keyboard.press("Escape")
+    expect(request).to_have_url(re.compile(r"/admin/performance/requests\?verdict=any$"))
+    assert request.evaluate("history.length") == 1
+
+
+def test_escape_leads_back_to_the_chart_whose_dot_was_opened(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance?sort=route")
+    expect(page.locator("#chart")).to_have_attribute("data-points", "1")
+    over = page.locator("#chart .u-over").bounding_box()
+    assert over is not None
+    for step in range(0, int(over["height"]), 8):
+        for right in range(4, int(over["width"]), 16):
+            page.mouse.move(over["x"] + over["width"] - right, over["y"] + step)
+            if page.locator("#chart.over-dot").count():
+                break
+        else:
+            continue
+        break
+    page.mouse.down()
+    page.mouse.up()
+    expect(page.locator("#still")).to_be_visible()
+    page.wait_for_load_state()
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile(r"/admin/performance\?sort=route$"))
 
 
 def test_a_click_on_a_row_is_one_on_its_link(open_shelf: Callable[..., Page]) -> None:

@@ -146,6 +146,7 @@ window.telemetryAdmin = (() => {
     const row = link.dataset.row;
     await go(url.pathname + url.search);
     if (row) focusOn(document.getElementById(row));
+    else if (url.hash) reveal(document.querySelector(url.hash));
   });
 
   const ROWS = "main table tbody tr[tabindex]";
@@ -162,6 +163,49 @@ window.telemetryAdmin = (() => {
     const now = String(getSelection());
     if (!link || event.target.closest("a, button") || (now && now !== selected)) return;
     link.dispatchEvent(new MouseEvent("click", event));
+  });
+
+  // -- to a request and back ------------------------------------------------------------------------------------------
+
+  const OPENED = "telemetry-opened"; // kept for the tab: which request was opened, from which view, and by what in it
+  const requests = document.getElementById("to-requests").pathname;
+  const here = () => location.pathname + location.search;
+
+  function remember(to, place) {
+    try {
+      sessionStorage.setItem(OPENED, JSON.stringify({ to, from: here(), place }));
+    } catch {
+      // not remembered: Esc then leads to the list
+    }
+  }
+
+  function remembered() {
+    try {
+      return JSON.parse(sessionStorage.getItem(OPENED)) ?? {};
+    } catch {
+      return {};
+    }
+  }
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("#live a[href]");
+    if (!link?.pathname.startsWith(`${requests}/`)) return;
+    const href = CSS.escape(link.getAttribute("href"));
+    remember(link.pathname, `#${CSS.escape(link.closest("[id]").id)} a[href="${href}"]`);
+  });
+
+  function open(traceId) {
+    remember(`${requests}/${traceId}`, "#latency");
+    location.assign(`${requests}/${traceId}`);
+  }
+
+  addEventListener("pageshow", (event) => {
+    const [navigation] = performance.getEntriesByType("navigation");
+    const { from, place } = remembered();
+    if (from !== here() || !(event.persisted || navigation.type === "back_forward")) return;
+    const found = document.querySelector(place);
+    const row = found?.closest(ROWS);
+    focusOn(rowLink(row) === found ? row : found);
   });
 
   addEventListener("popstate", () => {
@@ -191,6 +235,11 @@ window.telemetryAdmin = (() => {
     element?.scrollIntoView({ block: "nearest" });
   }
 
+  function reveal(element) {
+    const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+    element?.scrollIntoView({ block: "nearest", behavior });
+  }
+
   function step(by) {
     const rows = [...document.querySelectorAll(ROWS)];
     const at = rows.indexOf(document.activeElement?.closest("tr"));
@@ -199,8 +248,10 @@ window.telemetryAdmin = (() => {
 
   function back() {
     const still = document.getElementById("still");
-    if (still) location.assign(still.dataset.back);
-    else if (document.getElementById("latency")?.dataset.route) choose({ route: "" });
+    if (!still) {
+      if (document.querySelector("#latency, #requests")?.dataset.route) choose({ route: "" });
+    } else if (remembered().to === location.pathname && history.length > 1) history.back();
+    else location.replace(still.dataset.back);
   }
 
   function system() {
@@ -229,7 +280,11 @@ window.telemetryAdmin = (() => {
   };
 
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (help.open) {
+      if (event.key === "?") help.close();
+      return;
+    }
     const field = event.target.closest("input, textarea, select");
     if (field) {
       if (event.key !== "Escape") return;
@@ -287,5 +342,5 @@ window.telemetryAdmin = (() => {
     window.telemetryChart?.update();
   } else begin();
 
-  return { choose };
+  return { choose, open };
 })();

@@ -183,7 +183,7 @@ window.telemetryChart = (() => {
       const at = nearest(plot);
       if (at === null) return;
       const trace = body.trace_id[at];
-      if (body.is_kept[at]) location.assign(`${document.getElementById("live").dataset.requests}/${trace}`);
+      if (body.is_kept[at]) window.telemetryAdmin.open(trace);
       else window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
     });
   }
