@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ SPARK_HEIGHT: Final = 20
 CHART_WIDTH: Final = 800
 CHART_HEIGHT: Final = 240
 _LEAST_MS = 0.1
+_DAY_NS: Final = 86400 * 10**9
 _GAP_NS: Final = 60 * 10**9  # lines end where nothing was asked for so long
 
 
@@ -52,12 +54,15 @@ class Gridline:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A plot with a logarithmic scale: path data of percentiles, by name, and of the dots, and its horizontal lines."""
+    """A plot with a logarithmic scale: path data of percentiles, by name, and of the dots, its horizontal lines, and from when to
+    when it reaches, in UTC."""
 
     percentiles: Mapping[str, str]
     dots: str
     errors: str
     lines: tuple[Gridline, ...]
+    start: str
+    end: str
 
 
 def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Chart:
@@ -97,7 +102,12 @@ def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Cha
         "p95": line(lambda each: each.p95_s),
         "p99": line(lambda each: each.p99_s),
     }
-    return Chart(percentiles, "".join(paths[False]), "".join(paths[True]), tuple(ticks + inside))
+    style = "%H:%M:%S" if span < _DAY_NS else "%Y-%m-%d %H:%M"
+    start, end = (
+        datetime.fromtimestamp(at / 1e9, UTC).strftime(style)
+        for at in (timeline.start_unix_nano, timeline.end_unix_nano)
+    )
+    return Chart(percentiles, "".join(paths[False]), "".join(paths[True]), tuple(ticks + inside), start, end)
 
 
 def _label(value_ms: float) -> str:

@@ -144,6 +144,7 @@ def _list(reader: Reader) -> dict[str, Any]:
         "columns": COLUMNS,
         "rows": rows[:shown],
         "more": max(0, len(rows) - shown),
+        "chosen": len(rows),
         "kept": len(every),
         "settings": reader.settings,
         "verdicts": fanout.VERDICTS,

@@ -92,6 +92,15 @@ def test_an_empty_chart_has_its_scale_and_nothing_else() -> None:
     assert [line.label for line in chart.lines if line.label] == ["1 ms", "10 ms", "100 ms", "1 s"]
 
 
+@pytest.mark.parametrize(
+    ("hours", "times"), [(2, ("22:13:20", "00:13:20")), (48, ("2023-11-14 22:13", "2023-11-16 22:13"))]
+)
+def test_a_chart_says_from_when_to_when_it_reaches(hours: int, times: tuple[str, str]) -> None:
+    start = 1_700_000_000 * SECOND
+    chart = drawing.chart(Timeline((), (), start, start + hours * 3600 * SECOND, None), 50, 200)
+    assert (chart.start, chart.end) == times
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 100), st.floats(0, 1e8), st.booleans()), max_size=30),
     st.floats(0.001, 1e6),

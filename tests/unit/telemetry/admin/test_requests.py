@@ -335,7 +335,7 @@ def test_a_chosen_route_leads_to_its_requests_and_they_to_all(client: FlaskClien
     chosen = read(client.get("/admin/performance", query_string={"route": route}).text)
     page = read(client.get(chosen.by_id("to-its-requests")["href"]).text)
     assert paths_of(page) == ["/list/2", "/list/1"]
-    assert f"of {route} all routes" in page.by_id("requests-title").text
+    assert page.by_id("requests-title").text == f"requests of {route} · all routes 2 of 3 kept"
     assert parse_qs(page.by_id("verdict-any")["href"].removeprefix("?")) == {"route": [route], "verdict": ["any"]}
     assert page.by_id("all-routes")["href"] == "?"
     assert not paths_of(read(client.get(PAGE, query_string={"route": "GET /list"}).text))
