@@ -16,7 +16,7 @@ from service.routes import BLUEPRINTS
 from service.state import EXTENSION, Server, end_request
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, instrument, uninstrument
 
-ADMIN_LINKS = {"Library": "library_admin.index"}
+ADMIN_LINKS = {"Videos": "main.index", "Library status": "library_admin.index"}
 ADMIN_ROUTES = ("/admin/cache/*", "/admin/library")
 
 
