@@ -18,6 +18,8 @@ from service import create_app
 from telemetry import PerformanceMetrics
 from tools import doc_tables
 
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [*doc_tables.documents(), ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 
@@ -72,6 +74,14 @@ def test_the_example_of_a_fallback_works_with_and_without_the_package(
         assert decorated("four") == 4
     app = Flask(__name__)
     assert names["flask_route_monitor"](app) is app
+
+
+def test_the_examples_of_the_readme_make_a_test_that_passes(pytester: pytest.Pytester) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    examples = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", text, re.DOTALL))
+    pytester.makepyfile(app=examples["app"], test_budget=examples["budget"])
+    result = pytester.runpytest_subprocess("-p", "telemetry.testing", "-p", "no:telemetry")
+    result.assert_outcomes(passed=1)
 
 
 @pytest.fixture
