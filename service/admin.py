@@ -20,12 +20,11 @@ from flask.typing import ResponseReturnValue
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import TooManyRequests, Unauthorized
+from werkzeug.exceptions import TooManyRequests
 
-from service.errors import ServerError
+from service.errors import ServerError, TokenNeededError
 from telemetry.admin import answers
-from telemetry.admin.guard import Authorize, check, is_local, why_not_local
+from telemetry.admin.guard import Authorize, check, is_local, looker, why_not_local
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -161,12 +160,11 @@ class AdminGuard:
         return authorization.token if authorization.type == "bearer" else ""
 
     @staticmethod
-    def _unauthorized(why: str) -> Unauthorized:
-        description = (
-            f"{why} The line that the server printed at its start has it; so has the file {FILE} in its data folder. "
-            f"Open the page with ?{PARAMETER}=… once, or send it as a bearer token."
+    def _unauthorized(why: str) -> TokenNeededError:
+        return TokenNeededError(
+            f"{why} The line that the server printed at its start has it; so has the file {FILE} in its data folder.",
+            f"Open the page with ?{PARAMETER}=… once, or send it as a bearer token.",
         )
-        return Unauthorized(description, www_authenticate=WWWAuthenticate("bearer", {"realm": "admin"}))
 
     def _welcome(self) -> Response:
         rest = list(request.args.items(multi=True))
@@ -186,7 +184,12 @@ class AdminGuard:
 
 
 def install(app: Flask, guard: Authorize) -> None:
-    """Ask `guard` before anything under the admin paths, whether there is a page or not: a new one can't be forgotten."""
+    """Ask `guard` before anything under the admin paths, whether there is a page or not: a new one can't be forgotten.
+
+    Templates have `may_see_figures()`, which tells whether the current request would be let in; where nothing can tell, not.
+    """
+    may_look = looker(guard) or (lambda _: False)
+    app.jinja_env.globals["may_see_figures"] = lambda: may_look(request.environ)
     app.extensions[EXTENSION] = guard
     app.before_request(_check_path)
 

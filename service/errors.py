@@ -7,7 +7,8 @@ import sqlite3
 
 from flask import Flask, Response, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import BadHost, HTTPException, InternalServerError
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import BadHost, HTTPException, InternalServerError, Unauthorized
 
 from telemetry.admin.answers import wants_json
 
@@ -15,7 +16,7 @@ _JSON_PREFIXES = ("/api/", "/admin/cache/")
 _JSON_PATHS = {"/rate", "/ping"}
 _TITLES = {
     400: "That request doesn't add up",
-    401: "Who is there?",
+    401: "Not without signing in",
     403: "Not from there",
     404: "Nothing here",
     405: "Not that way",
@@ -66,6 +67,14 @@ class TooManyWritesError(ServerError):
         super().__init__(f"too many writes, try again in {retry_after_s} s")
 
 
+class TokenNeededError(Unauthorized):
+    """The admin token is missing or wrong: `why`, and `how` to send it. A page has a field for it instead of `how`."""
+
+    def __init__(self, why: str, how: str) -> None:
+        self.why = why
+        super().__init__(f"{why} {how}", www_authenticate=WWWAuthenticate("bearer", {"realm": "admin"}))
+
+
 class BusyError(ServerError):
     """Something is in use to its limit, which passes: a slot, the database."""
 
@@ -114,7 +123,7 @@ def _answer_http(error: Exception) -> ResponseReturnValue:
     message = error.description or error.name
     if isinstance(error, InternalServerError):
         message = "The server failed to answer this. Its log says why."
-    response = _answer(error.code, message, {})
+    response = _answer(error.code, message, {}, error.why if isinstance(error, TokenNeededError) else "")
     for name, value in error.get_headers(request.environ):
         if name.lower() not in {"content-type", "content-length"}:
             response.headers[name] = value
@@ -137,14 +146,18 @@ def _is_for_a_program() -> bool:
     return request.path.startswith("/admin/") and wants_json(request)
 
 
-def _answer(status: int, message: str, details: dict[str, object]) -> Response:
+def _answer(status: int, message: str, details: dict[str, object], why_a_token: str = "") -> Response:
     if request.path in _JSON_PATHS or request.path.startswith(_JSON_PREFIXES) or _is_for_a_program():
         response = jsonify({"error": message, **details})
     elif isinstance(request.routing_exception, BadHost):  # without a host there are no links that a page could have
         response = Response(f"{message}\n", mimetype="text/plain")
     else:
         page = render_template(
-            "error.html", status=status, heading=_TITLES.get(status, "That didn't work"), message=message
+            "error.html",
+            status=status,
+            heading="This page asks for the admin token" if why_a_token else _TITLES.get(status, "That didn't work"),
+            message=why_a_token or message,
+            asks_for_token=bool(why_a_token),
         )
         response = Response(page, mimetype="text/html")
     response.status_code = status

@@ -89,6 +89,7 @@ def make_app(tmp_path):
         videos = options.pop("videos", tmp_path / "videos")
         videos.mkdir(exist_ok=True)
         background = options.pop("background", False)
+        authorize = options.pop("authorize", None)
         metrics = PerformanceMetrics()
         tracer_provider = TracerProvider(shutdown_on_exit=False)
         settings = Settings(**{"videos": videos, "data": tmp_path / "data", "write_limit": "1000/minute", **options})
@@ -97,6 +98,7 @@ def make_app(tmp_path):
             metrics=metrics,
             telemetry_settings=TelemetrySettings(),
             tracer_provider=tracer_provider,
+            authorize=authorize,
             background=background,
         )
         app.test_client_class = BufferedClient

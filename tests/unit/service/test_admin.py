@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import threading
 from urllib.parse import quote
 
 import pytest
+from flask import abort
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -158,6 +160,43 @@ def test_a_program_gets_a_reason_it_can_read(app):
     page = app.test_client().get("/admin/performance", headers={"Accept": "text/html"})
     assert page.mimetype == "text/html"
     assert "Traceback" not in page.text
+
+
+def test_a_browser_gets_a_field_for_the_token_that_opens_the_same_page(app, token):
+    client = app.test_client()
+    for query in ("?a=1&a=2", "?a=1&token=wrong&a=2"):
+        answer = client.get(f"/admin/library{query}", headers=BROWSER, environ_overrides=ELSEWHERE)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer realm=admin"
+        assert "<h1>This page asks for the admin token</h1>" in answer.text
+        assert f"the file {FILE} in its data folder" in answer.text
+        assert '<form class="token" action="/admin/library">' in answer.text
+        assert re.findall(r'<input type="hidden" name="(.*?)" value="(.*?)">', answer.text) == [("a", "1"), ("a", "2")]
+        assert re.search(r'<input type="password" name="token" [^>]*autocomplete="off"', answer.text)
+        assert "wrong" not in answer.text
+    sent = {"a": ["1", "2"], "token": token}
+    opened = client.get("/admin/library", query_string=sent, headers=BROWSER, environ_overrides=ELSEWHERE)
+    assert (opened.status_code, opened.headers["Location"]) == (303, "/admin/library?a=1&a=2")
+
+
+def test_an_authorize_of_ones_own_asks_for_no_token(make_app):
+    answer = make_app(authorize=lambda: abort(401)).test_client().get("/admin/library", headers=BROWSER)
+    assert answer.status_code == 401
+    assert 'name="token"' not in answer.text
+
+
+def test_the_link_to_the_figures_is_for_those_who_may_see_them(app, token, make_app):
+    link = 'href="/admin/performance"'
+    client = app.test_client()
+    for path in ("/", "/search", "/nothing"):
+        assert link not in client.get(path).text
+    client.get(url_with_token("", token), headers=BROWSER)
+    assert link in client.get("/").text
+    local = make_app().test_client()
+    here, elsewhere = (local.get("/", environ_overrides=where).text for where in ({}, ELSEWHERE))
+    assert (link in here, "/admin/library" in here) == (True, True)
+    assert "/admin/" not in elsewhere
+    assert link not in make_app(authorize=lambda: True).test_client().get("/").text
 
 
 # -- with it ---------------------------------------------------------------------------------------------------------
