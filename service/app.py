@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -59,7 +60,7 @@ def create_app(
         admin_links=ADMIN_LINKS,
         service_name="local-video-server",
         service_version=_installed_version(),
-        title="Local Video Server",
+        title=_title(settings),
     )
     app.wsgi_app = admin.TokenParameter(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:
@@ -68,6 +69,11 @@ def create_app(
     if background:
         server.watcher.start()
     return app
+
+
+def _title(settings: Settings) -> str:
+    """Return what the admin pages are headed with: each worker has figures of its own, and any of them may answer."""
+    return "Local Video Server" if settings.workers == 1 else f"Local Video Server, worker {os.getpid()}"
 
 
 def _installed_version() -> str | None:

@@ -152,7 +152,7 @@ def _warned(kept: KeptRequest, analysis: fanout.Analysis) -> Warned | None:
         return None
     line = str(worst.group.line or "") if worst.group is not None else ""
     if worst.kind == fanout.LOCK_WAIT:
-        told = figures.milliseconds(kept.wait_ns / 1e6) + (f" for {kept.waited_for}" if kept.waited_for else "")
+        told = figures.milliseconds(kept.wait_ns / 1e6) + (f", {kept.waited_for} held it" if kept.waited_for else "")
     elif worst.kind == fanout.FULL_SCAN and worst.group is not None:
         told = f"of {worst.group.statement.table}, {figures.milliseconds(worst.group.duration_ns / 1e6)}"
     else:

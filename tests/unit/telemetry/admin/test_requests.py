@@ -616,7 +616,7 @@ def test_a_request_that_waited_names_who_held_the_lock(instrumented: Instrumente
     (row,) = listed(client, "verdict=lock_wait")
     assert row["trace_id"] == trace_id
     assert "which POST /hold held" in client.get(f"{PAGE}/{trace_id}").text
-    assert re.search(r"lock wait: \S+ ms for POST /hold", client.get("/admin/performance").text)
+    assert re.search(r"lock wait: \S+ ms, POST /hold held it", client.get("/admin/performance").text)
 
 
 def test_what_a_user_types_is_shown_as_text(client: FlaskClient) -> None:
