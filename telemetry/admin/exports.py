@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from telemetry.fanout import Analysis
     from telemetry.recent import KeptRequest
 
-_PLAIN: Final = {"sqlite": {instruments.DB_SYSTEM_NAME: "sqlite"}}
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def otlp_json(kept: KeptRequest, app: Flask) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _source(app: Flask) -> Source:
 
 
 def _no_operation(_: str) -> Mapping[str, str]:
-    return _PLAIN["sqlite"]
+    return {instruments.DB_SYSTEM_NAME: "sqlite"}
 
 
 def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
@@ -75,10 +75,12 @@ def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
     purpose = "needs_few" if findings else "keeps_to_its"
     told = "".join(_comment(f"{finding.text}. Mend: {finding.mend}.", "    ") for finding in findings)
     arguments = f", method={kept.method!r}" if kept.method != "GET" else ""
+    missing = "Query strings" if kept.method in _WITHOUT_BODY else "Query strings and bodies"
     return (
         f"{_comment(f'{kept.route} made {made}; {wanted}.')}\n"
         "from telemetry.testing import assert_max_queries\n\n\n"
         f"def test_{name}_{purpose}_queries(client):  # a fixture: app.test_client() of the instrumented app\n"
+        f"{_comment(f'{missing} are not kept: add what the request had.', '    ')}"
         f"{told}"
         f"    with assert_max_queries({budget}):\n"
         f"        response = client.open({kept.address!r}{arguments})\n"

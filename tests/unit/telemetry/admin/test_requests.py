@@ -460,6 +460,7 @@ def test_the_test_that_is_written_says_what_it_wants(path: str, told: str, name:
     source = client.get(f"{PAGE}/{trace_of(client.get(path))}/test").text
     assert source.startswith(f"# {told}\n")
     assert f"\ndef {name}(client):" in source
+    assert "\n    # Query strings are not kept: add what the request had.\n" in source
 
 
 @pytest.mark.parametrize(
