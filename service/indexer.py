@@ -12,7 +12,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -108,9 +109,10 @@ class Indexer:
             gone = [path for path in known if path not in walk.files and not _is_under(path, walk.unreadable)]
             result = ScanResult(files=len(walk.files), gone=len(gone), folders=frozenset(walk.folders))
             self._drop(connection, gone)
-            for batch in _batches(self._examine_all(work, contents, stop)):
-                result.examined += len(batch)
-                self._tell(self._keep(connection, batch), known)
+            with closing(self._examine_all(work, contents, stop)) as examined:
+                for batch in _batches(examined):
+                    result.examined += len(batch)
+                    self._tell(self._keep(connection, batch), known)
         result.finished = not stop.is_set()
         return result
 
@@ -175,15 +177,19 @@ class Indexer:
 
     def _examine_all(
         self, files: list[FoundFile], contents: dict[str, sqlite3.Row], stop: threading.Event
-    ) -> Iterator[Examined | None]:
-        """Examine `files` in a bounded pool; yield results as they come, and None when none came for a while."""
+    ) -> Generator[Examined | None]:
+        """Examine `files` in a bounded pool; yield results as they come, and None when none came for a while.
+
+        Closed early, as where the database takes no results, it leaves no thread behind.
+        """
         todo: queue.SimpleQueue[FoundFile] = queue.SimpleQueue()
-        done: queue.Queue[Examined | None] = queue.Queue(maxsize=_BATCH * 2)
+        done: queue.SimpleQueue[Examined | None] = queue.SimpleQueue()
+        closed = threading.Event()
         for file in files:
             todo.put(file)
 
         def work() -> None:
-            while not stop.is_set():
+            while not stop.is_set() and not closed.is_set():
                 try:
                     file = todo.get_nowait()
                 except queue.Empty:
@@ -196,13 +202,16 @@ class Indexer:
         ]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads) or not done.empty():
-            try:
-                yield done.get(timeout=0.05)
-            except queue.Empty:
-                yield None
-        for thread in threads:
-            thread.join()
+        try:
+            while any(thread.is_alive() for thread in threads) or not done.empty():
+                try:
+                    yield done.get(timeout=0.05)
+                except queue.Empty:
+                    yield None
+        finally:
+            closed.set()
+            for thread in threads:
+                thread.join()
 
     def _examine(self, file: FoundFile, contents: dict[str, sqlite3.Row]) -> Examined | None:
         """Find out what a file is; None if it went away meanwhile. Whatever a file does, the next one gets its turn."""

@@ -21,6 +21,7 @@ from service.lock import FileLock
 
 _log = logging.getLogger(__name__)
 _TICK_S = 1.0
+_MOST_DOUBLINGS = 6  # of the pause after a look that fails: a minute
 _SETTLE_MS = 300
 # Elsewhere each folder is watched by itself: told to watch a tree, watchfiles would follow the links that lead out of it.
 _SEES_WHOLE_TREES = sys.platform in {"win32", "darwin"}
@@ -48,9 +49,13 @@ class Watcher:
         self._clock = clock
         self._stop = threading.Event()
         self._complaint = ""
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name="library-watcher", daemon=True)
 
     def start(self) -> None:
+        """Begin, in a thread of its own: at once where no other worker keeps the index, else when that one has ended. Raises
+        `RuntimeError` at a second call.
+        """
         self._thread.start()
 
     def close(self) -> None:
@@ -73,14 +78,22 @@ class Watcher:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
+                asked = self._asked()
                 try:
                     if self._lock.acquire():
                         self._keep()
                 except Exception as error:
+                    self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
                     self._complain(f"the look at {self._videos} failed: {error}")
-                self._stop.wait(self._tick_s)
+                self._pause(asked)
         finally:
             self._lock.release()
+
+    def _pause(self, asked: int) -> None:
+        """Wait a tick, twice as long after each failure in a row, or until a look is asked for, if none was since `asked`."""
+        for _ in range(2**self._failures):
+            if self._stop.wait(self._tick_s) or self._asked() != asked:
+                return
 
     def _keep(self) -> None:
         """Scan, then scan again whenever there is a reason to; returns when other folders are to be watched, raises when the
@@ -92,6 +105,7 @@ class Watcher:
         # The first tick scans once more: for what changed before the notices were on.
         due_s = 0.0
         for changes in self._notices(folders):
+            self._failures = 0
             now_asked = self._asked()
             if changes or now_asked != asked or self._clock() - last >= due_s:
                 asked = now_asked

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sqlite3
 import threading
 
 import pytest
@@ -260,6 +261,16 @@ def test_a_stop_ends_the_look_early(database, folder, thumbnails, paths):
 
     assert not Indexer(database, folder, thumbnails, prober=prober, threads=1).scan(stop).finished
     assert paths() == []
+
+
+def test_a_look_that_cannot_be_written_down_leaves_no_thread_behind(indexer, folder, database):
+    for number in range(200):
+        (folder / f"{number} {'x' * 200}.txt").touch()
+    with database.connection() as connection:  # the one that the look gets; the file may not grow, as on a full disk
+        connection.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        indexer.scan()
+    assert [thread for thread in threading.enumerate() if thread.name == "library-probe"] == []
 
 
 def test_every_change_of_the_index_moves_the_counters(indexer, folder, database, query):

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,18 @@ def test_a_look_that_fails_is_told_once_and_tried_again(make_watcher, caplog):
         make_watcher(indexer)
         indexer.wait_for(4)
     assert caplog.text.count("the disk is away") == 1
+
+
+def test_after_each_look_that_fails_it_waits_longer_unless_a_look_is_asked_for(make_watcher):
+    indexer = FakeIndexer(OSError("the disk is full"))
+    started = time.monotonic()
+    watcher = make_watcher(indexer, tick_s=0.05)
+    indexer.wait_for(5)
+    waited = time.monotonic()
+    assert waited - started >= (2 + 4 + 8 + 16) * 0.05
+    watcher.request_scan()
+    indexer.wait_for(6)
+    assert time.monotonic() - waited < 32 * 0.05
 
 
 def test_closing_twice_or_before_the_start_is_fine(tmp_path):
