@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ from service.errors import BusyError
 from service.ranges import ByteRange, UnsatisfiableRangeError, parse_ranges
 
 CHUNK_BYTES = 256 * 1024
+# The years 1 to 9999: a file can bear a date beyond what HTTP can say.
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
 
 
 class Slots:
@@ -35,19 +38,20 @@ class Slots:
             raise BusyError("every transfer slot is taken, try again in a moment")
 
     def free(self) -> None:
+        """Give one slot back. Raises `ValueError` if none is taken."""
         self._semaphore.release()
 
 
 class FileBody:
     """The pieces of an open file as a WSGI body: bytes between pieces as given, then each range. `close` is
-    idempotent.
+    idempotent; a body that nobody closes, since something else became the answer, is closed when it is collected.
     """
 
     def __init__(self, file: BinaryIO, pieces: list[tuple[bytes, ByteRange]], tail: bytes, slots: Slots) -> None:
         slots.take()
-        self._slots: Slots | None = slots
-        self._file = file
-        self._chunks = self._read(pieces, tail)
+        # No method: it would hold the body, which then waits for the cyclic collector.
+        self._chunks = _read(file, pieces, tail)
+        self._end = weakref.finalize(self, _end, file, slots)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -55,26 +59,29 @@ class FileBody:
     def __next__(self) -> bytes:
         return next(self._chunks)
 
-    def _read(self, pieces: list[tuple[bytes, ByteRange]], tail: bytes) -> Iterator[bytes]:
-        for head, piece in pieces:
-            if head:
-                yield head
-            self._file.seek(piece.start)
-            left = len(piece)
-            while left:
-                chunk = self._file.read(min(CHUNK_BYTES, left))
-                if not chunk:  # The file was cut short: end here, so that the client sees a broken transfer.
-                    return
-                left -= len(chunk)
-                yield chunk
-        if tail:
-            yield tail
-
     def close(self) -> None:
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            self._file.close()
-            slots.free()
+        self._end()
+
+
+def _read(file: BinaryIO, pieces: list[tuple[bytes, ByteRange]], tail: bytes) -> Iterator[bytes]:
+    for head, piece in pieces:
+        if head:
+            yield head
+        file.seek(piece.start)
+        left = len(piece)
+        while left:
+            chunk = file.read(min(CHUNK_BYTES, left))
+            if not chunk:  # The file was cut short: end here, so that the client sees a broken transfer.
+                return
+            left -= len(chunk)
+            yield chunk
+    if tail:
+        yield tail
+
+
+def _end(file: BinaryIO, slots: Slots) -> None:
+    file.close()
+    slots.free()
 
 
 def send_file(path: Path, mime: str, request: Request, slots: Slots) -> Response:
@@ -90,7 +97,7 @@ def send_file(path: Path, mime: str, request: Request, slots: Slots) -> Response
 def _respond(file: BinaryIO, mime: str, request: Request, slots: Slots) -> Response:
     status = os.fstat(file.fileno())
     size = status.st_size
-    modified = datetime.fromtimestamp(int(status.st_mtime), UTC)
+    modified = datetime.fromtimestamp(max(_FIRST_S, min(status.st_mtime_ns // 10**9, _LAST_S)), UTC)
     response = Response(mimetype=mime)
     response.set_etag(f"{size:x}-{status.st_mtime_ns:x}")
     response.headers["Last-Modified"] = http_date(modified)

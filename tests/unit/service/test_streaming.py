@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import gc
 import os
 from email import message_from_bytes
 from email.policy import HTTP
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask.testing import FlaskClient
 
 from service import errors
@@ -169,6 +172,24 @@ def test_a_range_of_an_older_state_gets_the_whole_file(client, if_range, status)
     assert client.get("/film", headers={"Range": "bytes=0-9", "If-Range": value}).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("modified_s", "date"),
+    [(2**40, "Fri, 31 Dec 9999 23:59:59 GMT"), (-(2**40), "Mon, 01 Jan 0001 00:00:00 GMT")],
+    ids=["after the year 9999", "before the year 1"],
+)
+def test_a_file_of_a_year_that_http_cannot_say_has_the_nearest_date_that_it_can(client, file, modified_s, date):
+    memory = Path("/dev/shm")  # of the common file systems tmpfs alone keeps such a date
+    if not memory.is_dir():
+        pytest.skip("there is no tmpfs")
+    with NamedTemporaryFile(dir=memory) as far:
+        os.utime(far.name, (modified_s, modified_s))
+        file.unlink()
+        file.symlink_to(far.name)
+        response = client.get("/film")
+        assert (response.status_code, response.headers["Last-Modified"]) == (200, date)
+        assert client.get("/film", headers={"If-Modified-Since": date}).status_code == 304
+
+
 def test_a_changed_file_has_another_tag(client, file):
     before = client.get("/film").headers["ETag"]
     file.write_bytes(CONTENT[::-1])
@@ -184,6 +205,23 @@ def test_a_body_is_read_in_chunks_and_frees_its_slot_when_closed(client, file, s
     response.close()
     assert slots.taken == 0
     response.close()
+    assert slots.taken == 0
+
+
+def test_a_body_that_an_error_takes_the_place_of_frees_its_slot(client, slots, monkeypatch):
+    def fail(_):
+        raise RuntimeError("the answer was ready, and is none")
+
+    monkeypatch.setattr(client.application.logger, "disabled", True)  # else pytest keeps the error
+    client.application.after_request(fail)
+    assert client.get("/film").status_code == 500
+    gc.collect()  # the error that the answer became holds the frames that hold the body
+    assert slots.taken == 0
+
+
+def test_a_body_that_another_answer_takes_the_place_of_frees_its_slot_at_once(client, slots):
+    client.application.after_request(lambda _: Response("instead"))
+    assert client.get("/film").data == b"instead"
     assert slots.taken == 0
 
 
