@@ -64,7 +64,6 @@ _WORDS: Final = (
 _KEYWORDS: Final = frozenset(_WORDS.split())
 _MASKED: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _SPACE: Final = re.compile(r"\s+")
-_LIMIT: Final = re.compile(r"\bLIMIT\s+(\d{1,9})\b(?!\s*,)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,8 @@ def _long_statement(sql: str) -> Statement:
 
 @functools.lru_cache(maxsize=4096)
 def _statement(sql: str) -> Statement:
-    words, list_size = _collapsed(_read(sql))
+    read, limit = _read(sql)
+    words, list_size = _collapsed(read)
     operation, table = _operation(words)
     ranged = set(_compared(words, _INEQUALITIES))
     upper = [word.upper() for word in words]
@@ -130,27 +130,30 @@ def _statement(sql: str) -> Statement:
         equals=tuple(_compared(words, _COMPARISONS)),
         is_ranged=bool(ranged),
         is_ordered_by_range=not ranged.isdisjoint(_ordered_by(words)),
-        limit=int(limit[-1]) if (limit := _LIMIT.findall(sql)) else None,
+        limit=limit,
         is_counted=_is_counted(upper),
         is_random=any(each in _BY_CHANCE for each in itertools.pairwise(upper)),
     )
 
 
-def _read(sql: str) -> list[str]:
-    """Return the words of `sql`, which may be cut off in the middle of a literal, or no SQL at all."""
+def _read(sql: str) -> tuple[list[str], int | None]:
+    """Return the words and the limit of `sql`, which may be cut off in the middle of a literal, or no SQL at all."""
     for end in ("", "'", '"', "*/"):
         try:
             return _words(sql + end)
         except Exception:  # noqa: S112  # the tokenizer meets whatever text an app sends
             continue
-    return _SPACE.sub(" ", _MASKED.sub("?", sql)).strip().split(" ")
+    return _SPACE.sub(" ", _MASKED.sub("?", sql)).strip().split(" "), None
 
 
-def _words(sql: str) -> list[str]:
-    """Return the tokens of `sql` as they are written, with `?` for literals and parameters."""
+def _words(sql: str) -> tuple[list[str], int | None]:
+    """Return the tokens of `sql` as they are written, with `?` for literals and parameters, and the number behind the last
+    LIMIT: of `LIMIT 20, 10` there is none.
+    """
     with _tokenizing:
         tokens = _tokenizer().tokenize(sql)
     words: list[str] = []
+    limit: int | None = None
     skip = False
     for at, token in enumerate(tokens):
         if skip:
@@ -159,6 +162,9 @@ def _words(sql: str) -> list[str]:
         kind, text = token.token_type.name, token.text
         following = tokens[at + 1] if at + 1 < len(tokens) else None
         if kind in _LITERALS:
+            is_limit = kind == "NUMBER" and words[-1:] == ["LIMIT"] and (following is None or following.text != ",")
+            if is_limit and text.isdecimal():
+                limit = int(text)
             if words and words[-1] == "-" and _is_sign(words):
                 words.pop()
             words.append("?")
@@ -173,7 +179,7 @@ def _words(sql: str) -> list[str]:
             words.append(sql[token.start : token.end + 1])
         else:
             words.append(text.upper() if _is_keyword(text, words) else text)
-    return words
+    return words, limit
 
 
 def _is_keyword(text: str, before: Sequence[str]) -> bool:

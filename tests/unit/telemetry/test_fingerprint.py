@@ -127,6 +127,24 @@ def test_what_a_statement_compares_limits_and_counts() -> None:
     assert not statement("SELECT COUNT(*), a FROM t").is_counted
 
 
+@pytest.mark.parametrize(
+    ("sql", "limit"),
+    [
+        ("SELECT a FROM t WHERE note = 'LIMIT 5'", None),
+        ('SELECT "LIMIT 5" FROM t /* LIMIT 6 */ -- LIMIT 7', None),
+        ("SELECT a FROM t WHERE note = 'LIMIT 5' LIMIT 10", 10),
+        ("SELECT a FROM (SELECT a FROM t LIMIT 5) limit 10;", 10),
+        ("SELECT a FROM t LIMIT 20, 10", None),
+        ("SELECT a FROM t LIMIT ?", None),
+        ("SELECT a FROM t LIMIT -1", None),
+        ("SELECT a FROM t LIMIT 0x10", None),
+        (f"SELECT a FROM t LIMIT {'9' * 5000}", None),
+    ],
+)
+def test_a_limit_is_the_number_that_stands_behind_the_word(sql: str, limit: int | None) -> None:
+    assert statement(sql).limit == limit
+
+
 def test_a_fingerprint_is_what_sqlite_can_prepare_again() -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE t (a, b)")
