@@ -85,7 +85,7 @@ class BuiltIn:
     name: str
     traces: str | None = None
     metrics: str | None = None
-    check: Callable[[], None] | None = None
+    check: Callable[[Mapping[str, str]], None] | None = None
 
     def span_processor(self, options: Options) -> SpanProcessor | None:
         return None if self.traces is None else _call(self.name, self.traces, options)
@@ -117,15 +117,15 @@ class Installed:
         return foreign.reader(self.name, self.metrics, options)
 
 
-def _check_otlp() -> None:
-    endpoints.check()
+def _check_otlp(environment: Mapping[str, str]) -> None:
+    endpoints.check(environment)
     for signal in _GROUPS:
-        if endpoints.protocol(signal, os.environ) == "grpc":
-            variable = endpoints.protocol_variable(signal, os.environ)
+        if endpoints.protocol(signal, environment) == "grpc":
+            variable = endpoints.protocol_variable(signal, environment)
             _check_installed(f"{variable}=grpc", "opentelemetry.exporter.otlp.proto.grpc", "grpc")
 
 
-def _check_prometheus() -> None:
+def _check_prometheus(_: Mapping[str, str]) -> None:
     _check_installed("the exporter prometheus", "opentelemetry.exporter.prometheus", "prometheus")
 
 
@@ -162,7 +162,7 @@ def choose(given: Sequence[str | Exporter] | None = None, environment: Mapping[s
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Chosen()
     if given is not None:
-        resolved = _resolve(given, "exporters", ("traces", "metrics"))
+        resolved = _resolve(given, "exporters", ("traces", "metrics"), environment)
         return Chosen(resolved, resolved)
     return Chosen(_from_environment("traces", environment), _from_environment("metrics", environment))
 
@@ -185,10 +185,12 @@ def _from_environment(signal: Signal, environment: Mapping[str, str]) -> tuple[E
     names = [name.strip() for name in environment.get(variable, "").split(",") if name.strip()]
     if not names:
         names = ["otlp"] if endpoints.is_set(signal, environment) else []
-    return _resolve(names, variable, (signal,))
+    return _resolve(names, variable, (signal,), environment)
 
 
-def _resolve(given: Sequence[str | Exporter], shown: str, signals: Sequence[Signal]) -> tuple[Exporter, ...]:
+def _resolve(
+    given: Sequence[str | Exporter], shown: str, signals: Sequence[Signal], environment: Mapping[str, str]
+) -> tuple[Exporter, ...]:
     if isinstance(given, str):
         raise SettingsError(f"{shown} must be a list of names such as ['otlp'], got {given!r}")
     found: dict[object, Exporter] = {}
@@ -201,17 +203,17 @@ def _resolve(given: Sequence[str | Exporter], shown: str, signals: Sequence[Sign
                 )
             found[id(each)] = each
         elif each != NONE:
-            found[each] = _named(each, shown, signals)
+            found[each] = _named(each, shown, signals, environment)
         elif len(given) > 1:
             raise SettingsError(f"{shown} must be none alone or without it, got {', '.join(map(str, given))!r}")
     return tuple(found.values())
 
 
-def _named(name: str, shown: str, signals: Sequence[Signal]) -> Exporter:
+def _named(name: str, shown: str, signals: Sequence[Signal], environment: Mapping[str, str]) -> Exporter:
     exporter = BUILT_IN.get(name)
     if exporter is not None and any(getattr(exporter, signal) for signal in signals):
         if exporter.check is not None:
-            exporter.check()
+            exporter.check(environment)
         return exporter
     points = {signal: next(iter(entry_points(group=_GROUPS[signal], name=name)), None) for signal in signals}
     if any(points.values()):

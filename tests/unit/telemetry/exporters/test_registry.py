@@ -90,24 +90,30 @@ def test_what_is_no_list_of_exporters_is_told(wrong: Any) -> None:
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "http/protobuf or grpc"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "none or gzip or deflate"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "a number of seconds over 0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "inf", "a number of seconds over 0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan", "a number of seconds over 0"),
         ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/no/such/file", "a file that exists"),
     ],
 )
 def test_a_wrong_otlp_variable_is_told_at_the_start(
     variable: str, value: str, must_be: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said = f"{variable} must be {must_be}, got {value!r}"
+    with pytest.raises(SettingsError) as caught:
+        choose(["otlp"], {variable: value})
+    assert str(caught.value) == said
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError) as caught:
         choose(["otlp"])
-    assert str(caught.value) == f"{variable} must be {must_be}, got {value!r}"
+    assert str(caught.value) == said
+    choose(["otlp"], {})
 
 
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.exporter.prometheus"):
         monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(SettingsError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL=grpc needs .* 'local-video-server\[grpc\]'"):
-        choose(["otlp"])
+        choose(["otlp"], {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
     with pytest.raises(SettingsError, match=r"prometheus needs .* 'local-video-server\[prometheus\]'"):
         choose(["prometheus"])
 
