@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from service.doctor.finding import Finding, why
+from telemetry.exporters.endpoints import discreet, is_address
 
 _TIMEOUT_S: Final = 3.0
 _SIGNALS: Final = (("TRACES", "/v1/traces"), ("METRICS", "/v1/metrics"))
@@ -78,7 +79,7 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield _ask_grpc(own or base, variable if own else _ENDPOINT)
             continue
         name, given = (variable, own) if own else (_ENDPOINT, base)
-        if _is_address(given):
+        if is_address(given):
             asked[own or base.rstrip("/") + path] = name
         else:
             wrong[name] = given
@@ -93,7 +94,7 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("note", "exporter", "OTEL_SDK_DISABLED is true: nothing is measured or sent.", "Unset it.")
         return
     for variable, given in wrong.items():
-        text = f"{variable} must be an address such as http://127.0.0.1:4318, got {given!r}."
+        text = f"{variable} must be an address such as http://127.0.0.1:4318, got {discreet(given)!r}."
         yield Finding("problem", "exporter", text, "Correct it, or unset it.")
     for url, variable in asked.items():
         yield _ask_exporter(url, variable, environment)
@@ -107,20 +108,12 @@ def _ask_grpc(url: str, variable: str) -> Finding:
         socket.create_connection((host, port), timeout=_TIMEOUT_S).close()
     except (OSError, ValueError) as error:
         remedy = f"Start the collector, correct {variable}, or unset it; requests are served as ever meanwhile."
-        return Finding("problem", "exporter", f"nobody listens at {parts.netloc}: {why(error)}.", remedy)
+        return Finding("problem", "exporter", f"nobody listens at {discreet(parts.netloc)}: {why(error)}.", remedy)
     return Finding("ok", "exporter", f"{host} port {port} is open (gRPC).")
 
 
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
-
-
 def _ask_exporter(url: str, variable: str, environment: Mapping[str, str]) -> Finding:
-    meanwhile = "requests are served as ever meanwhile, what can't be sent is dropped"
+    meanwhile = "requests are served as ever meanwhile, what can't be sent is tried again until the queue is full"
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
     shown = f"{parts.scheme}://{host}:{port}{parts.path}"  # without a password that may stand in it

@@ -42,8 +42,8 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
         if given and given not in PROTOCOLS:
             raise SettingsError(f"{variable} must be {' or '.join(PROTOCOLS)}, got {given!r}")
         variable, given = _value("ENDPOINT", signal, environment)
-        if given and not _is_address(given, may_lack_scheme=protocol(signal, environment) == "grpc"):
-            raise SettingsError(f"{variable} must be an address such as http://127.0.0.1:4318, got {given!r}")
+        if given and not is_address(given, may_lack_scheme=protocol(signal, environment) == "grpc"):
+            raise SettingsError(f"{variable} must be an address such as http://127.0.0.1:4318, got {discreet(given)!r}")
         variable, given = _value("COMPRESSION", signal, environment)
         if given and given.lower() not in _COMPRESSIONS:
             raise SettingsError(f"{variable} must be {' or '.join(_COMPRESSIONS)}, got {given!r}")
@@ -56,19 +56,25 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
                 raise SettingsError(f"{variable} must be a file that exists, got {given!r}")
 
 
-def _value(name: str, signal: Signal, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the variable that is in force for `signal`, and its value."""
-    own, common = f"{PREFIX}{signal.upper()}_{name}", PREFIX + name
-    value = environment.get(own, "").strip()
-    return (own, value) if value else (common, environment.get(common, "").strip())
-
-
-def _is_address(text: str, *, may_lack_scheme: bool) -> bool:
+def is_address(text: str, *, may_lack_scheme: bool = False) -> bool:
+    """Tell whether `text` is an http(s) URL with a host; gRPC's addresses may lack the scheme."""
     try:
         parts = urlsplit(text if "//" in text or not may_lack_scheme else f"http://{text}")
         return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False
+
+
+def discreet(text: str) -> str:
+    """Return what is given as an address, be it one or not, without a name and a password that may stand in it."""
+    return f"…@{text.rpartition('@')[2]}" if "@" in text else text
+
+
+def _value(name: str, signal: Signal, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return the variable that is in force for `signal`, and its value."""
+    own, common = f"{PREFIX}{signal.upper()}_{name}", PREFIX + name
+    value = environment.get(own, "").strip()
+    return (own, value) if value else (common, environment.get(common, "").strip())
 
 
 def _is_positive(text: str) -> bool:

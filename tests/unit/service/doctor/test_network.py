@@ -173,7 +173,27 @@ def test_an_endpoint_where_nobody_is_does_not_answer():
     assert [finding.level for finding in found] == ["problem", "problem"]
     assert found[0].text.endswith("/v1/traces does not answer: connection refused.")
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in found[0].remedy
-    assert "requests are served as ever meanwhile" in found[0].remedy
+    assert "requests are served as ever meanwhile, what can't be sent is tried again" in found[0].remedy
+    assert "secret" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol"),
+    [
+        ("http://name:secret@127.0.0.1:{port}", "grpc"),
+        ("name:secret@127.0.0.1:{port}", "grpc"),
+        ("http://name:secret@127.0.0.1:x{port}", "grpc"),
+        ("http://name:secret/@127.0.0.1:{port}", "http/protobuf"),
+    ],
+)
+def test_no_password_is_told_of_an_endpoint_that_is_wrong(url, protocol):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = url.format(port=probe.getsockname()[1])
+        environment = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+        found = only(check_exporter(environment))
+    assert found.level == "problem"
+    assert "@127.0.0.1" in found.text
     assert "secret" not in str(found)
 
 

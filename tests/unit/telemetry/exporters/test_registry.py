@@ -109,6 +109,11 @@ def test_a_wrong_otlp_variable_is_told_at_the_start(
     choose(["otlp"], {})
 
 
+def test_a_wrong_endpoint_is_told_without_its_password() -> None:
+    with pytest.raises(SettingsError, match="got '…@collector:x'"):
+        choose(["otlp"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://name:secret@collector:x"})
+
+
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.exporter.prometheus"):
         monkeypatch.setitem(sys.modules, module, None)
