@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -14,7 +13,7 @@ import click
 from config import Settings
 from service.commands.fetch import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
-from service.commands.output import say, width
+from service.commands.output import say, wrapped
 from service.commands.report import of_settings
 from telemetry.admin import figures
 from telemetry.fanout import OK, VERDICTS, name_of
@@ -119,7 +118,7 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         mend = f" Mend: {finding['mend']}." if finding["mend"] else ""
         mark = "▲ " if finding["is_warning"] else "  "
         told = f"{mark}{name_of(finding['kind'])}: {finding['text']}.{mend}"
-        lines += [(line, "warning" if finding["is_warning"] else "text") for line in _wrapped(told)]
+        lines += [(line, "warning" if finding["is_warning"] else "text") for line in wrapped(told, "  ")]
     if one["checked"]:
         lines.append((f"  {one['checked']}", "text") if one["error_type"] else (f"● {one['checked']}", "good"))
     whole_ms = max(one["duration_ms"], one["transfer_ms"] or 0, 0.001)
@@ -127,7 +126,7 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         bar = "█" * max(1, min(_BAR, round(_BAR * group["total_ms"] / whole_ms)))
         lines.append(("", "text"))
         lines.append((f"{group['runs']:>6,} × {figures.milliseconds(group['each_ms'])}  {bar}", "heading"))
-        lines += [(f"  {line}", "text") for line in _wrapped(group["sql"], 2)]
+        lines += [(line, "text") for line in wrapped(" ".join(group["sql"].split()), "    ", "  ")]
         place = group["source"]
         if place is not None:
             called = group["called_from"]
@@ -137,10 +136,6 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
             if step["warning"]:
                 lines.append((f"  ■ {step['detail']}: {step['warning']}", "poor"))
     return lines
-
-
-def _wrapped(text: str, indent: int = 0) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), max(width() - indent, 20), subsequent_indent="  ") or [""]
 
 
 def _ask(url: str | None, path: str) -> tuple[Target, dict[str, Any]]:

@@ -82,6 +82,30 @@ def test_one_request_is_shown_with_line_statement_and_mend(run, shelf):
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
 
+def test_what_an_app_writes_into_its_statements_does_not_steer_the_terminal(run, serve):
+    app = Flask("rude")
+
+    @app.get("/rude")
+    def rude():
+        with closing(sqlite3.connect(":memory:")) as connection:
+            connection.execute("SELECT '\x1b]0;title\x07\x1b[2J'\n,  1")
+        return ""
+
+    instrument(
+        app, metrics=PerformanceMetrics(TelemetrySettings()), tracer_provider=TracerProvider(shutdown_on_exit=False)
+    )
+    try:
+        url = serve(app)
+        with urllib.request.urlopen(f"{url}/rude") as answer:
+            trace_id = answer.headers["traceparent"].split("-")[1]
+        result = run("request", trace_id, "--url", url, color=True)
+    finally:
+        uninstrument(app)
+    assert "SELECT '�]0;title��[2J' , 1" in result.stdout
+    assert "\x1b]" not in result.stdout
+    assert "\x1b[2J" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
