@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -155,15 +156,31 @@ def _is_of_this_machine(address: str) -> bool:
     return True
 
 
+class _HTTPSConnection(HTTPSConnection):
+    """A connection to `address`, which has to show a certificate of `host`."""
+
+    def __init__(self, host: str, address: tuple[str, int], timeout_s: float, tls: ssl.SSLContext) -> None:
+        super().__init__(host, address[1], timeout=timeout_s, context=tls)
+        self._address = address
+        self._tls = tls
+
+    def connect(self) -> None:
+        self.sock = socket.create_connection(self._address, self.timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+
+
 class _LoadTest:
     def __init__(self, plan: Plan, address: tuple[str, int], progress: Callable[[int], object] | None) -> None:
         self._plan = plan
         self._address = address
         target = plan.target()
-        self._is_https = target.scheme == "https"
         self._path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         self._headers = {"Host": target.netloc, "User-Agent": _USER_AGENT, "Accept": "*/*"}
         self._host = str(target.hostname)
+        self._tls = (
+            ssl.create_default_context() if target.scheme == "https" else None
+        )  # made once: it reads all certificates
         self._progress = progress or (lambda _: None)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -216,8 +233,8 @@ class _LoadTest:
         _close(connection)
 
     def _connect(self) -> HTTPConnection:
-        if self._is_https:
-            return HTTPSConnection(self._host, self._address[1], timeout=self._plan.timeout_s)
+        if self._tls is not None:
+            return _HTTPSConnection(self._host, self._address, self._plan.timeout_s, self._tls)
         return HTTPConnection(*self._address, timeout=self._plan.timeout_s)
 
     def _get(self, connection: HTTPConnection) -> tuple[int, bool]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +16,8 @@ import pytest
 
 from telemetry.loadtest import LoadResult, LoadTestError, Plan, UnreachableError, run, status_words
 from telemetry.monitor import load_test_simulation
+
+CERTIFICATES = Path(__file__).parents[2] / "integration" / "telemetry" / "certificates"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -194,6 +198,33 @@ def own_addresses() -> list[str]:
 def test_an_address_of_this_machine_in_its_network_is_fine() -> None:
     with pytest.raises(UnreachableError):
         run(Plan(f"http://{own_addresses()[0]}:{free_port()}/"))
+
+
+def test_a_name_is_looked_up_once_also_where_its_certificate_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = CERTIFICATES / "untrusted.pem"  # of localhost
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, CERTIFICATES / "untrusted.key")
+    lookup, looked_up = socket.getaddrinfo, []
+
+    def look_up(host: str, *rest: Any, **options: Any) -> Any:
+        if host != "127.0.0.1":
+            looked_up.append(host)
+            host = "127.0.0.1" if len(looked_up) == 1 else "127.0.0.2"  # where nobody listens
+        return lookup(host, *rest, **options)
+
+    monkeypatch.setattr("telemetry.loadtest.socket.getaddrinfo", look_up)
+    with serving() as (url, server):
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        url = url.replace("http://127.0.0.1", "https://localhost")
+        (refused,) = run(Plan(url, 1)).failures
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        looked_up.clear()
+        assert run(Plan(url, 3)).ok
+        assert looked_up == ["localhost"]
+        looked_up.clear()
+        (other,) = run(Plan(url.replace("localhost", "example.org"), 1, allow_remote=True)).failures
+    assert "self-signed certificate" in refused
+    assert "hostname mismatch" in other
 
 
 def test_with_the_word_remote_hosts_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
