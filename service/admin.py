@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,12 +25,14 @@ from limits.strategies import MovingWindowRateLimiter
 from werkzeug.exceptions import TooManyRequests
 
 from service.errors import ServerError, TokenNeededError
+from service.lock import FileLock
 from telemetry.admin import answers
 from telemetry.admin.guard import Authorize, check, is_local, looker, why_not_local
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+_log = logging.getLogger(__name__)
 FILE: Final = "admin-token"
 COOKIE: Final = "lvs_admin"
 PARAMETER: Final = "token"
@@ -37,6 +41,7 @@ WRONG_TOKENS: Final = "10/minute"  # a client; 43 characters of 64 can't be gues
 _OFFERED: Final = "local_video_server.admin_token"
 _PREFIXES: Final = ("/admin", "/api/admin")
 _LEAST_CHARACTERS: Final = 32
+_PATIENCE_S: Final = 5.0
 _COOKIE_AGE_S: Final = 30 * 24 * 3600
 
 
@@ -45,25 +50,15 @@ class TokenError(ServerError):
 
 
 def load_token(data: Path) -> str:
-    """Return the admin token of a data folder, made at the first call. Safe with several processes. Raises `TokenError`."""
+    """Return the admin token of a data folder, made at the first call. Safe with several processes, and on file systems without
+    hard links or modes. Raises `TokenError`.
+    """
     path = data / FILE
     try:
         data.mkdir(parents=True, exist_ok=True)
-        token = secrets.token_urlsafe(32)
-        # Written whole under another name and then linked: who finds the file finds all of it.
-        draft = data / f".{FILE}-{secrets.token_hex(4)}"
         if not path.exists():
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(token + "\n")
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                pass  # another process was first
-            finally:
-                draft.unlink()
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            path.chmod(0o600)
+            _make_token(path)
+        _close_to_others(path)
         token = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise TokenError(f"the admin token in {path} can't be read or made: {error}") from error
@@ -73,6 +68,34 @@ def load_token(data: Path) -> str:
             "without the file, a new one is made"
         )
     return token
+
+
+def _make_token(path: Path) -> None:
+    lock = FileLock(path.with_name(f"{FILE}.lock"))
+    deadline = time.monotonic() + _PATIENCE_S
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process holds {FILE}.lock")
+        time.sleep(0.01)
+    try:
+        if path.exists():  # another process was first
+            return
+        # Written whole under another name: who finds the file finds all of it.
+        draft = path.with_name(f".{FILE}-{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+        draft.replace(path)
+    finally:
+        lock.release()
+
+
+def _close_to_others(path: Path) -> None:
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        try:
+            path.chmod(0o600)
+        except PermissionError as error:  # FAT, for one, has one mode for all files
+            _log.warning("others on this machine may read the admin token in %s: %s", path, error.strerror)
 
 
 def url_with_token(url: str, token: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from config import Settings
 from service import create_app
 from service.admin import COOKIE, FILE, TokenError, TokenParameter, load_token, url_with_token
+from service.lock import FileLock
 from telemetry import PerformanceMetrics, TelemetrySettings
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -36,6 +38,15 @@ def token(app):
     return load_token(app.extensions["local_video_server"].settings.data)
 
 
+def left_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def as_on_fat(status):
+    """Return a status whose file everybody may read."""
+    return os.stat_result((status.st_mode | 0o055, *status[1:]))
+
+
 def admin_paths(app):
     """Every path of the URL map under the admin prefixes."""
     return sorted(
@@ -50,7 +61,7 @@ def test_the_token_is_made_once_and_is_for_its_owner_alone(tmp_path):
     token = load_token(tmp_path / "data")
     assert len(token) >= 43
     assert load_token(tmp_path / "data") == token
-    assert [path.name for path in (tmp_path / "data").iterdir()] == [FILE]
+    assert left_in(tmp_path / "data") == {FILE, f"{FILE}.lock"}
     if os.name == "posix":
         assert stat.S_IMODE((tmp_path / "data" / FILE).stat().st_mode) == 0o600
 
@@ -68,7 +79,31 @@ def test_processes_that_start_together_agree_on_a_token(tmp_path):
     for thread in threads:
         thread.join()
     assert len(found) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert left_in(tmp_path) == {FILE, f"{FILE}.lock"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+def test_a_file_system_without_hard_links_and_modes_keeps_a_token_too(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
+    token = load_token(tmp_path)
+    assert caplog.text == ""
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda *given, **options: as_on_fat(real(*given, **options)))
+    assert load_token(tmp_path) == token
+    assert "others on this machine may read the admin token" in caplog.text
+
+
+def test_a_lock_that_is_never_let_go_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.admin._PATIENCE_S", 0.05)
+    lock = FileLock(tmp_path / f"{FILE}.lock")
+    assert lock.acquire()
+    with pytest.raises(TokenError, match=r"another process holds admin-token\.lock"):
+        load_token(tmp_path)
+    lock.release()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
