@@ -36,6 +36,13 @@ def test_a_malformed_header_is_ignored(header):
     assert parse_ranges(header, 100) is None
 
 
+def test_a_number_has_as_many_digits_as_the_largest_file_needs():
+    assert parse_ranges(f"bytes=0-{2**63 - 1}", 100) == [ByteRange(0, 100)]
+    assert parse_ranges(f"bytes=-{2**63 - 1}", 100) == [ByteRange(0, 100)]
+    assert parse_ranges(f"bytes=0-{10**19}", 100) is None
+    assert parse_ranges(f"bytes=-{10**19}", 100) is None
+
+
 @pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200,300-", "bytes=-0"])
 def test_ranges_past_the_end_carry_the_size_of_the_file(header):
     with pytest.raises(UnsatisfiableRangeError) as caught:

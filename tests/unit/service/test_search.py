@@ -67,6 +67,23 @@ def test_a_tag_counts_most_then_a_whole_word_then_its_beginning(connection):
     assert found(connection, "ght") == ["Night train.webm", "holiday/Zürich by night.mp4", "music/ΣΊΣΥΦΟΣ.mkv"]
 
 
+def test_what_a_word_is_found_in_says_how_high_its_video_comes(database, add_video):
+    add_video(database, "mustard/a.mp4", title="apple")  # in a name
+    add_video(database, "b.mp4", title="custard")  # in a title
+    add_video(database, "starlight/c.mp4", title="zebra")  # at the beginning of a word
+    add_video(database, "star/d.mp4", title="zoo")  # a word
+    add_video(database, "e.mp4", title="zz", tags=["star"])  # a tag
+    with database.connection() as connection:
+        assert found(connection, "star") == ["e.mp4", "star/d.mp4", "starlight/c.mp4", "b.mp4", "mustard/a.mp4"]
+
+
+def test_what_matches_alike_comes_by_title_then_by_path(database, add_video):
+    for path, title in (("a.mp4", "film of you"), ("c.mp4", "Film of me"), ("b.mp4", "film of me")):
+        add_video(database, path, title=title)
+    with database.connection() as connection:
+        assert found(connection, "film") == ["b.mp4", "c.mp4", "a.mp4"]
+
+
 def test_nothing_asked_finds_nothing(connection):
     assert search_videos(connection, tokens_of("  "), 10, 0).total == 0
 

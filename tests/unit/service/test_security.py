@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import time
+
 import pytest
-from flask import request
+from flask import Flask, request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import TooManyWritesError
-from service.security import HEADERS, MAX_BODY_BYTES, WriteLimiter, confined, is_known_host, is_servable, own_names
+from service.errors import BusyError, TooManyWritesError
+from service.security import (
+    HEADERS,
+    MAX_BODY_BYTES,
+    BodyReader,
+    WriteLimiter,
+    confined,
+    is_known_host,
+    is_servable,
+    own_names,
+)
 
 OUTSIDE = [
     "", ".", "..", "../secret.mp4", "a/../../secret.mp4", "/etc/passwd", "//etc/passwd", "a//b.mp4", "..\\secret.mp4",
@@ -148,14 +159,54 @@ def test_a_body_over_the_limit_is_refused(client):
     assert response.is_json
 
 
+class Coming:
+    """A body; while it is being received, `meanwhile` happens."""
+
+    def __init__(self, meanwhile):
+        self._meanwhile = meanwhile
+
+    def read(self, *_):
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is None:
+            return b""
+        meanwhile()
+        return b"x"
+
+
+def test_a_client_that_sends_slowly_takes_no_more_than_its_share_of_the_bodies():
+    app, reader, refused = Flask("app"), BodyReader(), []
+
+    def send(*clients):
+        """Begin a body of the first client; while it comes, that of the next."""
+        if not clients:
+            return
+        environ = {"REMOTE_ADDR": clients[0], "wsgi.input": Coming(lambda: send(*clients[1:])), "CONTENT_LENGTH": "1"}
+        with app.test_request_context("/", method="POST", environ_overrides=environ):
+            try:
+                reader.read()
+            except BusyError:
+                refused.append(clients[0])
+
+    send(*"aaaa")
+    send(*"aaaabbbb")
+    assert refused == []
+    send(*"aaaaa")
+    assert refused == ["a"]
+    send(*"aaaabbbbc")
+    assert refused == ["a", "c"]
+    send(*"aaaabbbb")
+    assert refused == ["a", "c"], "who is done, or was refused, has given its place back"
+
+
 def test_the_limit_counts_each_client_for_itself_and_says_when_to_come_back():
-    limiter = WriteLimiter("2/minute")
+    limiter = WriteLimiter("2/minute", clock=lambda: began_s + 20)
+    began_s = time.time()
     limiter.check("a")
     limiter.check("a")
     limiter.check("b")
     with pytest.raises(TooManyWritesError) as caught:
         limiter.check("a")
-    assert 1 <= caught.value.retry_after_s <= 60
+    assert 35 <= caught.value.retry_after_s <= 41, "a minute after the first, of which 20 s have passed"
 
 
 FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Host": "videos.lan", "X-Forwarded-Proto": "https"}
@@ -167,12 +218,13 @@ def seen_by(app, **overrides):
     return app.test_client().get("/seen", headers=FORWARDED, environ_overrides=overrides).json
 
 
-def test_forwarded_headers_of_a_named_proxy_count(make_app):
+@pytest.mark.parametrize("peer", ["10.9.9.9", "::ffff:10.9.9.9"])
+def test_forwarded_headers_of_a_named_proxy_count(make_app, peer):
     app = make_app(trusted_hosts="videos.lan", trusted_proxies="10.0.0.0/8")
-    assert seen_by(app, REMOTE_ADDR="10.9.9.9") == {"client": "203.0.113.7", "url": "https://videos.lan/"}
+    assert seen_by(app, REMOTE_ADDR=peer) == {"client": "203.0.113.7", "url": "https://videos.lan/"}
 
 
-@pytest.mark.parametrize("peer", ["192.168.0.9", "::1", "", "no address"])
+@pytest.mark.parametrize("peer", ["192.168.0.9", "::ffff:192.168.0.9", "::1", "", "no address"])
 def test_forwarded_headers_of_anybody_else_do_not(make_app, peer):
     app = make_app(trusted_hosts="videos.lan", trusted_proxies="10.0.0.0/8")
     assert seen_by(app, REMOTE_ADDR=peer) == {"client": peer, "url": "http://localhost/"}
