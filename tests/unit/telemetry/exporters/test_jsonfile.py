@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -95,36 +99,75 @@ def test_batches_that_are_larger_than_a_file_are_several_lines(tmp_path: Path) -
     assert (queue.status.sent, queue.status.dropped) == (200, 0)
 
 
-def write(folder: Path, mark: str) -> None:
-    file = RotatedFile(folder, "traces", 1_000_000)
-    for _ in range(200):
-        file.append(mark * 50)
+def write(folder: Path, mark: str, both_are_there: Barrier) -> None:
+    file = RotatedFile(folder, "traces", 4 * 1000)
+    both_are_there.wait(60)
+    for number in range(1000):
+        file.append(f"{mark} {number:07}")  # 10 bytes each
 
 
-def test_several_processes_write_whole_lines(tmp_path: Path) -> None:
+def test_several_processes_rotate_files_in_turn(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=write, args=(tmp_path, mark)) for mark in "ab"]
+    barrier = spawn.Barrier(2)
+    writers = [spawn.Process(target=write, args=(tmp_path, mark, barrier)) for mark in "ab"]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    written = (tmp_path / "traces.jsonl").read_text().splitlines()
-    assert sorted(written) == ["a" * 50] * 200 + ["b" * 50] * 200
+    files = [tmp_path / name for name in ("traces.3.jsonl", "traces.2.jsonl", "traces.1.jsonl", "traces.jsonl")]
+    kept = [path.read_text().splitlines() for path in files]
+    assert [len(each) for each in kept] == [100] * 4, "2000 lines fill files of 100"
+    for mark in "ab":
+        numbers = [int(line[2:]) for each in kept for line in each if line.startswith(mark)]
+        assert numbers == list(range(1000))[-len(numbers) :] or not numbers, "the newest lines, in order, none missing"
 
 
-def test_what_can_not_be_written_is_kept_and_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="there, one process writes a folder")
+def test_a_line_waits_until_another_process_has_written_its_own(tmp_path: Path) -> None:
+    import fcntl
+
+    file = RotatedFile(tmp_path, "traces", 1000)
+    thread = threading.Thread(target=file.append, args=("x",))
+    with (tmp_path / "traces.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        assert not file.path.exists()
+    thread.join()
+    assert file.path.read_text() == "x\n"
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow further: what is beyond that of a write is cut off, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_of_a_line_that_does_not_fit_on_the_disk_nothing_is_left(tmp_path: Path) -> None:
+    file = RotatedFile(tmp_path, "traces", 4 * 1000)
+    file.append("a" * 99)
+    with files_of_at_most(150), pytest.raises(OSError, match="File too large"):
+        file.append("b" * 99)
+    assert file.path.read_text() == "a" * 99 + "\n"
+    file.append("c" * 99)
+    assert file.path.read_text().splitlines() == ["a" * 99, "c" * 99]
+
+
+def test_what_can_not_be_written_is_kept_and_written_later(tmp_path: Path) -> None:
     queue = jsonfile.processor(Options(jsonfile_folder=tmp_path))
     queue.emit(ended())
-    with monkeypatch.context() as patch:
-        patch.setattr(RotatedFile, "append", _disk_full)
+    with files_of_at_most(10):
         assert not queue.force_flush()
-        assert (queue.status.queued, queue.status.sent) == (1, 0)
-        assert "No space left on device; kept, to be tried again" in str(queue.status.last_error)
+    assert (queue.status.queued, queue.status.sent) == (1, 0)
+    assert "File too large; kept, to be tried again" in str(queue.status.last_error)
     assert queue.force_flush()
     queue.shutdown()
     assert len(lines(tmp_path / "traces.jsonl")) == 1
-
-
-def _disk_full(*_: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -17,8 +20,10 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
+from telemetry.exporters import otlp
 from telemetry.exporters.ended import EndedRequest, Source
 from telemetry.exporters.otlp import RecordSender
+from telemetry.exporters.registry import Options
 from tests.unit.telemetry.exporters.queries import query
 
 CHECKED_WITH = "1.45."
@@ -92,6 +97,46 @@ def test_a_message_of_several_spans_is_not_sent_if_it_is_too_large(
     assert not bodies
     assert send([ended()])
     assert len(bodies) == 1
+
+
+class Page(BaseHTTPRequestHandler):
+    """What is no receiver: each path is answered with 200 and the content type that it names."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", unquote(self.path[1:]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_taken"),
+    [
+        ("text/html; charset=utf-8", False),
+        ("text/plain; version=0.0.4", False),
+        ("application/x-protobuf", True),
+        ("text/plain; charset=utf-8", True),
+    ],
+)
+def test_a_page_that_answers_instead_of_a_receiver_has_taken_nothing(
+    kind: str, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/{quote(kind, safe='')}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
+        queue = otlp.processor(Options())
+        queue.emit(ended())
+        queue.force_flush()
+        queue.shutdown()
+        server.shutdown()
+        thread.join()
+    assert (queue.status.sent, queue.status.dropped) == ((1, 0) if is_taken else (0, 1))
+    assert queue.status.last_error == (None if is_taken else f"what answers is no OTLP receiver: 200, {kind}")
 
 
 def test_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +41,18 @@ class Exporter(MetricExporter):
 
     def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
         self.is_shut_down = True
+
+
+class Hanging(Exporter):
+    """Its backend does not answer until it is `over`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = threading.Event()
+
+    def export(self, metrics_data: MetricsData, *_: Any, **__: Any) -> MetricExportResult:
+        self.over.wait(30)
+        return MetricExportResult.SUCCESS
 
 
 @pytest.fixture
@@ -84,6 +98,17 @@ def test_the_last_export_comes_with_the_end(reader: PushReader, exporter: Export
     provider.shutdown()
     reader.shutdown()
     assert (exporter.sums, exporter.is_shut_down) == ([5], True)
+
+
+def test_the_end_comes_not_later_than_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "3600000")
+    hangs = Hanging()
+    reader = PushReader(hangs, shutdown_timeout_s=20)
+    MeterProvider([reader], shutdown_on_exit=False).get_meter("t").create_counter("count").add(1)
+    began = time.monotonic()
+    reader.shutdown(until=began + 0.1)
+    assert time.monotonic() - began < 10
+    hangs.over.set()
 
 
 def test_who_hears_the_backend_judges(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,17 @@ def test_values_are_written_as_protobuf_writes_them(value: Any) -> None:
     assert AnyValue.FromString(wire.any_value(value)) == expected
 
 
+def test_of_ever_new_statements_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_statements", {})
+    monkeypatch.setattr(wire, "_MAX_STATEMENTS", 4)
+    ids = SpanContext(1, 2, False, TraceFlags(1))
+    names = [f"ABC{number}" for number in range(10)]
+    body = wire.encode([EndedRequest(SOURCE, ids, 0, 0, None, [query(name) for name in names])])
+    assert len(wire._statements) <= 4
+    spans = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
+    assert [span.name for span in spans] == [f"ABC {number}" for number in range(10)]
+
+
 def test_a_lone_surrogate_is_replaced_instead_of_losing_the_batch() -> None:
     item = EndedRequest(SOURCE, SpanContext(1, 1, False), 0, 0, None, [query("SELECT '\ud800'")])
     (resource,) = ExportTraceServiceRequest.FromString(wire.encode([item])).resource_spans
