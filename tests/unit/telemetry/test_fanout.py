@@ -8,13 +8,20 @@ from hypothesis import strategies as st
 
 from telemetry import fanout
 from telemetry.fanout import analyse, growth, summary
-from telemetry.recent import summed
-from telemetry.requests import MADE, MANY, SCRIPT
+from telemetry.recent import KeptRequest, summed
+from telemetry.requests import MADE, MANY, SCRIPT, Query
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
 
 POSTS = query("SELECT id, author FROM posts", 0)
 AUTHOR = "SELECT name FROM users WHERE id = ?"
 QUIET = "SELECT 1 FROM t WHERE a = ?"
+
+
+def both_ways(queries: list[Query]) -> tuple[KeptRequest, KeptRequest]:
+    """Return a request as it is kept query by query and as sums; equal statements had equal parameters."""
+    one_by_one = kept(queries, same=True)
+    assert one_by_one.repeats is not None
+    return one_by_one, one_by_one._replace(queries=[], sums=summed(queries, one_by_one.repeats, {}))
 
 
 def test_one_statement_for_each_row_is_an_n_plus_one_with_its_evidence_and_the_query_that_feeds_it() -> None:
@@ -28,6 +35,22 @@ def test_one_statement_for_each_row_is_an_n_plus_one_with_its_evidence_and_the_q
     assert finding.mend == "a JOIN of users in the query of posts, or one query with id IN (…)"
     assert finding.feeder is not None
     assert finding.feeder.sql == POSTS[0]
+
+
+def test_what_feeds_is_the_last_query_before_that_has_rows_to_give() -> None:
+    tags = "SELECT id FROM tags"
+    loop = each(AUTHOR, 9, since=100)
+
+    def feeder(*before: Query) -> str:
+        (finding,) = analyse(kept([*before, *loop]), repeats=6).findings
+        assert finding.feeder is not None
+        return finding.feeder.sql
+
+    assert feeder(POSTS, query(tags, 10)) == tags
+    assert feeder(POSTS, query("SELECT COUNT(*) FROM tags", 10)) == POSTS[0]
+    assert feeder(POSTS, query(tags, 10, error="sqlite3.OperationalError")) == POSTS[0]
+    assert feeder(POSTS, query("INSERT INTO seen VALUES (?)", 10)) == POSTS[0]
+    assert feeder(POSTS, *each("SELECT a FROM b WHERE c = ?", 5, since=10, step_ns=2)) == POSTS[0]
 
 
 @pytest.mark.parametrize(("runs", "repeats", "expected"), [(4, 5, "ok"), (5, 5, "n_plus_one"), (4, 4, "n_plus_one")])
@@ -123,13 +146,31 @@ def test_asking_again_after_each_write_is_no_duplicate() -> None:
     )
 
 
+@pytest.mark.parametrize(("writes", "expected"), [(2, [fanout.DUPLICATES]), (3, [])])
+def test_asking_again_is_no_duplicate_where_half_of_the_runs_may_see_something_new(
+    writes: int, expected: list[str]
+) -> None:
+    asked = each("SELECT count(*) FROM t", 6)
+    written = each("INSERT INTO t VALUES (?)", writes, since=500)
+    for request in both_ways(sorted([*asked, *written], key=lambda one: one[1])):
+        assert [finding.kind for finding in analyse(request).findings] == expected
+
+
 def test_what_is_of_no_table_may_change_by_itself() -> None:
     assert analyse(kept(each("SELECT datetime('now')", 9), same=True)).findings == ()
 
 
 def test_pauses_between_equal_runs_are_polling() -> None:
-    (finding,) = analyse(kept(each(QUIET, 6, step_ns=20 * MS), same=True)).findings
-    assert (finding.kind, finding.is_warning, finding.mend) == (fanout.POLLING, False, "")
+    for request in both_ways(each(QUIET, 6, step_ns=20 * MS)):
+        (finding,) = analyse(request).findings
+        assert (finding.kind, finding.is_warning, finding.mend) == (fanout.POLLING, False, "")
+
+
+@pytest.mark.parametrize(("step_ns", "took_ns"), [(20 * MS, 4 * MS), (4 * MS, 1000)], ids=["slow query", "short pause"])
+def test_pauses_that_are_short_or_no_longer_than_the_runs_are_no_polling(step_ns: int, took_ns: int) -> None:
+    for request in both_ways(each(QUIET, 6, step_ns=step_ns, took_ns=took_ns)):
+        (finding,) = analyse(request).findings
+        assert finding.kind == fanout.DUPLICATES
 
 
 def test_runs_that_failed_until_one_did_not_are_retries() -> None:

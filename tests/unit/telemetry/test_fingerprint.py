@@ -145,6 +145,12 @@ def test_a_limit_is_the_number_that_stands_behind_the_word(sql: str, limit: int 
     assert statement(sql).limit == limit
 
 
+def test_the_order_of_the_rows_is_the_last_one_that_is_said() -> None:
+    inner = "SELECT a, id FROM t WHERE id > ? ORDER BY {}"
+    assert statement(f"SELECT a FROM ({inner.format('a')}) ORDER BY id").is_ordered_by_range
+    assert not statement(f"SELECT a FROM ({inner.format('id')}) ORDER BY a").is_ordered_by_range
+
+
 def test_a_fingerprint_is_what_sqlite_can_prepare_again() -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE t (a, b)")
