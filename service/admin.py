@@ -70,6 +70,14 @@ def load_token(data: Path) -> str:
     return token
 
 
+def kept_token(data: Path) -> str | None:
+    """Return the admin token that is kept in a data folder, whatever it is like; None where none can be read."""
+    try:
+        return (data / FILE).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def _make_token(path: Path) -> None:
     lock = FileLock(path.with_name(f"{FILE}.lock"))
     deadline = time.monotonic() + _PATIENCE_S

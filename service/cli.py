@@ -68,13 +68,13 @@ def _check_start(settings: Settings) -> str:
     """Read the telemetry's settings, bring the schema up to date and return the admin token, here, where a complaint is one
     line for the user."""
     from service.admin import load_token
-    from service.db import Database
+    from service.db import DATABASE_FILE, Database
     from telemetry import pipeline
     from telemetry.exporters import registry
 
     registry.check(telemetry.TelemetrySettings.load())
     pipeline.check()
-    Database(settings.data.resolve() / "library.sqlite3").close()
+    Database(settings.data.resolve() / DATABASE_FILE).close()
     return load_token(settings.data.resolve())
 
 

@@ -16,6 +16,7 @@ from flask import current_app, g
 
 from service.errors import ServerError, sqlite_kind
 
+DATABASE_FILE = "library.sqlite3"
 BUSY_TIMEOUT_S = 10.0
 _MAY_WRITE = "give the user who runs the server the right to write it and its folder"
 _REMEDIES = {
@@ -125,6 +126,9 @@ class Database:
         return connection
 
     def borrow(self) -> sqlite3.Connection:
+        """Return a connection, an idle one if there is any; the borrower passes it to `give_back`. Never waits: beyond the pool a
+        new one is opened.
+        """
         with self._lock:
             if self._idle:
                 return self._idle.pop()

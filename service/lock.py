@@ -29,6 +29,7 @@ class FileLock:
 
     @property
     def held(self) -> bool:
+        """Whether this object has the lock: from an `acquire` that said so to `release`."""
         return self._file is not None
 
     def acquire(self) -> bool:

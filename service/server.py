@@ -131,6 +131,14 @@ def address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def reachable(host: str) -> str:
+    """Return where this machine reaches a server that listens on `host`: loopback, if that is every address."""
+    listens = ipaddress.ip_address(host)
+    if not listens.is_unspecified:
+        return host
+    return "127.0.0.1" if listens.version == 4 else "::1"
+
+
 def _outward_address(host: str) -> str:
     """Return the address that others reach this machine by; loopback if it is on no network. Nothing is sent."""
     is_v6 = ipaddress.ip_address(host).version == 6

@@ -12,7 +12,7 @@ from flask import Response, current_app, g, request
 
 from config import Settings
 from service.cache import CacheManager, CacheMetrics, CacheView
-from service.db import Database, release_request_connection, request_connection
+from service.db import DATABASE_FILE, Database, release_request_connection, request_connection
 from service.errors import NotFoundError
 from service.indexer import Indexer
 from service.library import Video, find_video, is_known
@@ -46,7 +46,7 @@ class Server:
     def build(cls, settings: Settings, metrics: CacheMetrics) -> Server:
         """Open the database and put the parts together. Starts no thread. Raises what `Database` does."""
         videos, data = settings.videos.resolve(), settings.data.resolve()
-        database = Database(data / "library.sqlite3")
+        database = Database(data / DATABASE_FILE)
         thumbnails = Thumbnails(data / f"thumbnails-{settings.thumbnail_width}", settings.thumbnail_width)
         indexer = Indexer(database, videos, thumbnails, threads=settings.probe_threads)
         return cls(
@@ -79,6 +79,7 @@ def server() -> Server:
 
 
 def connection() -> sqlite3.Connection:
+    """Return the connection of the current request, the same one each time; `end_request` gives it back."""
     return request_connection()
 
 
@@ -117,10 +118,12 @@ def require_known(media_hash: str) -> None:
 
 
 def ratings_of(hashes: list[str]) -> dict[str, Rating]:
+    """Return the ratings of each of `hashes`, also of those that nobody has rated, out of the cache or by one query."""
     return cache().get_many("ratings", hashes, lambda missing: read_ratings(connection(), missing))
 
 
 def tags_of(hashes: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the tags of each of `hashes`, also of those that have none, out of the cache or by one query."""
     return cache().get_many("tags", hashes, lambda missing: read_tags(connection(), missing))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -44,20 +42,11 @@ def report(url: str | None, as_json: bool) -> None:
 
 def of_settings(settings: Settings) -> Target:
     """Return the server that `serve` would start here, with the token that it keeps in its data folder."""
-    host = ipaddress.ip_address(settings.host)
-    if host.is_unspecified:
-        host = ipaddress.ip_address("127.0.0.1" if host.version == 4 else "::1")
-    shown = f"[{host}]" if host.version == 6 else str(host)
-    return Target.parse(f"http://{shown}:{settings.port}", None if settings.is_on_loopback else _token(settings.data))
+    from service.admin import kept_token
+    from service.server import reachable
 
-
-def _token(data: Path) -> str | None:
-    from service.admin import FILE
-
-    try:
-        return (data / FILE).read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
+    token = None if settings.is_on_loopback else kept_token(settings.data)
+    return Target("http", reachable(settings.host), settings.port, "", token)
 
 
 def _read(target: Target) -> tuple[dict[str, Any], dict[str, Any] | None]:

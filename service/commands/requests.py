@@ -16,12 +16,11 @@ from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, wrapped
 from service.commands.report import of_settings
 from telemetry.admin import figures
+from telemetry.admin.requests_api import API, SORTS
 from telemetry.fanout import OK, VERDICTS, name_of
 
-_API: Final = "/api/admin/performance/requests"
 _NOT_REQUESTS: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
 _BAR: Final = 24
 
 
@@ -39,12 +38,12 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--min-ms", type=click.IntRange(min=0), help="Only requests that took so long or longer.")
 @click.option("--errors", is_flag=True, help="Only requests that failed.")
 @click.option("--verdict", type=click.Choice(VERDICTS), help="Only requests whose queries come to this.")
-@click.option("--sort", "sort_by", type=click.Choice(_SORTS), default="started_at", show_default=True)
+@click.option("--sort", "sort_by", type=click.Choice(SORTS), default=SORTS[0], show_default=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> None:
     """List the newest requests of a running server, and the worst of each route, with what their queries come to."""
     given = {name: value for name, value in chosen.items() if value is not None} | ({"errors": 1} if errors else {})
-    target, body = _ask(url, f"{_API}?{urlencode(given)}")
+    target, body = _ask(url, f"{API}?{urlencode(given)}")
     try:
         rows = [_row(request) for request in body["requests"]]
     except _NOT_REQUESTS:
@@ -90,7 +89,7 @@ def request(trace_id: str, url: str | None, as_json: bool) -> None:
             f"TRACE_ID must be 32 hexadecimal digits, got {trace_id!r}; 'local-video-server requests' lists them",
             WRONG_SETTING,
         )
-    target, body = _ask(url, f"{_API}/{wanted}")
+    target, body = _ask(url, f"{API}/{wanted}")
     try:
         lines = list(_lines(body))
     except _NOT_REQUESTS:

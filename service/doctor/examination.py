@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from config import Settings
+from service.db import DATABASE_FILE
 from service.doctor.clock import ClockWatch
 from service.doctor.exporting import check_chosen, check_running
 from service.doctor.finding import Finding
 from service.doctor.folders import check_data, check_database, check_videos
 from service.doctor.measuring import check_instrumentors, check_telemetry
 from service.doctor.network import check_exporter, check_port
-
-DATABASE_FILE: Final = "library.sqlite3"
 
 
 def examine(settings: Settings, progress: Callable[[str], object] = lambda _: None) -> Iterator[Finding]:

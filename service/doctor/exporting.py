@@ -9,7 +9,6 @@ from typing import Any, Final
 from service.doctor.finding import Finding
 
 _PATH: Final = "/api/admin/performance/exporters"
-_TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a name, no secret
 
 
 def check_chosen(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -34,15 +33,12 @@ def check_chosen(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def check_running(host: str, port: int, data: Path) -> Iterator[Finding]:
     """Ask the server that runs at `host` and `port`, if one does, how its exporters are doing."""
+    from service.admin import kept_token
     from service.commands.fetch import FetchError, Target
+    from service.server import reachable
 
     try:
-        token = (data / _TOKEN_FILE).read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        token = None
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    try:
-        status, body = Target("http", reachable, port, "", token).get(_PATH)
+        status, body = Target("http", reachable(host), port, "", kept_token(data)).get(_PATH)
     except FetchError:
         return  # none runs
     if status != 200 or not isinstance(body, dict) or not isinstance(body.get("exporters"), list):

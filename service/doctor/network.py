@@ -21,13 +21,13 @@ _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 def check_port(host: str, port: int) -> Iterator[Finding]:
     """Look whether the server could listen on `host` and `port`, or does already."""
-    from service.server import CannotListenError, address, pick_port
+    from service.server import CannotListenError, address, pick_port, reachable
 
     try:
         found = pick_port(host, port)
     except CannotListenError as error:
-        url = address(_reachable(host), port)
-        if _is_ours(_reachable(host), port):
+        url = address(reachable(host), port)
+        if _is_ours(reachable(host), port):
             remedy = "Open it, or start another one beside it with --port 0."
             yield Finding("note", "port", f"a video server is running at {url} already.", remedy)
             return
@@ -45,10 +45,6 @@ def check_port(host: str, port: int) -> Iterator[Finding]:
 
 def _is_taken(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and (error.errno == EADDRINUSE or getattr(error, "winerror", 0) in (10013, 10048))
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _is_ours(host: str, port: int) -> bool:
