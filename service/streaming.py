@@ -13,13 +13,17 @@ import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from flask import Request, Response
 from werkzeug.http import http_date, parse_date
 
 from service.errors import BusyError
 from service.ranges import ByteRange, UnsatisfiableRangeError, parse_ranges
+from telemetry import begin_transfer
+
+if TYPE_CHECKING:
+    from telemetry.requests import Transfer
 
 CHUNK_BYTES = 256 * 1024
 # The years 1 to 9999: a file can bear a date beyond what HTTP can say.
@@ -51,7 +55,7 @@ class FileBody:
         slots.take()
         # No method: it would hold the body, which then waits for the cyclic collector.
         self._chunks = _read(file, pieces, tail)
-        self._end = weakref.finalize(self, _end, file, slots)
+        self._end = weakref.finalize(self, _end, file, slots, begin_transfer())
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -79,9 +83,10 @@ def _read(file: BinaryIO, pieces: list[tuple[bytes, ByteRange]], tail: bytes) ->
         yield tail
 
 
-def _end(file: BinaryIO, slots: Slots) -> None:
+def _end(file: BinaryIO, slots: Slots, transfer: Transfer) -> None:
     file.close()
     slots.free()
+    transfer.end()
 
 
 def send_file(path: Path, mime: str, request: Request, slots: Slots) -> Response:

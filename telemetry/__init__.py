@@ -11,6 +11,7 @@ from telemetry.errors import InstrumentationError, SettingsError, TelemetryError
 from telemetry.lazy import lazily
 from telemetry.performance import PerformanceMetrics, get_metrics, set_metrics
 from telemetry.readers import PerformanceMetricReader
+from telemetry.requests import begin_transfer
 from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "SettingsError",
     "TelemetryError",
     "TelemetrySettings",
+    "begin_transfer",
     "flask_route_monitor",
     "get_metrics",
     "instrument",

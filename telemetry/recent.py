@@ -23,7 +23,7 @@ from telemetry.requests import Sums, masked, sums_of, url_path
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
 
-    from telemetry.requests import Query, RequestRecord, SumKey
+    from telemetry.requests import Query, RequestRecord, SumKey, Transfer
 
 MAX_KEPT_QUERIES: Final = 500
 """Queries of one request that are kept one by one."""
@@ -54,6 +54,8 @@ class KeptRequest(NamedTuple):
     duration_ns: int
     transfer_ns: int | None
     """Until the end of the body, where that was made while it was sent."""
+    handed_over: Transfer | None
+    """Of a body that the server was handed as it is; it may still be under way."""
     trace_id: int
     span_id: int
     query_count: int
@@ -84,6 +86,11 @@ class KeptRequest(NamedTuple):
     def endpoint(self) -> str:
         """Flask's name of the endpoint, empty where no rule matched."""
         return "" if self.rule is None else self.rule.endpoint
+
+    @property
+    def whole_transfer_ns(self) -> int | None:
+        """Until the end of the body, whoever made it; `None` where the duration says it, or while it is being sent."""
+        return self.transfer_ns if self.handed_over is None else self.handed_over.ns
 
     @property
     def db_time_ns(self) -> int:
@@ -151,6 +158,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         record.start_unix_ns,
         duration_ns,
         record.transfer_ns,
+        record.handed_over,
         trace_id,
         span_id,
         record.query_count,

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from time import time_ns
+from time import perf_counter_ns, time_ns
 from types import CodeType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -178,6 +178,7 @@ class RequestRecord:
         "exported",
         "fetches",
         "first",
+        "handed_over",
         "held",
         "is_ending",
         "is_rejected",
@@ -219,6 +220,7 @@ class RequestRecord:
         self.error: BaseException | None = None
         self.streamed = False
         self.transfer_ns: int | None = None  # of what is streamed, to the end of the body
+        self.handed_over: Transfer | None = None  # of a body that the server was handed as it is
         self.is_ending = False
         self.complete = False
         self.queries: list[Query] = []
@@ -338,6 +340,35 @@ class RequestRecord:
             except ValueError:
                 return self._cursors.get(wanted)
         return calls[-3]
+
+
+class Transfer:
+    """How long a body is being sent that the server was handed as it is. The request it belongs to is complete before: its
+    duration, its windows and its span know nothing of it, and the chunks cost nothing.
+    """
+
+    __slots__ = ("_start_ns", "ns")
+
+    def __init__(self, start_ns: int) -> None:
+        self._start_ns = start_ns
+        self.ns: int | None = None
+        """From the first byte of work on the request to the end of the body; `None` while it is being sent."""
+
+    def end(self) -> None:
+        """Note that the body is over, or has been given up. The first call counts; any thread may make it."""
+        if self.ns is None:
+            self.ns = perf_counter_ns() - self._start_ns
+
+
+def begin_transfer() -> Transfer:
+    """Return what to tell the end of a body to, for a view that answers with `direct_passthrough`; the request that is being
+    served shows it as its transfer. Outside of any, nobody hears of it.
+    """
+    record = serving.get()
+    if record is None:
+        return Transfer(perf_counter_ns())
+    record.handed_over = Transfer(record.start_ns)
+    return record.handed_over
 
 
 def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:

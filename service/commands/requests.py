@@ -15,7 +15,7 @@ from service.commands.fetch import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, wrapped
 from service.commands.report import of_settings
-from telemetry.admin import figures
+from telemetry.admin import figures, waterfall
 from telemetry.admin.requests_api import API, SORTS
 from telemetry.fanout import OK, VERDICTS, name_of
 
@@ -120,7 +120,7 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines += [(line, "warning" if finding["is_warning"] else "text") for line in wrapped(told, "  ")]
     if one["checked"]:
         lines.append((f"  {one['checked']}", "text") if one["error_type"] else (f"● {one['checked']}", "good"))
-    whole_ms = max(one["duration_ms"], one["transfer_ms"] or 0, 0.001)
+    whole_ms = waterfall.whole_ms(one)
     for group in sorted(one["groups"], key=lambda group: -group["total_ms"]):
         bar = "█" * max(1, min(_BAR, round(_BAR * group["total_ms"] / whole_ms)))
         lines.append(("", "text"))

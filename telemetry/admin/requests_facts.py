@@ -115,7 +115,7 @@ class Reader:
             "error_type": kept.error_type,
             "started_at": _rfc3339(kept.start_unix_ns),
             "duration_ms": rounded(kept.duration_ns / 1e6),
-            "transfer_ms": None if kept.transfer_ns is None else rounded(kept.transfer_ns / 1e6),
+            "transfer_ms": None if (whole_ns := kept.whole_transfer_ns) is None else rounded(whole_ns / 1e6),
             "query_count": kept.query_count,
             "db_ms": rounded(db_ns / 1e6),
             "db_share_percent": rounded(100 * db_ns / max(kept.duration_ns, kept.transfer_ns or 0, 1)),

@@ -187,6 +187,7 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
         "asked": at,
         "warned": warned,
         "rows": waterfall.rows(detail),
+        "whole_ms": waterfall.whole_ms(detail),
         "settings": settings,
         "verdict_name": fanout.name_of,
         "request_status": request_status,

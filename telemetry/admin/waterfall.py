@@ -38,9 +38,17 @@ class Row:
         return len(self.bars) + self.left_out
 
 
+def whole_ms(detail: Mapping[str, Any]) -> float:
+    """Return what the bars are parts of: the request, and the transfer of a body that made queries while it was sent."""
+    duration_ms: float = detail["duration_ms"]
+    ends_ms = max((query["start_ms"] + query["duration_ms"] for query in detail["queries"]), default=0.0)
+    transfer_ms: float = detail["transfer_ms"] or 0.0
+    return max(duration_ms, transfer_ms if ends_ms > duration_ms else 0.0, 0.001)
+
+
 def rows(detail: Mapping[str, Any]) -> list[Row]:
     """Return the rows below the request itself, in the order of time; beyond `MOST_ROWS` the rest of a group is one row."""
-    whole_ms = max(detail["duration_ms"], detail["transfer_ms"] or 0.0, 0.001)
+    all_ms = whole_ms(detail)
     found: list[Row] = []
     last: dict[int, Row] = {}
     for query in detail["queries"]:
@@ -57,7 +65,7 @@ def rows(detail: Mapping[str, Any]) -> list[Row]:
         row.duration_ms += query["duration_ms"]
         row.is_failed |= query["error_type"] is not None
         if len(row.bars) < MOST_UNFOLDED:
-            row.bars.append(_bar(query, whole_ms))
+            row.bars.append(_bar(query, all_ms))
         else:
             row.left_out += 1
     return found

@@ -62,6 +62,7 @@ def kept(
         start_unix_ns=number,
         duration_ns=MS,
         transfer_ns=None,
+        handed_over=None,
         trace_id=number,
         span_id=number,
         query_count=len(queries),

@@ -20,6 +20,30 @@ def test_a_video_comes_byte_for_byte_with_its_type(client, shelf):
         assert response.data == (shelf / name).read_bytes()
 
 
+def test_how_long_a_video_is_being_sent_is_told_apart_from_its_request(client, server, shelf):
+    def told():
+        (request,) = client.get("/api/admin/performance/requests?route=GET /video/<filename>").json["requests"]
+        return request
+
+    response = client.get("/video/red.mp4", buffered=False)
+    sending = told()
+    chunks = response.iter_encoded()
+    next(chunks)
+    assert (sending["transfer_ms"], sending["status"]) == (None, 200)
+    response.close()
+    sent = told()
+    assert sent["transfer_ms"] > sent["duration_ms"] == sending["duration_ms"]
+    assert sent["db_share_percent"] == sending["db_share_percent"]
+    client.get("/video/red.mp4", headers={"Range": "bytes=999999999-"})
+    client.head("/video/red.mp4")
+    others = client.get("/api/admin/performance/requests").json["requests"]
+    assert [each["transfer_ms"] for each in others if each["path"] == "/video/red.mp4"] == [
+        None,
+        None,
+        sent["transfer_ms"],
+    ]
+
+
 def test_a_player_may_jump(client, shelf):
     response = client.get("/video/red.mp4", headers={"Range": "bytes=100-199"})
     assert (response.status_code, response.data) == (206, (shelf / "red.mp4").read_bytes()[100:200])
