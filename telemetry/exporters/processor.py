@@ -51,11 +51,10 @@ class DeferredSpanProcessor(SpanProcessor):
 
     Spans are made of requests in a thread of its own, which starts with the first of them. The queue is bounded in spans and
     in characters of SQL, those that are being sent included: what does not fit in is dropped and counted, a request as a
-    whole. A batch that the
-    backend can't take now stays at the head of the queue and is tried again, after a pause that doubles up to half a minute,
-    or after the one that the backend asks for; one that is too large is sent in parts. The standard variables
-    `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply. Thread-safe; after
-    `shutdown` everything is dropped.
+    whole. A batch that the backend can't take now stays at the head of the queue and is tried again, after a pause that
+    doubles up to half a minute, or after the one that the backend asks for; one that is too large is sent in parts. The
+    standard variables `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply.
+    Thread-safe; after `shutdown` everything is dropped.
     """
 
     signal: Signal = "traces"
