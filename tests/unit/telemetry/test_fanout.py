@@ -339,7 +339,7 @@ def test_a_request_that_lost_much_of_its_time_to_a_lock_says_who_held_it() -> No
 
 
 @pytest.mark.parametrize(
-    "values", [{"wait_ns": 9 * MS}, {"duration_ns": 100 * MS}, {"transfer_ns": 100 * MS}, {"wait_ns": 0}]
+    "values", [{"wait_ns": 9 * MS}, {"duration_ns": 100 * MS}, {"transfer": 100 * MS}, {"wait_ns": 0}]
 )
 def test_a_short_wait_is_not_worth_a_word(values: dict[str, int]) -> None:
     assert fanout.analyse(kept([POSTS], **(WAITED | values))).findings == ()
