@@ -249,8 +249,11 @@ def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
 def _summary(groups: Sequence[Group], verdict: str) -> Summary:
     of_lines: Counter[tuple[object, ...]] = Counter()
     for each in groups:
-        of_lines[_line_of(each)] += each.runs
-    return Summary(len({each.statement.text for each in groups}), verdict, max(of_lines.values(), default=0))
+        if each.sql:  # else it stands for all that there was no room for
+            of_lines[_line_of(each)] += each.runs
+    return Summary(
+        len({each.statement.text for each in groups if each.sql}), verdict, max(of_lines.values(), default=0)
+    )
 
 
 def group(kept: KeptRequest) -> list[Group]:
@@ -447,9 +450,11 @@ def _feeder(one: Group, groups: Sequence[Group]) -> Group | None:
     return max(fewer, key=lambda each: each.first, default=None)
 
 
-def full_scan(one: Group, fault: str, mend: str) -> Finding:
-    """Return what is to be said of a statement whose plan has a `fault`."""
-    return Finding(FULL_SCAN, f"{_ran(one)}, and {fault}", mend, one)
+def full_scan(one: Group, index: str) -> Finding:
+    """Return what is to be said of a statement that reads all of a table for want of an `index`, such as `tags(video_id)`."""
+    return Finding(
+        FULL_SCAN, f"{_ran(one)}, and read all of {index.partition('(')[0]} each time", f"an index on {index}", one
+    )
 
 
 def _waits(kept: KeptRequest) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ process shows in the latter alone.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -40,17 +41,19 @@ class Hold(NamedTuple):
     end_ns: int
     route: str | None
     """Of the request that held it; `None` for what was no request, or one that no rule has matched."""
+    sure_ns: int
+    """From when it was held for certain: the first statement may itself have waited, for another process."""
 
 
 class ConnectionState:
     """What is known of one connection: its file, and the write transaction it is in."""
 
-    __slots__ = ("__weakref__", "file", "record", "since_ns", "transaction")
+    __slots__ = ("__weakref__", "file", "record", "since_ns", "sure_ns", "transaction")
 
     def __init__(self, file: str | None) -> None:
         self.file = file
         self.transaction = 0
-        self.since_ns = 0
+        self.since_ns = self.sure_ns = 0
         self.record: RequestRecord | None = None
 
 
@@ -63,6 +66,8 @@ _DML: Final = "INSERT|UPDATE|DELETE|REPLACE"
 _HOW: Final = re.IGNORECASE | re.DOTALL
 _LOCKS: Final = rf"{_BLANK}*(?:{_BEGIN_NOW}|{_DDL})\b"
 _WAITS: Final = rf"(?:^|;){_BLANK}*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b"
+_ELSEWHERE: Final = r"\b(?:CREATE\s+TEMP|ATTACH)"
+"""Of a connection with tables in other files or in none, it can't be told which file a statement writes to."""
 _WRITES_AT_ONCE: Final = (
     rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b"
 )
@@ -104,7 +109,12 @@ def path_of(database: Any, is_uri: bool) -> str | None:
         if parse_qs(parts.query).get("mode") == ["memory"]:
             return None
         name = unquote(parts.path)
-    return None if name in ("", ":memory:") else os.path.abspath(name)  # noqa: PTH100  # need not exist
+    return None if name in ("", ":memory:") else _real(os.path.abspath(name))  # noqa: PTH100  # need not exist
+
+
+@functools.lru_cache(maxsize=256)
+def _real(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def wrote(
@@ -122,27 +132,26 @@ def wrote(
     if duration_ns >= WORTH_ASKING_NS and file is not None:
         ran_long(connection, sql)
         if rows >= 0 or re.search(_WAITS, sql, _HOW):
-            waited_ns, holder = _held_by_others(state, file, start_ns, end_ns)
-            if record is not None and waited_ns:
-                record.wait_ns += waited_ns
-                record.waited_for = holder or record.waited_for
+            waited_ns = _waited(record, state, file, start_ns, end_ns)
     if rows < 0:
+        if file is not None and re.search(_ELSEWHERE, sql, _HOW):
+            state.file = None
         if state.transaction:  # it may have been a COMMIT
             if state.since_ns >= start_ns:  # a script, which has waited first
                 state.since_ns += waited_ns
             released(connection)
         elif re.match(_LOCKS, sql, _HOW):
             if connection.in_transaction:
-                _hold(state, start_ns + waited_ns, record)
+                _hold(state, start_ns + waited_ns, end_ns, record)
             elif file is not None:
-                _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record)))
+                _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record), end_ns))
         return 0
     if not connection.in_transaction:
         if file is not None:
-            _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record)))
+            _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record), end_ns))
         return next(_numbers)
     if not state.transaction:
-        _hold(state, start_ns + waited_ns, record)
+        _hold(state, start_ns + waited_ns, end_ns, record)
     return state.transaction
 
 
@@ -156,11 +165,16 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
         return
     if state.transaction:
         _release(state)
-    _hold(state, perf_counter_ns(), record)
+    if re.search(_ELSEWHERE, sql, _HOW):
+        state.file = None
+    _hold(state, perf_counter_ns(), _NEVER_NS, record)
 
 
-def _hold(state: ConnectionState, since_ns: int, record: RequestRecord | None) -> None:
-    state.transaction, state.since_ns, state.record = next(_numbers), since_ns, record
+_NEVER_NS: Final = 2**63
+
+
+def _hold(state: ConnectionState, since_ns: int, sure_ns: int, record: RequestRecord | None) -> None:
+    state.transaction, state.since_ns, state.sure_ns, state.record = next(_numbers), since_ns, sure_ns, record
     if state.file is not None:
         _open[id(state)] = state
 
@@ -174,11 +188,18 @@ def ran_long(connection: sqlite3.Connection, sql: str) -> None:
         _file_of[_short(sql)] = state.file
 
 
-def failed(record: RequestRecord | None, error: BaseException, duration_ns: int) -> None:
+def failed(
+    connection: sqlite3.Connection, record: RequestRecord | None, error: BaseException, start_ns: int, duration_ns: int
+) -> None:
     """Note a statement that raised: with SQLITE_BUSY, all of its time was lost."""
     code = getattr(error, "sqlite_errorcode", None)
-    if record is not None and isinstance(code, int) and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        record.wait_ns += duration_ns
+    if record is None or not isinstance(code, int) or code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return
+    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    waited_ns = 0
+    if state is not None and state.file is not None:
+        waited_ns = _waited(record, state, state.file, start_ns, start_ns + duration_ns)
+    record.wait_ns += duration_ns - waited_ns
 
 
 def released(connection: sqlite3.Connection, *, is_closed: bool = False) -> None:
@@ -192,7 +213,7 @@ def _release(state: ConnectionState) -> None:
     state.transaction = 0
     record, state.record = state.record, None
     if _open.pop(id(state), None) is not None and state.file is not None:
-        _note(Hold(state.file, state.since_ns, perf_counter_ns(), _route_of(record)))
+        _note(Hold(state.file, state.since_ns, perf_counter_ns(), _route_of(record), state.sure_ns))
 
 
 def _note(hold: Hold) -> None:
@@ -205,20 +226,29 @@ def _note(hold: Hold) -> None:
             _longest[hold.file] = hold
 
 
-def _held_by_others(own: ConnectionState, file: str, start_ns: int, end_ns: int) -> tuple[int, str | None]:
-    """Return how long of the time between, others held the lock of `file`, and the route of who held it longest."""
+def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start_ns: int, end_ns: int) -> int:
+    """Return how long of the time between, others held the lock of `file`, and note that with `record`; and who held it, if
+    that is certain for most of the time.
+    """
     with _lock:
         holds = [hold for hold in _past if hold.file == file]
         holds += [
-            Hold(file, other.since_ns, end_ns, _route_of(other.record))
+            Hold(file, other.since_ns, end_ns, _route_of(other.record), other.sure_ns)
             for reference in _open.valuerefs()
             if (other := reference()) is not None and other.file == file and other is not own
         ]
-    held = [(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns), hold.route) for hold in holds]
-    held = [(within_ns, route) for within_ns, route in held if within_ns > 0]
-    if not held:
-        return 0, None
-    return min(sum(within_ns for within_ns, _ in held), end_ns - start_ns), max(held, key=lambda each: each[0])[1]
+    holds = [hold for hold in holds if hold.end_ns > start_ns and hold.start_ns < end_ns]
+    waited_ns = sum(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns) for hold in holds)
+    waited_ns = min(waited_ns, end_ns - start_ns)
+    if record is not None and waited_ns:
+        record.wait_ns += waited_ns
+        longest_ns = 0 if record.waited_for is None else record.waited_for[0]
+        sure_ns, route = max(
+            (min(end_ns, hold.end_ns) - max(start_ns, hold.sure_ns), hold.route or "") for hold in holds
+        )
+        if 2 * sure_ns > waited_ns > longest_ns:
+            record.waited_for = waited_ns, route
+    return waited_ns
 
 
 def _route_of(record: RequestRecord | None) -> str | None:

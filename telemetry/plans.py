@@ -7,37 +7,33 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from telemetry.fingerprint import statement
+from telemetry.fingerprint import Statement, statement
 
 _TIMEOUT_S: Final = 0.5
 _MOST_PARAMETERS: Final = 40_000
 _SUPPLIED: Final = re.compile(r"uses (\d+)")
 _SCAN: Final = re.compile(r"^SCAN (?:TABLE )?(?P<table>\S+)(?P<how>.*)$")
-_AUTOMATIC: Final = re.compile(r"^SEARCH (?:TABLE )?(?P<table>\S+) USING AUTOMATIC .*INDEX")
+_AUTOMATIC: Final = re.compile(r"^SEARCH (?:TABLE )?(?P<table>\S+) USING AUTOMATIC .*INDEX(?: \((?P<columns>.*)\))?")
+_MANY_ROWS: Final = 5000
+_MOST_ROWS: Final = 100_000
+_NOT_SIMPLE: Final = frozenset({"OR", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WITH", "NOT", "EXISTS", "HAVING"})
 _NO_TABLE: Final = ("CONSTANT", "(", "VIRTUAL TABLE")
 MUST_BE_SELECT: Final = "only a SELECT is explained: nothing that could change data is prepared"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a plan; `depth` is how deep it is nested, `fault` what is wrong with it, `mend` what would help."""
+    """One line of a plan; `depth` is how deep it is nested, `warning` what is wrong with it."""
 
     detail: str
     depth: int
-    fault: str = ""
-    mend: str = ""
-    rows: int | None = None
-    """So many rows the table that it reads as a whole has at most; `None` where that can't be told at once."""
-
-    @property
-    def warning(self) -> str:
-        """What is wrong with it, as a sentence."""
-        return f"{self.fault}; {self.mend} would serve it" if self.mend else self.fault
+    warning: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +45,9 @@ class Plan:
     error: str = ""
 
     @property
-    def faults(self) -> list[Step]:
+    def warnings(self) -> list[str]:
         """What is wrong with it: whole tables that are read, indexes that are missing."""
-        return [step for step in self.steps if step.fault]
+        return [step.warning for step in self.steps if step.warning]
 
 
 class _Nulls(dict[str, None]):
@@ -87,7 +83,7 @@ def _explain_in(sql: str, file: str, columns: Sequence[str]) -> Plan:
         steps = []
         for number, parent, _, detail in _rows(connection, f"EXPLAIN QUERY PLAN {sql}"):
             depths[number] = depths.get(parent, -1) + 1
-            steps.append(_judged(connection, Step(detail, depths[number]), columns))
+            steps.append(Step(detail, depths[number], _warning(detail, columns)))
         return Plan(file, tuple(steps))
     except (sqlite3.Error, sqlite3.Warning) as error:
         return Plan(file, error=f"SQLite does not explain it: {error}")
@@ -110,30 +106,77 @@ def _rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
         return connection.execute(sql, (None,) * int(supplied[1])).fetchall()
 
 
-def _judged(connection: sqlite3.Connection, step: Step, columns: Sequence[str]) -> Step:
-    """Return a line of a plan with what is wrong with it, if anything is."""
-    wanted = ", ".join(dict.fromkeys(columns))
-    automatic = _AUTOMATIC.match(step.detail)
+def _warning(detail: str, columns: Sequence[str]) -> str:
+    automatic = _AUTOMATIC.match(detail)
     if automatic:
-        table = automatic["table"]
-        fault, mend = f"SQLite builds an index on {table} for this query alone", "an index that stays"
-    else:
-        scan = _SCAN.match(step.detail)
-        if scan is None or "USING" in scan["how"] or scan["how"].strip().startswith(_NO_TABLE):
-            return step
-        table = scan["table"]
-        if table.startswith(("(", "CONSTANT", "SUBQUERY")):
-            return step
-        fault, mend = f"reads all of {table}, without an index", ""
-    mend = f"an index on {table}({wanted})" if wanted else mend
-    return replace(step, fault=fault, mend=mend, rows=_most_rows(connection, table))
+        return f"SQLite builds an index on {automatic['table']} for this query alone: make one that stays"
+    scan = _SCAN.match(detail)
+    if scan is None or "USING" in scan["how"] or scan["how"].strip().startswith(_NO_TABLE):
+        return ""
+    if scan["table"].startswith(("(", "CONSTANT", "SUBQUERY")):
+        return ""
+    wanted = ", ".join(dict.fromkeys(columns))
+    mend = f"; an index on {scan['table']}({wanted}) would serve it" if wanted else ""
+    return f"reads all of {scan['table']}, without an index{mend}"
 
 
-def _most_rows(connection: sqlite3.Connection, table: str) -> int | None:
-    """Return how many rows a table has at most, by its last row id, which is found at once; `None` for an alias or a view."""
-    quoted = table.replace('"', '""')
+def missing_index(sql: str, file: str, rows: int | None) -> str | None:
+    """Return the index that would spare a SELECT from reading all of a large table, such as `tags(video_id)`; `None` where that
+    can't be said for certain. `rows` is how many rows it has returned, if that is known.
+
+    Certain is one table that is looked through for the rows whose column equals a value, all conditions being wanted at once,
+    where they are few; and an index that SQLite makes for a statement each time it runs. It waits for no lock.
+
+    Raises:
+        sqlite3.Error: the database can't be asked now.
+    """
+    known = statement(sql)
+    connection = sqlite3.Connection(f"{Path(file).as_uri()}?mode=ro", uri=True, timeout=0)
     try:
-        last = connection.execute(f'SELECT max(rowid) FROM "{quoted}"').fetchone()[0]  # noqa: S608  # quoted
-    except (sqlite3.Error, sqlite3.Warning):
+        details = [detail for *_, detail in _rows(connection, f"EXPLAIN QUERY PLAN {sql}")]
+        for detail in details:
+            automatic = _AUTOMATIC.match(detail)
+            if automatic and automatic["columns"]:
+                table, columns = automatic["table"], re.findall(r"(\w+)=\?", automatic["columns"])
+                if _is_large(connection, table, 0):
+                    return _index(connection, table, columns)
+        looks = [detail for detail in details if detail.startswith(("SCAN ", "SEARCH "))]
+        is_scan = len(looks) == 1 and looks[0].startswith("SCAN ") and "USING" not in looks[0]
+        if is_scan and _is_simple(known) and _is_large(connection, known.table, rows or 0):
+            return _index(connection, known.table, known.equals)
         return None
-    return last or 0
+    finally:
+        connection.close()
+
+
+def _is_simple(known: Statement) -> bool:
+    """Tell whether a statement asks one table for what fulfils all of its conditions."""
+    words = Counter(re.findall(r"\w+", known.text))
+    return words["SELECT"] == words["WHERE"] == words["FROM"] == 1 and not words.keys() & _NOT_SIMPLE
+
+
+def _is_large(connection: sqlite3.Connection, table: str, rows: int) -> bool:
+    """Tell whether `table` is one, of so many rows that `rows` are few of them; only so many are looked at."""
+    least = max(_MANY_ROWS, 10 * rows)
+    if least > _MOST_ROWS:
+        return False
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
+    if found is None:
+        return False  # an alias, a view, or in another file
+    beyond = f"SELECT 1 FROM {_quoted(table)} LIMIT 1 OFFSET ?"  # noqa: S608  # quoted
+    return connection.execute(beyond, (least - 1,)).fetchone() is not None
+
+
+def _index(connection: sqlite3.Connection, table: str, columns: Iterable[str]) -> str | None:
+    """Return an index on those of `columns` that `table` has; `None` for none, or where its own key is one of them."""
+    of_table = {
+        name.lower(): is_key for _, name, _, _, _, is_key in connection.execute(f"PRAGMA table_info({_quoted(table)})")
+    }
+    wanted = [column for column in dict.fromkeys(columns) if column.lower() in of_table]
+    if not wanted or any(of_table[column.lower()] for column in wanted):
+        return None
+    return f"{table}({', '.join(wanted)})"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -166,7 +166,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         span_id,
         record.query_count,
         record.wait_ns,
-        record.waited_for,
+        None if record.waited_for is None else record.waited_for[1] or None,
         queries or (),  # an empty list and an empty dictionary of its own would be a fifth of the row
         repeats,
         sums,

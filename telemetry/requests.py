@@ -238,7 +238,7 @@ class RequestRecord:
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
         self.kept: Row | None = None  # what is known of it, while the SDK's span of it ends
         self.wait_ns = 0  # lost to locks of the database
-        self.waited_for: str | None = None  # the route of the request that held the one that took longest
+        self.waited_for: tuple[int, str] | None = None  # the longest of that, in ns, and the route of who held the lock
         self._spilled = 0
 
     def find_rule(self) -> Rule | None:

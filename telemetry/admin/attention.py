@@ -51,7 +51,7 @@ def fan_out(reader: Reader, windows: Sequence[RouteWindow], now_unix_nano: int) 
         warned = reader.known(kept).warned
         if warned is None:
             continue
-        rank = (-fanout.VERDICTS.index(warned.kind), warned.runs)
+        rank = (-fanout.VERDICTS.index(warned.kind), warned.weight)
         if kept.route not in worst or rank > worst[kept.route][0]:
             worst[kept.route] = rank, Fact(_aged(warned.text, kept, now_unix_nano), f"{kept.trace_id:032x}")
     found = {route: fact for route, (_, fact) in worst.items()}

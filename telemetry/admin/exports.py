@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry import instruments
+from telemetry import fanout, instruments
 from telemetry.admin import figures
 from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
 from telemetry.requests import MADE
@@ -67,7 +67,7 @@ def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
 
     That is how many it would make with each repeated statement asked once; without a finding, as many as it made.
     """
-    findings = [finding for finding in analysis.findings if finding.is_warning]
+    findings = [each for each in analysis.findings if each.is_warning and each.kind not in fanout.BY_TIME]
     budget = kept.query_count - sum(finding.runs - 1 for finding in findings if finding.runs)
     name = re.sub(r"[\W_]+", "_", f"{kept.method} {kept.route.partition(' ')[2]}".lower()).strip("_")
     made = figures.plural(kept.query_count, "query") if kept.query_count else "no query"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import re
+import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -28,9 +27,6 @@ SLOW_STATEMENT_NS: Final = 10_000_000
 """From this time on, all runs together, a statement's plan is looked at without being asked for."""
 _MOST_PLANS: Final = 5
 _MOST_KNOWN: Final = 4000
-_PLAN_LASTS_S: Final = 30
-_MANY_ROWS: Final = 1000
-_CHOOSES: Final = re.compile(r"\b(?:WHERE|JOIN|HAVING)\b")
 OF_LATE_NS: Final = 15 * 60 * 10**9
 """A finding is told of its route for so long, or as long as its request is in the route's window."""
 
@@ -39,7 +35,8 @@ class Warned(NamedTuple):
     """The worst finding of a request, without what it was found in."""
 
     kind: str
-    runs: int
+    weight: int
+    """What it is compared with others of its kind by: runs, or nanoseconds."""
     line: str
     text: str
     """The short of it."""
@@ -51,6 +48,8 @@ class Known(NamedTuple):
     summary: fanout.Summary
     warned: Warned | None
     steps: tuple[fanout.Step, ...]
+    scans: Mapping[int, str]
+    """Positions of groups that read all of a large table, and the indexes that they want."""
 
 
 class Source(Protocol):
@@ -85,16 +84,19 @@ class Reader:
         return self.metrics.recent.all()
 
     def known(self, kept: KeptRequest) -> Known:
-        """Return the short of a request."""
+        """Return the short of a request, as it was when it was first looked at."""
         key = (kept.trace_id, kept.span_id, kept.query_count, self.settings.repeats_warning)
         found = self._known.get(key)
         if found is None:
-            analysis = self.analyse(kept)
-            found = Known(analysis.summary, _warned(kept, analysis), fanout.steps(analysis.groups))
-            with self._lock:
-                if len(self._known) >= _MOST_KNOWN:
-                    self._known.clear()
-                self._known[key] = found
+            analysis = fanout.analyse(kept, self.settings.repeats_warning)
+            scans, is_settled = _full_scans(analysis.groups)
+            analysis = _with_scans(analysis, scans)
+            found = Known(analysis.summary, _warned(kept, analysis), fanout.steps(analysis.groups), scans)
+            if is_settled:
+                with self._lock:
+                    if len(self._known) >= _MOST_KNOWN:
+                        self._known.clear()
+                    self._known[key] = found
         return found
 
     def growth(self, requests: Sequence[KeptRequest]) -> list[fanout.Growth]:
@@ -127,14 +129,16 @@ class Reader:
 
     def analyse(self, kept: KeptRequest) -> fanout.Analysis:
         """Return all that can be said of a request's queries."""
-        analysis = fanout.analyse(kept, self.settings.repeats_warning)
-        return analysis.with_scans(_full_scans(analysis.groups))
+        return _with_scans(fanout.analyse(kept, self.settings.repeats_warning), self.known(kept).scans)
 
     def detail(self, kept: KeptRequest, analysis: fanout.Analysis) -> dict[str, Any]:
         """Return all that is known of a request, whose queries come to `analysis`; no parameter is."""
         number = {id(group): at for at, group in enumerate(analysis.groups)}
-        plan_of_group = {id(group): plan for group, plan in _plans_of_slow(analysis.groups)}
-        groups = [_group(group, plan_of_group.get(id(group))) for group in analysis.groups]
+        files = {id(group): file for group in _slow(analysis.groups) if (file := locks.file_of(group.sql)) is not None}
+        groups = [
+            _group(group, plans.explain(group.sql, [files[id(group)]]) if id(group) in files else None)
+            for group in analysis.groups
+        ]
         findings = [_finding(finding, number) for finding in analysis.findings]
         of_queries = fanout.numbers(kept, analysis.groups)
         return {
@@ -146,19 +150,25 @@ class Reader:
         }
 
 
+def _with_scans(analysis: fanout.Analysis, scans: Mapping[int, str]) -> fanout.Analysis:
+    return analysis.with_scans(fanout.full_scan(analysis.groups[at], index) for at, index in scans.items())
+
+
 def _warned(kept: KeptRequest, analysis: fanout.Analysis) -> Warned | None:
     worst = next((finding for finding in analysis.findings if finding.is_warning), None)
     if worst is None:
         return None
     line = str(worst.group.line or "") if worst.group is not None else ""
+    weight = worst.runs
     if worst.kind == fanout.LOCK_WAIT:
-        told = figures.milliseconds(kept.wait_ns / 1e6) + (f", {kept.waited_for} held it" if kept.waited_for else "")
+        weight = kept.wait_ns
+        told = figures.milliseconds(weight / 1e6) + (f", {kept.waited_for} held it" if kept.waited_for else "")
     elif worst.kind == fanout.FULL_SCAN and worst.group is not None:
-        told = f"of {worst.group.statement.table}, {figures.milliseconds(worst.group.duration_ns / 1e6)}"
+        weight = worst.group.duration_ns
+        told = f"{figures.milliseconds(weight / 1e6)} without {worst.mend}"
     else:
         told = f"{figures.count(worst.runs)} of {figures.plural(kept.query_count, 'query')} alike"
-    text = f"{fanout.name_of(worst.kind)}: {told} {line}".rstrip()
-    return Warned(worst.kind, worst.runs, line, text)
+    return Warned(worst.kind, weight, line, f"{fanout.name_of(worst.kind)}: {told} {line}".rstrip())
 
 
 def _checked(kept: KeptRequest, analysis: fanout.Analysis, repeats: int) -> str | None:
@@ -188,34 +198,32 @@ def _rfc3339(unix_ns: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ns // 1_000_000 % 1000:03d}Z"
 
 
-def _plans_of_slow(groups: Sequence[Group]) -> Iterator[tuple[Group, plans.Plan]]:
-    """Yield the slowest statements with their plans."""
+def _slow(groups: Sequence[Group]) -> list[Group]:
+    """Return the slowest SELECTs, whose plans are worth a look."""
     slow = [
         group for group in groups if group.duration_ns >= SLOW_STATEMENT_NS and group.statement.operation == "SELECT"
     ]
-    slow.sort(key=lambda group: -group.duration_ns)
-    for group in slow[:_MOST_PLANS]:
+    return sorted(slow, key=lambda group: -group.duration_ns)[:_MOST_PLANS]
+
+
+def _full_scans(groups: Sequence[Group]) -> tuple[dict[int, str], bool]:
+    """Return which of `groups` read all of a large table for want of which index, and whether all could be looked at."""
+    found, number = {}, {id(group): at for at, group in enumerate(groups)}
+    for group in _slow(groups):
         file = locks.file_of(group.sql)
-        if file is not None:
-            yield group, _plan_of(group.sql, file, int(time.monotonic() / _PLAN_LASTS_S))
-
-
-@functools.lru_cache(maxsize=512)
-def _plan_of(sql: str, file: str, _period: int) -> plans.Plan:
-    """Return a plan, which stays the same for a while: lists and pages that refresh ask for it again and again."""
-    return plans.explain(sql, [file])
-
-
-def _full_scans(groups: Sequence[Group]) -> Iterator[fanout.Finding]:
-    """Find slow statements that look for some rows among all of a large table; who asks for all rows has to read them.
-
-    Any statement may take long once, on a busy machine: reading all of a few rows is not why.
-    """
-    for group, plan in _plans_of_slow(groups):
-        large = (step for step in plan.faults if step.rows is None or step.rows >= _MANY_ROWS)
-        fault = next(large, None)
-        if fault is not None and _CHOOSES.search(group.statement.text):
-            yield fanout.full_scan(group, fault.fault, fault.mend)
+        if file is None:
+            continue
+        try:
+            index = plans.missing_index(group.sql, file, None if group.rows is None else group.rows // group.runs)
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                return {}, False
+            continue
+        except (sqlite3.Error, sqlite3.Warning, ValueError):
+            continue
+        if index is not None:
+            found[number[id(group)]] = index
+    return found, True
 
 
 def plan_of(group: Group) -> plans.Plan:

@@ -79,7 +79,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
             took_ns = perf_counter_ns() - start_ns
             try:
                 hashed = None if flags else _hash_of(sql, parameters)
-                _add_failed(record, sql, start_ns, took_ns, error, flags, hashed, _getframe(_depth))
+                _add_failed(cursor, record, sql, start_ns, took_ns, error, flags, hashed, _getframe(_depth))
                 record.calls.extend((start_ns, None, hashed))
             except Exception:
                 record.capture.fail(_NOT_RECORDED)
@@ -152,6 +152,7 @@ def _hash_of(sql: str, parameters: Any) -> int | None:
 
 
 def _add_failed(
+    cursor: sqlite3.Cursor,
     record: RequestRecord,
     sql: str,
     start_ns: int,
@@ -164,7 +165,7 @@ def _add_failed(
     """Add a query that has raised; an exception is an event of its span, for the SDK to write."""
     error_type, sql = error_type_of(error), _text(sql)
     site = record.capture.site(frame)
-    locks.failed(record, error, duration_ns)
+    locks.failed(cursor.connection, record, error, start_ns, duration_ns)
     if record.exported:
         started_ns = record.start_unix_ns + start_ns - record.start_ns
         span = record.capture.tracing.start_query_span(sql, started_ns, site)
@@ -505,7 +506,7 @@ def _record_elsewhere(
     rows = -1 if error is not None else cursor.rowcount
     transaction = 0
     if error is not None:
-        locks.failed(record, error, duration_ns)
+        locks.failed(cursor.connection, record, error, start_ns, duration_ns)
     elif rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
         transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
         if rows == 0 and cursor.description is not None:

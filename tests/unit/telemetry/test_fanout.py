@@ -348,7 +348,8 @@ def test_a_short_wait_is_not_worth_a_word(values: dict[str, int]) -> None:
 def test_a_full_scan_comes_behind_what_repeats_and_before_remarks() -> None:
     request = kept([POSTS, *each(AUTHOR, 9, since=10)])
     analysis = fanout.analyse(request)
-    scan = fanout.full_scan(analysis.groups[0], "reads all of posts, without an index", "an index on posts(day)")
+    scan = fanout.full_scan(analysis.groups[0], "posts(day)")
     assert [finding.kind for finding in analysis.with_scans([scan]).findings] == [fanout.N_PLUS_ONE, fanout.FULL_SCAN]
-    assert scan.text.endswith("ms, and reads all of posts, without an index")
+    assert scan.text.endswith("ms, and read all of posts each time")
+    assert scan.mend == "an index on posts(day)"
     assert analysis.with_scans([]) is analysis

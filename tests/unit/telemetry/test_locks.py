@@ -247,3 +247,90 @@ def test_files_are_known_and_so_is_the_size_of_their_log(file: Path, kept_of: Ke
             insert_twice(db)
         assert locks.files()[0] == str(file)
         assert (locks.wal_bytes(str(file)) or 0) > 0
+
+
+class Waiting:
+    """What `locks` sees of a request that waits."""
+
+    def __init__(self) -> None:
+        self.wait_ns = 0
+        self.waited_for: tuple[int, str] | None = None
+
+
+def waited(file: Path, *holds: locks.Hold, start_ns: int = 0, end_ns: int = 100 * MS) -> Waiting:
+    """Return a request that waited between these times, while the lock was held so."""
+    record = Waiting()
+    with locks._lock:
+        locks._past.extend(holds)
+    locks._waited(record, locks.ConnectionState(str(file)), str(file), start_ns, end_ns)  # type: ignore[arg-type]
+    return record
+
+
+def hold(file: Path, route: str | None, since_ms: int, until_ms: int, sure_ms: int | None = None) -> locks.Hold:
+    return locks.Hold(str(file), since_ms * MS, until_ms * MS, route, (since_ms if sure_ms is None else sure_ms) * MS)
+
+
+def test_the_one_that_held_the_lock_longest_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "named.db"
+    record = waited(file, hold(file, "POST /long", 0, 60), hold(file, "POST /short", 60, 90))
+    assert (record.wait_ns, record.waited_for) == (90 * MS, (90 * MS, "POST /long"))
+
+
+def test_of_several_waits_the_longest_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "several.db"
+    record = waited(file, hold(file, "POST /long", 0, 80))
+    locks._past.append(hold(file, "POST /short", 200, 210))
+    locks._waited(record, locks.ConnectionState(str(file)), str(file), 200 * MS, 220 * MS)  # type: ignore[arg-type]
+    assert (record.wait_ns, record.waited_for) == (90 * MS, (80 * MS, "POST /long"))
+
+
+def test_who_may_have_waited_itself_is_not_said_to_have_held_the_lock(tmp_path: Path) -> None:
+    file = tmp_path / "unsure.db"
+    record = waited(file, hold(file, "POST /also-waited", 0, 100, sure_ms=95))
+    assert (record.wait_ns, record.waited_for) == (100 * MS, None)
+
+
+@pytest.mark.parametrize("elsewhere", ["CREATE TEMP TABLE x (a)", "ATTACH ':memory:' AS x"])
+def test_tables_that_are_elsewhere_hold_no_lock_of_the_file(elsewhere: str, file: Path, kept_of: Kept) -> None:
+    with opened(file, isolation_level=None) as holder:
+
+        def view() -> None:
+            holder.execute(elsewhere)
+            holder.execute("BEGIN")
+            if elsewhere.startswith("ATTACH"):
+                holder.execute("CREATE TABLE x.x (a)")
+            holder.execute("INSERT INTO x VALUES (1)")
+            assert not is_held(file)
+            holder.execute("COMMIT")
+
+        kept_of(view)
+
+
+def test_a_file_is_the_same_by_whatever_name(file: Path, tmp_path: Path, kept_of: Kept) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(file)
+    with opened(link) as holder:
+
+        def view() -> None:
+            holder.execute("INSERT INTO t VALUES (1)")
+            assert is_held(file)
+            holder.rollback()
+
+        kept_of(view)
+
+
+def test_a_statement_that_fails_for_a_lock_names_who_held_it(file: Path, kept_of: Kept) -> None:
+    with opened(file, isolation_level=None) as other, opened(file, timeout=0.02) as waiter:
+        other.execute("BEGIN IMMEDIATE")
+        state = other._telemetry
+        locks._hold(state, perf_counter_ns(), perf_counter_ns(), None)
+        locks._past.append(locks.Hold(str(file), 0, 2**62, "POST /orders", 0))
+
+        def view() -> None:
+            with contextlib.suppress(sqlite3.OperationalError):
+                waiter.execute("INSERT INTO t VALUES (1)")
+
+        kept = kept_of(view)
+        locks._past.pop()
+        other.execute("ROLLBACK")
+    assert (kept.wait_ns, kept.waited_for) == (kept.queries[0][2], "POST /orders")

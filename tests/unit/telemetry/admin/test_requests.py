@@ -508,13 +508,16 @@ def test_a_route_whose_queries_grow_is_named_before_any_request_is_over_the_limi
 
 
 @pytest.fixture
-def books(instrumented: Instrumented, tmp_path: Path) -> FlaskClient:
-    """A client of an app with a table that takes long to read."""
+def books(instrumented: Instrumented, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    """A client of an app with a large table, where every query is slow enough to be looked at."""
+    monkeypatch.setattr("telemetry.admin.requests_facts.SLOW_STATEMENT_NS", 0)
+    monkeypatch.setattr("telemetry.instrumentation.sqlite._WORTH_ASKING_NS", 0)
+    monkeypatch.setattr("telemetry.locks.WORTH_ASKING_NS", 0)
     path = tmp_path / "books.sqlite3"
     with closing(sqlite3.connect(path)) as made:
         made.execute("CREATE TABLE books (title TEXT, year INTEGER)")
         made.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) "
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
             "INSERT INTO books SELECT printf('%040d', i), i % 100 FROM n"
         )
         made.commit()
@@ -524,8 +527,8 @@ def books(instrumented: Instrumented, tmp_path: Path) -> FlaskClient:
         with closing(sqlite3.connect(path)) as connection:
             return str(len(connection.execute(sql, parameters).fetchall()))
 
-    app.add_url_rule("/find", "find", lambda: select("SELECT * FROM books WHERE title LIKE '%x%' AND year = ?", 5))
-    app.add_url_rule("/every", "every", lambda: select("SELECT title FROM books LIMIT 200000"))
+    app.add_url_rule("/find", "find", lambda: select("SELECT * FROM books b WHERE title LIKE '%x%' AND b.year = ?", 5))
+    app.add_url_rule("/every", "every", lambda: select("SELECT title FROM books"))
     return instrumented(app).test_client()
 
 
@@ -536,18 +539,63 @@ def test_a_slow_query_that_reads_a_whole_table_for_some_rows_is_a_finding(books:
     (finding,) = json.loads(books.get(f"{API}/{trace_id}").text)["findings"]
     assert (finding["kind"], finding["is_warning"], finding["group"]) == ("full_scan", True, 0)
     assert re.fullmatch(
-        r"SELECT books ran once at \S+:\d+, called at \S+:\d+, \d+\S* ms, and reads all of books, without an index",
+        r"SELECT books ran once at \S+:\d+, called at \S+:\d+, \S+ ms, and read all of books each time",
         finding["text"],
     )
     assert finding["mend"] == "an index on books(year)"
     notes = read(books.get("/admin/performance").text).by_id("needs-a-look")
     (link,) = [link for link in notes.all("a", href=f"{PAGE}/{trace_id}") if "full scan" in link.text]
-    assert re.match(r"full scan: of books, \S+ ms \S*test_requests\.py:\d+$", link.text)
+    assert re.match(r"full scan: \S+ m?s without an index on books\(year\) \S*test_requests\.py:\d+$", link.text)
 
 
 def test_who_asks_for_all_rows_may_read_them_all(books: FlaskClient) -> None:
     books.get("/every")
     assert [row["verdict"] for row in listed(books)] == ["ok"]
+
+
+def test_a_finding_that_a_plan_told_stays_the_same_in_lists_and_on_the_page(books: FlaskClient, tmp_path: Path) -> None:
+    trace_id = trace_of(books.get("/find"))
+    before = json.loads(books.get(f"{API}/{trace_id}").text)
+    with closing(sqlite3.connect(tmp_path / "books.sqlite3")) as mended:
+        mended.execute("CREATE INDEX by_year ON books (year)")
+    after = json.loads(books.get(f"{API}/{trace_id}").text)
+    (row,) = listed(books)
+    assert row["verdict"] == after["verdict"] == before["verdict"] == "full_scan"
+    assert after["findings"] == before["findings"]
+    books.get("/find")
+    assert [row["verdict"] for row in listed(books)] == ["ok", "full_scan"]
+
+
+def test_the_pages_wait_for_no_lock_and_look_again_later(books: FlaskClient, tmp_path: Path) -> None:
+    books.get("/find")
+    with closing(sqlite3.connect(tmp_path / "books.sqlite3", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        assert [row["verdict"] for row in listed(books)] == ["ok"]
+        holder.execute("ROLLBACK")
+    assert [row["verdict"] for row in listed(books)] == ["full_scan"]
+
+
+def test_the_test_of_a_request_counts_no_run_twice(
+    books: FlaskClient, instrumented: Instrumented, tmp_path: Path
+) -> None:
+    app = Flask("loop")
+
+    @app.get("/loop")
+    def loop() -> str:
+        with closing(sqlite3.connect(tmp_path / "books.sqlite3")) as connection:
+            return str(
+                [connection.execute("SELECT * FROM books WHERE year = ?", (year,)).fetchall() for year in range(9)]
+            )
+
+    client = instrumented(app).test_client()
+    trace_id = trace_of(client.get("/loop"))
+    found = json.loads(client.get(f"{API}/{trace_id}").text)["findings"]
+    assert [finding["kind"] for finding in found] == ["n_plus_one", "full_scan"]
+    assert "assert_max_queries(1)" in client.get(f"{PAGE}/{trace_id}/test").text
+    only_slow = trace_of(books.get("/find"))
+    written = books.get(f"{PAGE}/{only_slow}/test").text
+    assert "made 1 query; it keeps to that." in written
+    assert "Mend" not in written
 
 
 def test_a_finding_goes_with_the_requests_that_showed_it(
