@@ -149,11 +149,11 @@ class AdminGuard:
 
         A token in the address is taken out of it at once, so that it stays in no history and no referrer.
         """
-        if self._trusts_this_machine and why_not_local(request.environ) is None:
-            return True
+        came_with_token = _OFFERED in request.environ and "text/html" in request.headers.get("Accept", "")  # a browser
         cookie = request.cookies.get(COOKIE, "")
-        if self._is(self._cookie, cookie):
-            return True
+        is_local = self._trusts_this_machine and why_not_local(request.environ) is None
+        if is_local or self._is(self._cookie, cookie):
+            return self._to_clean_address() if came_with_token else True
         offered = self._offered()
         if offered is None and not cookie:
             raise self._unauthorized("These pages need the admin token.")
@@ -164,9 +164,7 @@ class AdminGuard:
         if offered is None or not self._is(self._token, offered):
             self._wrong.hit(self._limit, *guesser)
             raise self._unauthorized("That is not the admin token.")
-        if _OFFERED in request.environ and "text/html" in request.headers.get("Accept", ""):  # a browser, no program
-            return self._welcome()
-        return True
+        return self._welcome() if came_with_token else True
 
     def peek(self, environ: WSGIEnvironment) -> bool:
         """Tell whether the current request, of `environ`, is let in, without counting or answering."""
@@ -184,7 +182,7 @@ class AdminGuard:
     @staticmethod
     def _offered() -> str | None:
         if _OFFERED in request.environ:
-            return str(request.environ[_OFFERED])
+            return str(request.environ[_OFFERED]).strip()
         authorization = request.authorization
         if authorization is None:
             return None
@@ -197,10 +195,15 @@ class AdminGuard:
             f"Open the page with ?{PARAMETER}=… once, or send it as a bearer token.",
         )
 
-    def _welcome(self) -> Response:
+    def _to_clean_address(self) -> Response:
         rest = list(request.args.items(multi=True))
         target = f"{request.script_root}{request.path}" + (f"?{urlencode(rest)}" if rest else "")
         response = Response(status=303, headers={"Location": target})
+        answers.harden(response)
+        return response
+
+    def _welcome(self) -> Response:
+        response = self._to_clean_address()
         response.set_cookie(
             COOKIE,
             self._cookie.decode(),
@@ -210,7 +213,6 @@ class AdminGuard:
             secure=request.is_secure,
             path="/",
         )
-        answers.harden(response)
         return response
 
 

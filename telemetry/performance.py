@@ -305,6 +305,7 @@ class PerformanceMetrics:
             self.store.clear()
             self.recent.clear()
             self._lookups_at_reset = self._all_lookups()
+            self.failures = 0
 
     # -- the spec's fields -------------------------------------------------------------------------------------------
 

@@ -91,10 +91,13 @@ class _Shown(NamedTuple):
     settings: TelemetrySettings
 
 
-def facts(metrics: PerformanceMetrics, settings: TelemetrySettings) -> dict[str, Any]:
-    """Return what a report is written from: the admin JSON, queries by route, and the thresholds in force."""
+def facts(metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Reader | None = None) -> dict[str, Any]:
+    """Return what a report is written from: the admin JSON, queries by route, and the thresholds in force.
+
+    A `reader` of these remembers what it has worked out of the requests.
+    """
     windows = metrics.route_windows()
-    found = attention.fan_out(Reader(_Shown(metrics, settings)), windows, time.time_ns())
+    found = attention.fan_out(reader or Reader(_Shown(metrics, settings)), windows, time.time_ns())
     return {
         "snapshot": metrics.snapshot(),
         "queries": {

@@ -39,7 +39,7 @@ def add_routes(blueprint: Blueprint, reader: Reader) -> None:
     def report_facts() -> Response:
         from telemetry import report  # for the few who ask
 
-        return answers.json(report.facts(reader.metrics, reader.settings))
+        return answers.json(report.facts(reader.metrics, reader.settings, reader))
 
     add(blueprint, "/admin/performance/json", "performance_json", snapshot)
     add(blueprint, "/admin/performance.json", "performance_json_alias", snapshot)

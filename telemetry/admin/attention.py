@@ -72,13 +72,13 @@ def notes(
     fan_outs: Mapping[str, Fact] | None = None,
     exporting: Sequence[exporters.Row] = (),
 ) -> list[Note]:
-    """Return a note for each route, failing exporter, failure of the telemetry, and cache that isn't good, the worst first."""
+    """Return a note for what went wrong in the telemetry itself, then for each route, exporter and cache that isn't good."""
     told = fan_outs or {}
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     found += [note for row in exporting if (note := _of_exporter(row)) is not None]
     found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
-    others = (_of_failures(overview), _of_cache(overview, settings))
-    return found + [note for note in others if note is not None]
+    first, last = _of_failures(overview), _of_cache(overview, settings)
+    return [note for note in (first, *found, last) if note is not None]
 
 
 def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None) -> Note | None:

@@ -60,6 +60,7 @@ class RequestMiddleware:
         """Stop measuring, and take out what `install` put in, unless something else was put around it."""
         app = self._app
         self.active = False
+        self._finish_thrown_away()
         got_request_exception.disconnect(self._on_exception, app)
         for name, ours, before in (
             ("wsgi_app", self, self._wsgi_app),

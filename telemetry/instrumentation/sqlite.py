@@ -34,8 +34,6 @@ from telemetry.instrumentation.spans import SPAN_KEY, end_span, error_type_of
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
     from telemetry.instrumentation.capture import Capture
     from telemetry.requests import Query, RequestRecord
     from telemetry.source import Site
@@ -476,10 +474,15 @@ def _timed_elsewhere(
             detach(token)
         try:
             _record_elsewhere(
-                capture, record, span, cursor, sql, parameters, flags, error, start_ns, started_ns, duration_ns, site
+                capture, record, cursor, sql, parameters, flags, error, start_ns, started_ns, duration_ns, site
             )
         except Exception:
             capture.fail(_NOT_RECORDED)
+        try:
+            if span is not None:
+                end_span(span, error, None if error is None else error_type_of(error), duration_ns, started_ns)
+        except Exception:
+            capture.fail("a query's span could not be ended")
         if outer is not None:
             detach(outer)
         # Else error and frame hold each other, and with them the cursor: SQLite would keep the lock of a connection that
@@ -490,7 +493,6 @@ def _timed_elsewhere(
 def _record_elsewhere(
     capture: Capture,
     record: RequestRecord | None,
-    span: Span | None,
     cursor: sqlite3.Cursor,
     sql: str,
     parameters: Any,
@@ -519,8 +521,6 @@ def _record_elsewhere(
         record.calls.extend((start_ns, id(cursor), hashed))
     if record is None or not record.add_query(query):
         capture.record_queries((query,), get_current(), started_ns + duration_ns)
-    if span is not None:
-        end_span(span, error, error_type, duration_ns, started_ns)
 
 
 def _only_told(
