@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from telemetry.admin import figures
 from telemetry.admin.drawing import Sparkline, sparkline
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from telemetry.performance import PerformanceMetrics, RouteWindow
+    from telemetry.readers.slices import Slice
     from telemetry.readers.window import Sample
     from telemetry.settings import TelemetrySettings
 
@@ -97,7 +98,7 @@ def build(
     snapshot = metrics.snapshot()
     newest = sorted(sample for window in windows for sample in window.samples)[-settings.window :]
     cards = [
-        _rate(windows, settings, snapshot["uptime_seconds"], now_unix_nano),
+        _rate(metrics, windows, settings.window, snapshot["uptime_seconds"], now_unix_nano),
         _latency(newest, settings),
         _errors(newest),
         _queries(snapshot["database"], settings),
@@ -143,37 +144,64 @@ def _examples(
     return {column: f"{trace_id:032x}" for column, trace_id in found.items() if trace_id is not None}
 
 
-def requests_per_second(
-    windows: Sequence[RouteWindow], size: int, uptime_s: float, now_unix_nano: int
-) -> tuple[float, float, list[int]]:
-    """Return requests a second, over how many seconds, and when they were (nanoseconds).
+class Rate(NamedTuple):
+    """Requests of the newest `seconds`; `bars` are how many of each of its parts, a slice's spread evenly over its time."""
 
-    Exact: it looks back a minute, or less where a full window does not reach so far or the process has not run so long.
+    request_count: int
+    seconds: float
+    bars: list[float]
+
+    @property
+    def per_second(self) -> float:
+        """Requests a second."""
+        return self.request_count / self.seconds if self.seconds > 0 else 0.0
+
+
+def request_rate(
+    windows: Sequence[RouteWindow], slices: Sequence[Slice], size: int, uptime_s: float, now_unix_nano: int
+) -> Rate:
+    """Return how many requests there were of late.
+
+    Exact: it looks back a minute, or less where the process has not run so long. Where a full window does not reach so far, it
+    counts the slices that begin within that time, if these reach further back.
     """
-    full = [window.samples[0].time_unix_nano for window in windows if len(window.samples) >= size]
     horizon_s = min(RATE_HORIZON_S, max(uptime_s, 1.0))
-    start = max([now_unix_nano - int(horizon_s * 1e9), *full])
-    times = [
-        sample.time_unix_nano
-        for window in windows
-        for sample in window.samples
-        if start < sample.time_unix_nano <= now_unix_nano
-    ]
+    earliest = now_unix_nano - int(horizon_s * 1e9)
+    full = [window.samples[0].time_unix_nano for window in windows if len(window.samples) >= size]
+    start = max([earliest, *full])
+    within = [each for each in slices if earliest <= each.start_unix_nano <= now_unix_nano]
+    if within and within[0].start_unix_nano < start:
+        start = within[0].start_unix_nano
+        parts = [(each.start_unix_nano, each.end_unix_nano, each.request_count) for each in within]
+    else:
+        parts = [
+            (sample.time_unix_nano, sample.time_unix_nano, 1)
+            for window in windows
+            for sample in window.samples
+            if start < sample.time_unix_nano <= now_unix_nano
+        ]
     seconds = (now_unix_nano - start) / 1e9
-    return (len(times) / seconds if seconds > 0 else 0.0), seconds, times
+    bars = _bars(parts, start, max(seconds, 1e-9) * 1e9 / _RATE_BARS)
+    return Rate(sum(count for *_, count in parts), seconds, bars)
 
 
-def _rate(windows: Sequence[RouteWindow], settings: TelemetrySettings, uptime_s: float, now: int) -> Card:
+def _bars(parts: Sequence[tuple[int, int, int]], start: int, width_ns: float) -> list[float]:
+    bars = [0.0] * _RATE_BARS
+    for begin, end, count in parts:
+        first, last = (min(int((at - start) / width_ns), _RATE_BARS - 1) for at in (begin, max(begin, end)))
+        for at in range(first, last + 1):
+            bars[at] += count / (last + 1 - first)
+    return bars
+
+
+def _rate(metrics: PerformanceMetrics, windows: Sequence[RouteWindow], size: int, uptime_s: float, now: int) -> Card:
     if not windows:
         return Card("rate", "requests/s", NONE, "", "No request yet.")
-    rate, seconds, times = requests_per_second(windows, settings.window, uptime_s, now)
-    width_ns = max(seconds, 1e-9) * 1e9 / _RATE_BARS
-    bars = [0] * _RATE_BARS
-    for time_ns in times:
-        bars[-1 - min(int((now - time_ns) / width_ns), _RATE_BARS - 1)] += 1
-    title = f"{figures.plural(len(times), 'request')} in the last {figures.digits(seconds)} s"
-    over = f"over {seconds:.0f} s" if seconds >= 1 else "over the last instant"
-    return Card("rate", "requests/s", figures.digits(rate), over, title, spark=sparkline(bars, slots=_RATE_BARS))
+    rate = request_rate(windows, metrics.store.slices.slices(), size, uptime_s, now)
+    title = f"{figures.plural(rate.request_count, 'request')} in the last {figures.digits(rate.seconds)} s"
+    over = f"over {rate.seconds:.0f} s" if rate.seconds >= 1 else "over the last instant"
+    spark = sparkline(rate.bars, slots=_RATE_BARS)
+    return Card("rate", "requests/s", figures.digits(rate.per_second), over, title, spark=spark)
 
 
 def _latency(newest: Sequence[Sample], settings: TelemetrySettings) -> Card:

@@ -214,6 +214,25 @@ def test_a_browser_gets_a_field_for_the_token_that_opens_the_same_page(app, toke
     assert (opened.status_code, opened.headers["Location"]) == (303, "/admin/library?a=1&a=2")
 
 
+def test_a_token_that_is_not_needed_any_more_leaves_the_address_all_the_same(app, token, make_app):
+    client = app.test_client()
+    client.get(url_with_token("", token), headers=BROWSER)
+    for offered in (token, "old"):
+        answer = client.get(f"/admin/performance?token={offered}&q=a", headers=BROWSER)
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/admin/performance?q=a")
+    here = make_app().test_client().get("/admin/performance?token=old", headers=BROWSER)
+    assert (here.status_code, here.headers["Location"], "Set-Cookie" in here.headers) == (
+        303,
+        "/admin/performance",
+        False,
+    )
+
+
+def test_a_token_may_be_pasted_with_white_space_around_it(app, token):
+    answer = app.test_client().get("/admin/performance", query_string={"token": f" {token}\n"}, headers=BROWSER)
+    assert answer.status_code == 303
+
+
 def test_an_authorize_of_ones_own_asks_for_no_token(make_app):
     answer = make_app(authorize=lambda: abort(401)).test_client().get("/admin/library", headers=BROWSER)
     assert answer.status_code == 401

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry import fanout
+from telemetry import fanout, source
 from telemetry.fanout import analyse, growth, summary
 from telemetry.recent import KeptRequest, summed
-from telemetry.requests import MADE, MANY, SCRIPT, Query
+from telemetry.requests import MADE, MANY, SCRIPT, Query, Sums
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
 
 POSTS = query("SELECT id, author FROM posts", 0)
@@ -353,3 +353,10 @@ def test_a_full_scan_comes_behind_what_repeats_and_before_remarks() -> None:
     assert scan.text.endswith("ms, and read all of posts each time")
     assert scan.mend == "an index on posts(day)"
     assert analysis.with_scans([]) is analysis
+
+
+def test_what_there_was_no_room_for_is_no_statement_of_its_own() -> None:
+    rest, known = Sums("", source.NO_SITE), Sums(POSTS[0], POSTS[7:])
+    rest.runs, known.runs = 2000, 3
+    request = kept([], query_count=2003, sums=[rest, known])
+    assert fanout.summary(request) == fanout.Summary(1, fanout.OK, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from telemetry import TelemetrySettings
+from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import attention, exporters, overview
 from telemetry.admin.figures import POOR, WARNING
 from telemetry.exporters.status import ExportStatus
@@ -126,3 +126,12 @@ def test_an_exporter_that_fails_is_named_and_leads_to_its_row() -> None:
         POOR,
         "exporters",
     )
+
+
+def test_failures_of_the_telemetry_come_first_until_a_reset(metrics: PerformanceMetrics) -> None:
+    metrics.record_endpoint_latency("GET /slow", 1)
+    metrics.count_failure()
+    shown = overview.build(metrics, SETTINGS, 10**18)
+    assert [note.subject for note in attention.notes(shown, SETTINGS)] == ["telemetry", "GET /slow"]
+    metrics.reset()
+    assert attention.notes(overview.build(metrics, SETTINGS, 10**18), SETTINGS) == []

@@ -14,6 +14,7 @@ from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import overview
 from telemetry.admin.figures import GOOD, NONE, POOR, WARNING
 from telemetry.performance import RouteWindow
+from telemetry.readers.slices import Slice
 from telemetry.readers.window import Sample
 
 SECOND = 1_000_000_000
@@ -33,8 +34,8 @@ def cards(metrics: PerformanceMetrics) -> dict[str, overview.Card]:
 
 
 def rate(*windows: RouteWindow, size: int = 100, uptime_s: float = 3600) -> tuple[float, float, int]:
-    found, seconds, times = overview.requests_per_second(windows, size, uptime_s, NOW)
-    return found, seconds, len(times)
+    found = overview.request_rate(windows, (), size, uptime_s, NOW)
+    return found.per_second, found.seconds, found.request_count
 
 
 def test_without_a_request_every_card_has_a_dash_and_says_why(metrics: PerformanceMetrics) -> None:
@@ -62,6 +63,19 @@ def test_the_rate_looks_no_further_back_than_a_full_window_reaches() -> None:
 
 def test_a_full_window_of_one_instant_has_no_rate_rather_than_an_endless_one() -> None:
     assert rate(window(0, 0, 0), size=3) == (0, 0, 0)
+
+
+def test_of_a_busy_app_the_rate_is_that_of_the_slices() -> None:
+    def cut(start: float, end: float, requests: int) -> Slice:
+        return Slice(NOW - int(start * SECOND), NOW - int(end * SECOND), requests, 0.01, 0.02, 0.03)
+
+    busy = [cut(90, 80, 1000), cut(50, 40, 2000), cut(40, 35, 500)]
+    found = overview.request_rate([window(35.2, 35.1, 35)], busy, 3, 3600, NOW)
+    assert (found.per_second, found.seconds, found.request_count) == (50, 50, 2500)
+    assert sum(found.bars) == pytest.approx(2500)
+    assert found.bars[-10:] == [0] * 10
+    idle = overview.request_rate([window(3, 2, 1)], [cut(1, 0, 3)], 9, 3600, NOW)
+    assert (idle.per_second, idle.seconds) == (3 / 60, 60)
 
 
 def test_requests_of_a_clock_ahead_are_not_counted() -> None:

@@ -239,6 +239,17 @@ def test_a_stream_that_is_thrown_away_unread_is_counted_with_the_next_request(
     assert kept.transfer_ns is not None
 
 
+def test_a_stream_that_is_thrown_away_last_is_counted_at_the_end(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = instrumented(streaming(1))
+    environ = app.test_client().get("/nowhere").request.environ | {"PATH_INFO": "/"}
+    app.wsgi_app(environ, lambda *_: None)  # type: ignore[arg-type]
+    gc.collect()
+    uninstrument(app)
+    assert counts(metrics) == {"GET /": (1, 0)}
+
+
 def test_a_stream_that_the_garbage_collector_finds_waits_for_no_lock(
     metrics: PerformanceMetrics, instrumented: Instrumented
 ) -> None:
