@@ -95,7 +95,7 @@ def find(reader: Reader, trace_id: str) -> KeptRequest | None:
 def not_kept(trace_id: str) -> Response:
     """Return the 404 that says why a request is not there."""
     shown: Any = trace_id if len(trace_id) <= 64 else trace_id[:63] + "…"
-    why = "kept are the newest requests and the worst of each route; this one is not, or not any more"
+    why = "kept are the newest requests of this process and the worst of each route; this one is not, or not any more"
     return answers.json({"error": f"no request with the trace id {shown!r}: {why}"}, 404)
 
 
