@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,19 +31,23 @@ _FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
 
 
 class Slots:
-    """How many transfers may run at once. Thread-safe."""
+    """How many transfers may run at once. Thread-safe, and without a lock: the collector, which frees the slots of forgotten
+    bodies, may come while the same thread holds it.
+    """
 
     def __init__(self, count: int) -> None:
-        self._semaphore = threading.BoundedSemaphore(count)
+        self._free = deque(range(count))
 
     def take(self) -> None:
         """Take a slot. Raises `BusyError` at once if all are taken."""
-        if not self._semaphore.acquire(blocking=False):
-            raise BusyError("every transfer slot is taken, try again in a moment")
+        try:
+            self._free.pop()
+        except IndexError:
+            raise BusyError("every transfer slot is taken, try again in a moment") from None
 
     def free(self) -> None:
-        """Give one slot back. Raises `ValueError` if none is taken."""
-        self._semaphore.release()
+        """Give back a slot that was taken. A finalizer may call it, wherever it interrupts."""
+        self._free.append(0)
 
 
 class FileBody:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+import threading
 from email import message_from_bytes
 from email.policy import HTTP
 from pathlib import Path
@@ -12,7 +14,7 @@ from flask import Flask, Response, request
 from flask.testing import FlaskClient
 
 from service import errors
-from service.streaming import CHUNK_BYTES, Slots, send_file
+from service.streaming import CHUNK_BYTES, FileBody, Slots, send_file
 
 CONTENT = bytes(range(256)) * 4
 MODIFIED_S = 1_700_000_000
@@ -231,6 +233,30 @@ def test_a_transfer_without_a_free_slot_is_refused_at_once(client, slots):
     assert client.get("/film").status_code == 503
     slots.free()
     assert client.get("/film").status_code == 200
+
+
+def test_a_body_may_be_collected_wherever_the_same_thread_takes_or_frees_a_slot(file):
+    slots = Slots(100)
+    forgotten = [FileBody(file.open("rb"), [], b"", slots) for _ in range(50)]
+
+    def collect(*_):
+        del forgotten[-1:]
+        return collect
+
+    def transfer():
+        sys.settrace(collect)  # at each line, as the collector may
+        FileBody(file.open("rb"), [], b"", slots).close()
+
+    thread = threading.Thread(target=transfer, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(forgotten) < 50
+    forgotten.clear()
+    for _ in range(100):
+        slots.take()
+    with pytest.raises(errors.BusyError):
+        slots.take()
 
 
 def test_a_file_that_is_cut_short_meanwhile_ends_the_body(client, file):
