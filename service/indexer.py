@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _TEMPORARY_SUFFIXES = (".part", ".tmp", ".temp", ".crdownload", ".download", ".partial", "~")
 _BATCH = 25
 _BATCH_S = 1.0
+_PATIENCE_S = 0.05
 _LARGEST_INTEGER = 2**63 - 1
 _KNOWN = "SELECT path, size_bytes, mtime_ns, media_hash, reason FROM files"
 _CONTENTS = "SELECT media_hash, duration_s, title FROM media"
@@ -180,10 +181,11 @@ class Indexer:
     ) -> Generator[Examined | None]:
         """Examine `files` in a bounded pool; yield results as they come, and None when none came for a while.
 
-        Closed early, as where the database takes no results, it leaves no thread behind.
+        No more than a batch of results waits to be taken. Closed early, as where the database takes none, it leaves no thread
+        behind.
         """
         todo: queue.SimpleQueue[FoundFile] = queue.SimpleQueue()
-        done: queue.SimpleQueue[Examined | None] = queue.SimpleQueue()
+        done: queue.Queue[Examined | None] = queue.Queue(_BATCH)
         closed = threading.Event()
         for file in files:
             todo.put(file)
@@ -194,7 +196,13 @@ class Indexer:
                     file = todo.get_nowait()
                 except queue.Empty:
                     return
-                done.put(self._examine(file, contents))
+                result = self._examine(file, contents)
+                while not closed.is_set():
+                    try:
+                        done.put(result, timeout=_PATIENCE_S)
+                        break
+                    except queue.Full:
+                        pass
 
         threads = [
             threading.Thread(target=work, name="library-probe", daemon=True)
@@ -205,7 +213,7 @@ class Indexer:
         try:
             while any(thread.is_alive() for thread in threads) or not done.empty():
                 try:
-                    yield done.get(timeout=0.05)
+                    yield done.get(timeout=_PATIENCE_S)
                 except queue.Empty:
                     yield None
         finally:

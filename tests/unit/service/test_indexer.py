@@ -273,6 +273,29 @@ def test_a_look_that_cannot_be_written_down_leaves_no_thread_behind(indexer, fol
     assert [thread for thread in threading.enumerate() if thread.name == "library-probe"] == []
 
 
+def test_results_do_not_pile_up_where_the_database_is_slow(database, folder, thumbnails, prober, monkeypatch):
+    for number in range(200):
+        (folder / f"{number}.txt").touch()
+    examined, too_many = [], threading.Event()
+    indexer = Indexer(database, folder, thumbnails, prober=prober, threads=2)
+    examine, write = indexer._examine, indexer._write
+
+    def count(file, contents):
+        examined.append(file)
+        if len(examined) > 25 + 25 + 2:  # those being written, those that wait, and one of each thread
+            too_many.set()
+        return examine(file, contents)
+
+    def write_slowly(*given):
+        assert not too_many.wait(0.3)
+        monkeypatch.setattr(indexer, "_write", write)  # the first time alone
+        write(*given)
+
+    monkeypatch.setattr(indexer, "_examine", count)
+    monkeypatch.setattr(indexer, "_write", write_slowly)
+    assert indexer.scan().examined == 202
+
+
 def test_every_change_of_the_index_moves_the_counters(indexer, folder, database, query):
     def counters():
         return dict(query(database, "SELECT kind, value FROM changes"))
