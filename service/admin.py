@@ -93,7 +93,13 @@ def _make_token(path: Path) -> None:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-        draft.replace(path)
+        try:
+            path.hardlink_to(draft)  # the first one's stays, also where nothing can be locked
+        except FileExistsError:
+            pass
+        except OSError:  # FAT has no links
+            draft.replace(path)
+        draft.unlink(missing_ok=True)
     finally:
         lock.release()
 

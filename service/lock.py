@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
+from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+
+_log = logging.getLogger(__name__)
+_HELD_BY_ANOTHER: Final = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 if sys.platform == "win32":
     import msvcrt
@@ -21,7 +27,10 @@ else:
 
 
 class FileLock:
-    """An exclusive lock on a file. One thread uses it; other processes, and other objects of this one, wait outside."""
+    """An exclusive lock on a file. One thread uses it; other processes, and other objects of this one, wait outside.
+
+    Where the file system has no locks, as some network mounts, everybody gets it, and the log says so once a folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,9 +48,11 @@ class FileLock:
         file = self._path.open("a+b")
         try:
             _lock(file)
-        except OSError:
-            file.close()
-            return False
+        except OSError as error:
+            if error.errno in _HELD_BY_ANOTHER:
+                file.close()
+                return False
+            _tell_once(self._path.parent, error.strerror)
         self._file = file
         return True
 
@@ -50,3 +61,10 @@ class FileLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+@cache
+def _tell_once(folder: Path, why: str | None) -> None:
+    _log.warning(
+        "no file in %s can be locked (%s): going on without, so let no other server use that folder", folder, why
+    )

@@ -66,7 +66,14 @@ def test_the_token_is_made_once_and_is_for_its_owner_alone(tmp_path):
         assert stat.S_IMODE((tmp_path / "data" / FILE).stat().st_mode) == 0o600
 
 
-def test_processes_that_start_together_agree_on_a_token(tmp_path):
+def refuse_locks(_):
+    raise OSError(errno.ENOTSUP, "Operation not supported")
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_processes_that_start_together_agree_on_a_token(tmp_path, monkeypatch, has_locks):
+    if not has_locks:
+        monkeypatch.setattr("service.lock._lock", refuse_locks)
     found, barrier = set(), threading.Barrier(8)
 
     def start():

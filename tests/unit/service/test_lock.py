@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from service.lock import FileLock
 
@@ -37,3 +41,19 @@ def test_the_lock_of_a_process_that_dies_is_free(tmp_path):
         holder.kill()
     assert lock.acquire()
     lock.release()
+
+
+@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_once_and_nobody_waits(tmp_path, monkeypatch, caplog, code):
+    def refuse(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("service.lock._lock", refuse)
+    locks = [FileLock(tmp_path / name) for name in "ab"]
+    assert all(lock.acquire() and lock.held for lock in locks)
+    for lock in locks:
+        lock.release()
+        assert not lock.held
+    (told,) = caplog.messages
+    assert str(tmp_path) in told
+    assert os.strerror(code) in told
