@@ -130,6 +130,34 @@ def test_escape_leads_to_the_list_where_the_request_was_opened_from_nowhere(open
     assert request.evaluate("history.length") == 1
 
 
+def test_escape_leads_back_however_many_plans_were_opened(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance")
+    page.locator("#needs-a-look .facts a").click()
+    for number in (1, 0):
+        page.locator(f"#g-{number}").get_by_role("link", name="plan").click()
+        expect(page).to_have_url(re.compile(rf"[?&]plan={number}#g-{number}$"))
+        expect(page.locator(f"#g-{number} .plan")).to_be_in_viewport()
+    page.wait_for_load_state()
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile(r"/admin/performance$"))
+    expect(page.locator("#needs-a-look .facts a")).to_be_focused()
+
+
+def test_escape_does_not_leave_the_admin_pages_where_the_address_of_an_opened_request_is_typed(
+    open_shelf: Callable[..., Page],
+) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance")
+    page.locator("#needs-a-look .facts a").click()
+    page.wait_for_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    request = page.url
+    page.goto("about:blank")
+    page.goto(request)
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
+
+
 def test_escape_leads_back_to_the_chart_whose_dot_was_opened(open_shelf: Callable[..., Page]) -> None:
     page = open_shelf()
     page.goto("/admin/performance?sort=route")

@@ -137,10 +137,11 @@ window.telemetryAdmin = (() => {
 
   const choose = (changes) => go(changed(changes));
 
+  const stays = (event) => !(event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey); // in this tab
+
   document.addEventListener("click", async (event) => {
-    if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     const link = event.target.closest("a[data-state]");
-    if (!link || !window.htmx) return;
+    if (!link || !window.htmx || !stays(event)) return;
     event.preventDefault();
     const url = new URL(link.href);
     const row = link.dataset.row;
@@ -171,9 +172,9 @@ window.telemetryAdmin = (() => {
   const requests = document.getElementById("to-requests").pathname;
   const here = () => location.pathname + location.search;
 
-  function remember(to, place) {
+  function keep(opened) {
     try {
-      sessionStorage.setItem(OPENED, JSON.stringify({ to, from: here(), place }));
+      sessionStorage.setItem(OPENED, JSON.stringify(opened));
     } catch {
       // not remembered: Esc then leads to the list
     }
@@ -187,9 +188,11 @@ window.telemetryAdmin = (() => {
     }
   }
 
+  const remember = (to, place) => keep({ to, from: here(), place });
+
   document.addEventListener("click", (event) => {
     const link = event.target.closest("#live a[href]");
-    if (!link?.pathname.startsWith(`${requests}/`)) return;
+    if (!link?.pathname.startsWith(`${requests}/`) || !stays(event)) return;
     const href = CSS.escape(link.getAttribute("href"));
     remember(link.pathname, `#${CSS.escape(link.closest("[id]").id)} a[href="${href}"]`);
   });
@@ -198,6 +201,21 @@ window.telemetryAdmin = (() => {
     remember(`${requests}/${traceId}`, "#latency");
     location.assign(`${requests}/${traceId}`);
   }
+
+  // The mark is in the history's entry: another visit to the same address has none.
+  if (remembered().to === location.pathname) {
+    history.replaceState({ opened: true }, "");
+    keep({ ...remembered(), to: null });
+  }
+
+  // Another plan of the same request is no step on the way back.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("#still a[href]");
+    if (link?.pathname !== location.pathname || link.search === location.search || !stays(event)) return;
+    event.preventDefault();
+    if (history.state?.opened) keep({ ...remembered(), to: location.pathname });
+    location.replace(link.href);
+  });
 
   addEventListener("pageshow", (event) => {
     const [navigation] = performance.getEntriesByType("navigation");
@@ -250,7 +268,7 @@ window.telemetryAdmin = (() => {
     const still = document.getElementById("still");
     if (!still) {
       if (document.querySelector("#latency, #requests")?.dataset.route) choose({ route: "" });
-    } else if (remembered().to === location.pathname && history.length > 1) history.back();
+    } else if (history.state?.opened) history.back();
     else location.replace(still.dataset.back);
   }
 
