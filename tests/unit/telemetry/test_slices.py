@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import random
 import statistics
+import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -94,19 +100,52 @@ def test_every_request_is_in_one_slice_and_the_figures_are_those_of_its_duration
         assert each[3:] == pytest.approx((hundredths[49], hundredths[94], hundredths[98]), rel=1e-12)
 
 
-def test_no_request_is_lost_where_threads_complete_them_at_once() -> None:
-    store, per_thread = SliceStore(), 5000
+class WouldWaitError(Exception):
+    """Another thread holds the lock."""
 
-    def work(thread: int) -> None:
-        for number in range(per_thread):
-            store.add(0.001, START + number * SECOND // 20 + thread)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(each.request_count for each in store.slices()) == 4 * per_thread
+class Lock:
+    def __init__(self) -> None:
+        self._is_held = False
+
+    def __enter__(self) -> None:
+        if self._is_held:
+            raise WouldWaitError
+        self._is_held = True
+
+    def __exit__(self, *_: object) -> None:
+        self._is_held = False
+
+
+def test_no_request_is_lost_or_counted_twice_wherever_another_thread_comes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LEAST_REQUESTS": 3, "MOST_REQUESTS": 6, "MOST_SLICES": None}.items():
+        monkeypatch.setattr(slices, name, value)
+    store, added, now, chance = SliceStore(), itertools.count(), itertools.count(START, 2 * SECOND), random.Random(1)
+    monkeypatch.setattr(store, "_lock", Lock())
+
+    def add(time_unix_nano: int) -> None:
+        with contextlib.suppress(WouldWaitError):
+            store.add(0.001, time_unix_nano)
+            next(added)
+
+    def come_in(frame: FrameType, *_: object) -> Callable[..., object] | None:
+        if frame.f_code.co_filename != slices.__file__:
+            return None
+        frame.f_trace_opcodes = True  # between any two instructions, as threads do
+        if chance.random() < 0.02:
+            for _ in range(chance.randrange(8)):
+                add(store._last_unix_nano + chance.choice([0, 20 * SECOND]))
+        return come_in
+
+    def work() -> None:
+        sys.settrace(come_in)
+        for _ in range(2000):
+            add(next(now))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert sum(each.request_count for each in store.slices()) == next(added) > 3000
 
 
 def test_what_is_recorded_of_all_routes_is_in_the_slices_until_it_is_reset() -> None:
