@@ -16,9 +16,11 @@ SPARK_WIDTH: Final = 100
 SPARK_HEIGHT: Final = 20
 CHART_WIDTH: Final = 800
 CHART_HEIGHT: Final = 240
-_LEAST_MS = 0.1
+LEAST_MS: Final = 0.1
+"""What took less is drawn as if it took this long: the scale is logarithmic."""
+GAP_S: Final = 60
+"""Lines end where nothing was asked for so long."""
 _DAY_NS: Final = 86400 * 10**9
-_GAP_NS: Final = 60 * 10**9  # lines end where nothing was asked for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class Gridline:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A plot with a logarithmic scale: path data of percentiles, by name, and of the dots, its horizontal lines, and from when to
-    when it reaches, in UTC."""
+    """A plot with a logarithmic scale: path data of percentiles, by name, and of the dots, its horizontal lines, from when to
+    when it reaches, in UTC, and what a browser needs to draw it alike."""
 
     percentiles: Mapping[str, str]
     dots: str
@@ -63,12 +65,14 @@ class Chart:
     lines: tuple[Gridline, ...]
     start: str
     end: str
+    least_ms: float = LEAST_MS
+    gap_s: int = GAP_S
 
 
 def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Chart:
     """Return percentiles over time, and requests as dots, failed ones as crosses, with the thresholds as lines."""
-    durations = [max(point.sample.value * 1000, _LEAST_MS) for point in timeline.points]
-    least = [*durations, *(max(each.p50_s * 1000, _LEAST_MS) for each in timeline.slices)]
+    durations = [max(point.sample.value * 1000, LEAST_MS) for point in timeline.points]
+    least = [*durations, *(max(each.p50_s * 1000, LEAST_MS) for each in timeline.slices)]
     most = [*durations, *(each.p99_s * 1000 for each in timeline.slices)]
     low = 10 ** math.floor(math.log10(min(least, default=1.0)))
     high = 10 ** math.ceil(math.log10(max([*most, poor_above_ms, low * 10])))
@@ -84,8 +88,8 @@ def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Cha
     def line(of: Callable[[Slice], float]) -> str:
         path, before_unix_nano = list[str](), 0
         for each in timeline.slices:
-            start, height = x(max(each.start_unix_nano, timeline.start_unix_nano)), y(max(of(each) * 1000, _LEAST_MS))
-            command = "L" if path and each.start_unix_nano - before_unix_nano < _GAP_NS else "M"
+            start, height = x(max(each.start_unix_nano, timeline.start_unix_nano)), y(max(of(each) * 1000, LEAST_MS))
+            command = "L" if path and each.start_unix_nano - before_unix_nano < GAP_S * 10**9 else "M"
             path.append(f"{command}{start:g} {height:g}H{x(each.end_unix_nano):g}")
             before_unix_nano = each.end_unix_nano
         return "".join(path)

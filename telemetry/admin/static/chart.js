@@ -2,15 +2,15 @@
 // The latency chart: percentiles of one slice of time after another as lines, one dot a request, failed ones as crosses, over a
 // logarithmic scale. Without uPlot the server's drawing stays.
 window.telemetryChart = (() => {
-  const LEAST_MS = 0.1;
   const REACH_PX = 24;
-  const GAP_S = 60; // lines end where nothing was asked for so long
   const LINES = [
     ["p50_ms", "--secondary", 1.5],
     ["p95_ms", "--accent", 2],
     ["p99_ms", "--accent", 1],
   ];
   const box = document.getElementById("chart");
+  const LEAST_MS = Number(box?.dataset.leastMs); // as the server's drawing has it
+  const GAP_S = Number(box?.dataset.gapS); // lines end where nothing was asked for so long
   const said = document.getElementById("under-cursor");
   let plot = null;
   let body = null;

@@ -13,7 +13,7 @@ from flask import Flask, abort
 from flask.testing import FlaskClient
 
 from telemetry import PerformanceMetrics, TelemetrySettings
-from telemetry.admin import figures, pages
+from telemetry.admin import drawing, figures, pages
 
 PAGE = "/admin/performance"
 LIVE = "/admin/performance/live"
@@ -375,6 +375,11 @@ def test_the_thresholds_are_those_of_the_settings(shop: Flask, instrumented: Ins
     page = read(shop.test_client().get(PAGE).text)
     assert (page.by_id("chart")["data-good-ms"], page.by_id("chart")["data-poor-ms"]) == ("7.0", "70.0")
     assert "7.00 ms" in page.by_id("legend").text
+
+
+def test_the_drawing_of_the_script_has_the_limits_of_that_of_the_server(client: FlaskClient, read) -> None:
+    box = read(client.get(PAGE).text).by_id("chart")
+    assert (float(box["data-least-ms"]), float(box["data-gap-s"])) == (drawing.LEAST_MS, drawing.GAP_S)
 
 
 def test_the_command_to_copy_names_the_host_that_was_asked(shop: Flask, instrumented: Instrumented, read) -> None:
