@@ -100,6 +100,7 @@ def test_escape_leads_back_to_where_the_request_was_opened(open_shelf: Callable[
     page.goto("/admin/performance/requests")
     page.locator("#sort-started_at").click()
     expect(page).to_have_url(re.compile(r"order=asc"))
+    expect(page.locator("#requests th.started_at")).to_have_attribute("aria-sort", "ascending")
     entries = page.evaluate("history.length")
     row = page.locator("#requests tbody tr").nth(30)
     row.scroll_into_view_if_needed()
