@@ -12,7 +12,11 @@ run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-report=json:var/coverage.json $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+# The same tests again, for what they leave out: tracing takes nearly as long as they do.
+coverage: install
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-report=json:var/coverage.json $(ARGS)
 	$(BIN)/python tools/coverage_floor.py var/coverage.json
 
 # In an environment of its own: make test-python PYTHON=python3.13
