@@ -178,9 +178,8 @@ class _LoadTest:
         self._path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         self._headers = {"Host": target.netloc, "User-Agent": _USER_AGENT, "Accept": "*/*"}
         self._host = str(target.hostname)
-        self._tls = (
-            ssl.create_default_context() if target.scheme == "https" else None
-        )  # made once: it reads all certificates
+        # Made once: it reads all certificates.
+        self._tls = ssl.create_default_context() if target.scheme == "https" else None
         self._progress = progress or (lambda _: None)
         self._numbers = itertools.count()
         self._lock = threading.Lock()

@@ -75,7 +75,7 @@ def explain(sql: str, files: Sequence[str]) -> Plan:
 
 def _explain_in(sql: str, file: str, columns: Sequence[str]) -> Plan:
     try:
-        connection = sqlite3.Connection(f"{Path(file).as_uri()}?mode=ro", uri=True, timeout=_TIMEOUT_S)
+        connection = _open(file, _TIMEOUT_S)
     except (sqlite3.Error, ValueError) as error:
         return Plan(file, error=f"the database can't be opened: {error}")
     try:
@@ -89,6 +89,11 @@ def _explain_in(sql: str, file: str, columns: Sequence[str]) -> Plan:
         return Plan(file, error=f"SQLite does not explain it: {error}")
     finally:
         connection.close()
+
+
+def _open(file: str, timeout_s: float) -> sqlite3.Connection:
+    """Return a read-only connection of a class whose queries nobody sees."""
+    return sqlite3.Connection(f"{Path(file).as_uri()}?mode=ro", uri=True, timeout=timeout_s)
 
 
 def _rows(connection: sqlite3.Connection, sql: str) -> list[Any]:
@@ -131,7 +136,7 @@ def missing_index(sql: str, file: str, rows: int | None) -> str | None:
         sqlite3.Error: the database can't be asked now.
     """
     known = statement(sql)
-    connection = sqlite3.Connection(f"{Path(file).as_uri()}?mode=ro", uri=True, timeout=0)
+    connection = _open(file, 0)
     try:
         details = [detail for *_, detail in _rows(connection, f"EXPLAIN QUERY PLAN {sql}")]
         for detail in details:

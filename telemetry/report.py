@@ -96,8 +96,8 @@ def facts(metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Read
 
     A `reader` of these remembers what it has worked out of the requests.
     """
-    windows = metrics.route_windows()
-    found = attention.fan_out(reader or Reader(_Shown(metrics, settings)), windows, time.time_ns())
+    windows, reader = metrics.route_windows(), reader or Reader(_Shown(metrics, settings))
+    found = attention.fan_out(reader, reader.all(), windows, time.time_ns())
     return {
         "snapshot": metrics.snapshot(),
         "queries": {

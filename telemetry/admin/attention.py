@@ -43,9 +43,11 @@ class Note:
     place: str = ""
 
 
-def fan_out(reader: Reader, windows: Sequence[RouteWindow], now_unix_nano: int) -> dict[str, Fact]:
-    """Return what stands out in the queries of each route of late: the worst finding, of most runs, else growth."""
-    requests = of_late(reader.all(), windows, now_unix_nano)
+def fan_out(
+    reader: Reader, requests: Sequence[KeptRequest], windows: Sequence[RouteWindow], now_unix_nano: int
+) -> dict[str, Fact]:
+    """Return what stands out in the queries of each route of late, among `requests`: the worst finding, else growth."""
+    requests = of_late(requests, windows, now_unix_nano)
     worst: dict[str, tuple[tuple[int, int], Fact]] = {}
     for kept in requests:
         warned = reader.known(kept).warned

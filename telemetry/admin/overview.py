@@ -76,13 +76,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The page's figures at `now_unix_nano`; `windows` are those that have a sample."""
+    """The page's figures at `now_unix_nano`; `windows` are those that have a sample, `slices` those of all requests."""
 
     windows: tuple[RouteWindow, ...]
     rows: tuple[Row, ...]
     cards: tuple[Card, ...]
     snapshot: dict[str, Any]
     now_unix_nano: int
+    slices: tuple[Slice, ...] = ()
     failures: int = 0
     """How often measuring itself went wrong."""
 
@@ -95,10 +96,11 @@ def build(
     Figures lead to example requests among those `kept`: trace id -> number of queries.
     """
     windows = tuple(window for window in metrics.route_windows() if window.samples)
+    slices = tuple(metrics.store.slices.slices())
     snapshot = metrics.snapshot()
     newest = sorted(sample for window in windows for sample in window.samples)[-settings.window :]
     cards = [
-        _rate(metrics, windows, settings.window, snapshot["uptime_seconds"], now_unix_nano),
+        _rate(windows, slices, settings.window, snapshot["uptime_seconds"], now_unix_nano),
         _latency(newest, settings),
         _errors(newest),
         _queries(snapshot["database"], settings),
@@ -108,7 +110,7 @@ def build(
     if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
         cards.append(_ratings(snapshot["ratings_post"], settings))
     rows = tuple(row(window, settings, kept) for window in windows)
-    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, metrics.failures)
+    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, slices, metrics.failures)
 
 
 def row(window: RouteWindow, settings: TelemetrySettings, kept: Mapping[int, int] = NO_REQUESTS) -> Row:
@@ -194,10 +196,10 @@ def _bars(parts: Sequence[tuple[int, int, int]], start: int, width_ns: float) ->
     return bars
 
 
-def _rate(metrics: PerformanceMetrics, windows: Sequence[RouteWindow], size: int, uptime_s: float, now: int) -> Card:
+def _rate(windows: Sequence[RouteWindow], slices: Sequence[Slice], size: int, uptime_s: float, now: int) -> Card:
     if not windows:
         return Card("rate", "requests/s", NONE, "", "No request yet.")
-    rate = request_rate(windows, metrics.store.slices.slices(), size, uptime_s, now)
+    rate = request_rate(windows, slices, size, uptime_s, now)
     title = f"{figures.plural(rate.request_count, 'request')} in the last {figures.digits(rate.seconds)} s"
     over = f"over {rate.seconds:.0f} s" if rate.seconds >= 1 else "over the last instant"
     spark = sparkline(rate.bars, slots=_RATE_BARS)

@@ -40,8 +40,8 @@ def add_routes(
         now = time.time_ns()
         chosen = state.State.parse(request.args)
         view = _view(reader, chosen, now, look_at_exporters)
-        slices = reader.metrics.store.slices.slices()
-        points = timeline.select(list(view["overview"].windows), slices, chosen.range, chosen.route or None, now)
+        shown = view["overview"]
+        points = timeline.select(shown.windows, shown.slices, chosen.range, chosen.route or None, now)
         settings = reader.settings
         view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
         return answers.page(
@@ -74,7 +74,9 @@ def _view(
     )
     rows, more = chosen.select(shown.rows)
     exporting = exporters.rows(look_at_exporters, now_unix_nano)
-    notes = attention.notes(shown, settings, attention.fan_out(reader, shown.windows, now_unix_nano), exporting)
+    notes = attention.notes(
+        shown, settings, attention.fan_out(reader, requests, shown.windows, now_unix_nano), exporting
+    )
     most = len(notes) if chosen.notes else attention.MOST_NOTES
     return {
         "overview": shown,

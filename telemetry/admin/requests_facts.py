@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -134,11 +134,8 @@ class Reader:
     def detail(self, kept: KeptRequest, analysis: fanout.Analysis) -> dict[str, Any]:
         """Return all that is known of a request, whose queries come to `analysis`; no parameter is."""
         number = {id(group): at for at, group in enumerate(analysis.groups)}
-        files = {id(group): file for group in _slow(analysis.groups) if (file := locks.file_of(group.sql)) is not None}
-        groups = [
-            _group(group, plans.explain(group.sql, [files[id(group)]]) if id(group) in files else None)
-            for group in analysis.groups
-        ]
+        slow = {id(group): plans.explain(group.sql, [file]) for group, file in _slow(analysis.groups)}
+        groups = [_group(group, slow.get(id(group))) for group in analysis.groups]
         findings = [_finding(finding, number) for finding in analysis.findings]
         of_queries = fanout.numbers(kept, analysis.groups)
         return {
@@ -198,21 +195,21 @@ def _rfc3339(unix_ns: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ns // 1_000_000 % 1000:03d}Z"
 
 
-def _slow(groups: Sequence[Group]) -> list[Group]:
-    """Return the slowest SELECTs, whose plans are worth a look."""
+def _slow(groups: Sequence[Group]) -> Iterator[tuple[Group, str]]:
+    """Yield the slowest SELECTs, whose plans are worth a look, with the files that they ran in, where these are known."""
     slow = [
         group for group in groups if group.duration_ns >= SLOW_STATEMENT_NS and group.statement.operation == "SELECT"
     ]
-    return sorted(slow, key=lambda group: -group.duration_ns)[:_MOST_PLANS]
+    for group in sorted(slow, key=lambda group: -group.duration_ns)[:_MOST_PLANS]:
+        file = locks.file_of(group.sql)
+        if file is not None:
+            yield group, file
 
 
 def _full_scans(groups: Sequence[Group]) -> tuple[dict[int, str], bool]:
     """Return which of `groups` read all of a large table for want of which index, and whether all could be looked at."""
     found, number = {}, {id(group): at for at, group in enumerate(groups)}
-    for group in _slow(groups):
-        file = locks.file_of(group.sql)
-        if file is None:
-            continue
+    for group, file in _slow(groups):
         try:
             index = plans.missing_index(group.sql, file, None if group.rows is None else group.rows // group.runs)
         except sqlite3.OperationalError as error:

@@ -102,7 +102,9 @@ def add_routes(blueprint: Blueprint, reader: Reader, common: Common, look_at_exp
         if kept is None:
             return gone(trace_id)
         link = exporters.trace_url(reader.settings, look_at_exporters).replace("{trace_id}", f"{kept.trace_id:032x}")
-        return answers.page("request.html", **common() | _one(reader, kept), offline=False, trace_url=link)
+        is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
+        trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
+        return answers.page("request.html", **common() | _one(reader, kept) | trace, offline=False)
 
     def as_html(trace_id: str) -> Response:
         kept = find(reader, trace_id)
@@ -199,23 +201,24 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
 def _report(reader: Reader) -> dict[str, Any]:
     now, settings = time.time_ns(), reader.settings
     shown = overview.build(reader.metrics, settings, now)
-    notes = attention.notes(shown, settings, attention.fan_out(reader, shown.windows, now))
+    requests = reader.all()
+    notes = attention.notes(shown, settings, attention.fan_out(reader, requests, shown.windows, now))
     return {
         "overview": shown,
         "notes": notes,
         "noted": {note.subject: note for note in notes if note.row is not None},
         "rows": sorted(shown.rows, key=lambda row: -row.stats["p95_ms"]),
-        "requests": [_one(reader, kept) for kept in _worst(reader)],
+        "requests": [_one(reader, kept) for kept in _worst(reader, requests)],
         "settings": settings,
         "now_unix_nano": now,
         "offline": True,
     }
 
 
-def _worst(reader: Reader) -> list[KeptRequest]:
+def _worst(reader: Reader, requests: Sequence[KeptRequest]) -> list[KeptRequest]:
     """Return one request of each route that is not good, the worst first: by what is wrong with it, its queries, its duration."""
     ranked = []
-    for kept in reader.all():
+    for kept in requests:
         brief = reader.brief(kept)
         status = request_status(brief, reader.settings)
         if status is not figures.GOOD:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -77,8 +77,8 @@ def read(metrics: PerformanceMetrics, span: str, route: str | None, now_unix_nan
 
 
 def select(
-    windows: list[RouteWindow],
-    slices_of_all: list[Slice],
+    windows: Sequence[RouteWindow],
+    slices_of_all: Sequence[Slice],
     span: str,
     route: str | None,
     now_unix_nano: int,

@@ -89,6 +89,11 @@ def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
                 pass
             return "ok"
 
+        def children(number: int) -> str:
+            for _ in range(number):
+                child()
+            abort(500)
+
         def nested(path: str) -> str:
             return app.test_client().get("/" + path).text
 
@@ -117,6 +122,7 @@ def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
         app.add_url_rule("/raises", "raises", lambda: {}["missing"])
         app.add_url_rule("/queries/<int:number>", "queries", queries)
         app.add_url_rule("/child", "child", child)
+        app.add_url_rule("/children/<int:number>", "children", children)
         app.add_url_rule("/nested/<path:path>", "nested", nested)
         chosen = TelemetrySettings.load(export=export, **settings)
         return instrumented(app, settings=chosen, tracer_provider=backend.provider).test_client()
@@ -262,6 +268,15 @@ def test_a_span_of_a_thread_that_has_opentelemetrys_context_alone_is_held_back_w
     assert backend.names() == []
     assert http.get("/thread?fails=yes").status_code == 500
     assert backend.names() == ["GET /thread", "work"]
+
+
+def test_of_very_many_spans_of_the_app_in_one_request_the_first_are_held_back(
+    client: Client, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.exporters.processor.MAX_HELD_SPANS", 3)
+    client("notable").get("/children/10")
+    assert backend.names() == ["GET /children/<int:number>", "work", "work", "work"]
+    assert dict(backend.processor.status.dropped_by) == {"queue_full": 7}
 
 
 def test_a_request_of_so_many_queries_that_it_cannot_be_held_back_is_notable(client: Client, backend: Backend) -> None:
