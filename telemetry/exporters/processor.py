@@ -307,7 +307,7 @@ class DeferredSpanProcessor(SpanProcessor):
 
 
 def _characters(item: Item) -> int:
-    return item.characters if isinstance(item, EndedRequest) else 0
+    return item.characters if isinstance(item, EndedRequest) and item.queries else 0
 
 
 def exact_count(items: Sequence[Item]) -> int:

@@ -40,11 +40,21 @@ class Slice(NamedTuple):
 class SliceStore:
     """Cuts the requests of a process into slices as they complete, and keeps the figures of the newest. Thread-safe."""
 
-    __slots__ = ("_closed", "_durations_s", "_earliest", "_last_unix_nano", "_latest", "_lock", "_start_unix_nano")
+    __slots__ = (
+        "_append",
+        "_closed",
+        "_durations_s",
+        "_earliest",
+        "_last_unix_nano",
+        "_latest",
+        "_lock",
+        "_start_unix_nano",
+    )
 
     def __init__(self) -> None:
         self._closed: deque[Slice] = deque(maxlen=MOST_SLICES)
         self._durations_s = array("d")  # of the slice that goes on
+        self._append = self._durations_s.append
         self._start_unix_nano = self._last_unix_nano = 0
         self._earliest = self._latest = 0  # what completes outside of these may be of another slice
         self._lock = threading.Lock()
@@ -54,7 +64,7 @@ class SliceStore:
         if not self._earliest <= time_unix_nano < self._latest or len(self._durations_s) >= MOST_REQUESTS:
             self._close_if_due(time_unix_nano)
         self._last_unix_nano = time_unix_nano
-        self._durations_s.append(duration_s)
+        self._append(duration_s)
 
     def slices(self) -> list[Slice]:
         """Return the slices, oldest first; the last of them goes on."""

@@ -64,10 +64,11 @@ class DurationWindow:
     writers nor readers wait for each other.
     """
 
-    __slots__ = ("_next_row", "_next_sequence", "_rows", "_size", "latest", "latest_unix_nano")
+    __slots__ = ("_add_to_slice", "_next_row", "_next_sequence", "_rows", "_size", "latest", "latest_unix_nano")
 
-    def __init__(self, size: int, next_sequence: Callable[[], int]) -> None:
-        """Hold `size` samples, numbered by `next_sequence`, which returns positive numbers, each once."""
+    def __init__(self, size: int, next_sequence: Callable[[], int], slices: SliceStore) -> None:
+        """Hold `size` samples, numbered by `next_sequence`, which returns positive numbers, each once; `slices` get them too."""
+        self._add_to_slice = slices.add
         self._size = size
         self._rows = bytearray(_ROW.size * size)
         self._next_row = itertools.count().__next__
@@ -83,6 +84,7 @@ class DurationWindow:
         _pack_into(self._rows, at, value, sequence, time_unix_nano, trace_id >> 64, trace_id & _HALF, kind)
         self.latest_unix_nano = time_unix_nano
         self.latest = sequence
+        self._add_to_slice(value, time_unix_nano)
 
     def clear(self) -> None:
         """Forget every sample."""
@@ -144,7 +146,7 @@ class WindowStore:
 
     def durations_of(self, route: str) -> DurationWindow | None:
         """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
-        return self._window(self._durations, route, lambda: DurationWindow(self.size, self.next_sequence))
+        return self._window(self._durations, route, lambda: DurationWindow(self.size, self.next_sequence, self.slices))
 
     def queries_of(self, route: str) -> deque[float] | None:
         """Return the window of numbers of queries to append to, or `None` when `max_routes` routes have one already."""
@@ -241,16 +243,10 @@ def _ignore(value: float, time_unix_nano: int, trace_id: int | None) -> None:
 def _add_duration(store: WindowStore, route: str, attributes: Mapping[str, Any]) -> Add:
     window = store.durations_of(route)
     kind = ERROR if instruments.ERROR_TYPE in attributes else GOOD
-    add_to_slice = store.slices.add
     if window is None:
+        add_to_slice = store.slices.add
         return lambda duration_s, time_unix_nano, _: add_to_slice(duration_s, time_unix_nano)
-    add_to_window = window.add
-
-    def add(duration_s: float, time_unix_nano: int, trace_id: int | None) -> None:
-        add_to_window(kind, duration_s, time_unix_nano, trace_id)
-        add_to_slice(duration_s, time_unix_nano)
-
-    return add
+    return functools.partial(window.add, kind)
 
 
 def _add_queries(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:

@@ -9,6 +9,7 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry.readers.slices import SliceStore
 from telemetry.readers.window import ERROR, GOOD, DurationWindow, Sample, WindowStore
 
 samples = st.lists(
@@ -28,7 +29,7 @@ def test_it_holds_what_a_deque_of_its_size_would(
     first: list[tuple[int, float, int | None, bool]],
     second: list[tuple[int, float, int | None, bool]],
 ) -> None:
-    window, expected = DurationWindow(size, WindowStore().next_sequence), deque[Sample](maxlen=size)
+    window, expected = DurationWindow(size, WindowStore().next_sequence, SliceStore()), deque[Sample](maxlen=size)
     sequence = 0
     for batch in (first, second):
         for time_unix_nano, value, trace_id, is_error in batch:
@@ -48,7 +49,7 @@ def test_it_holds_what_a_deque_of_its_size_would(
 
 
 def test_readers_see_whole_samples_while_threads_write() -> None:
-    window, number = DurationWindow(10, WindowStore().next_sequence), itertools.count(1)
+    window, number = DurationWindow(10, WindowStore().next_sequence, SliceStore()), itertools.count(1)
     done = threading.Event()
 
     def write() -> None:
