@@ -105,16 +105,16 @@ def _recording() -> Piece:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-    from telemetry.bound import BoundHistogram
+    from telemetry.bound import NO_IDS, BoundHistogram
 
     histogram = MeterProvider([InMemoryMetricReader()]).get_meter("pieces").create_histogram("duration")
     attributes: dict[str, Any] = {"http.request.method": "GET", "http.route": "/", "http.response.status_code": 200}
     bound, context = BoundHistogram(histogram, attributes), Context()
-    bound.record(0.001, context, 1, None, False)
+    bound.record(0.001, context, 1, NO_IDS, False)
     return Piece(
         "one measurement with one reader: `Histogram.record`, now bound to its attributes",
         lambda: histogram.record(0.001, attributes, context),
-        lambda: bound.record(0.001, context, 1, None, False),
+        lambda: bound.record(0.001, context, 1, NO_IDS, False),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context import Context
 
 from telemetry import instruments, source
-from telemetry.bound import BoundHistogram
+from telemetry.bound import NO_IDS, BoundHistogram, Ids
 from telemetry.exporters.ended import ServerFacts, decision_attributes, request_path, span_name
 from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of, random_ids
@@ -145,9 +145,9 @@ class Capture:
         now = record.start_unix_ns + duration_ns
         key = (None if rule is None else rule.rule, record.method, status, error_type)
         duration, operations, worst = self._requests.get(key) or self._new_series(key)
-        duration.record(duration_ns / 1e9, context, now, ids[0], sampled)
-        operations.record(record.query_count, context, now, ids[0], sampled)
-        statement_bytes = self.record_queries(record.queries, context, now, sampled) if record.queries else 0
+        duration.record(duration_ns / 1e9, context, now, ids, sampled)
+        operations.record(record.query_count, context, now, ids, sampled)
+        statement_bytes = self.record_queries(record.queries, context, now, ids, sampled) if record.queries else 0
         if worst is None:
             return
         if record.wait_ns:
@@ -275,9 +275,14 @@ class Capture:
     # -- queries -----------------------------------------------------------------------------------------------------
 
     def record_queries(
-        self, queries: Sequence[Query], context: Context, time_unix_nano: int, sampled: bool = False
+        self,
+        queries: Sequence[Query],
+        context: Context,
+        time_unix_nano: int,
+        ids: Ids = NO_IDS,
+        sampled: bool = False,
     ) -> int:
-        """Record the durations of `queries`, made in `context`, whose span is sampled or not.
+        """Record the durations of `queries`, made in `context`, whose span has these `ids` and is sampled or not.
 
         Return what their statements may take up in memory, in bytes, where these are not the short ones of the code.
         """
@@ -288,7 +293,7 @@ class Capture:
             statement = known.get(sql) if error_type is None else None
             if statement is None:
                 statement = self._statement(sql, error_type)
-            statement.series.record_many(list(map(_DURATION_NS, queries)), context, time_unix_nano, sampled)
+            statement.series.record_many(list(map(_DURATION_NS, queries)), context, time_unix_nano, ids, sampled)
             return statement.cost * len(queries)
         by_series: dict[BoundHistogram, list[int]] = {}
         cost = 0
@@ -303,23 +308,23 @@ class Capture:
             else:
                 by_series[series] = [query[2]]
         for series, durations_ns in by_series.items():
-            series.record_many(durations_ns, context, time_unix_nano, sampled)
+            series.record_many(durations_ns, context, time_unix_nano, ids, sampled)
         return cost
 
     def spill(self, record: RequestRecord, queries: Sequence[Query], time_unix_nano: int) -> None:
         """Record `queries` of a request that goes on."""
         try:
             context = record.context or Context()
-            sampled = False
+            ids, sampled = NO_IDS, False
             if record.exported and record.span is not None:
-                ids = record.span.get_span_context()
+                found = record.span.get_span_context()
                 if record.held is not None:  # so much is not kept back
-                    self._decide(record, ids.trace_id, None, 0)
+                    self._decide(record, found.trace_id, None, 0)
                     self.tracing.release(record)
-                sampled = ids.trace_flags.sampled and not record.is_rejected
+                ids, sampled = (found.trace_id, found.span_id), found.trace_flags.sampled and not record.is_rejected
                 if sampled:
-                    self.tracing.emit(record, ids, None, queries)
-            self.record_queries(queries, context, time_unix_nano, sampled)
+                    self.tracing.emit(record, found, None, queries)
+            self.record_queries(queries, context, time_unix_nano, ids, sampled)
         except Exception:
             self.fail("the queries of a request could not be recorded")
 

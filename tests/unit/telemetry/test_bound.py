@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import threading
 
 import opentelemetry.sdk.version
@@ -29,7 +31,7 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from telemetry import PerformanceMetrics, bound
-from telemetry.bound import BoundCounter, BoundHistogram
+from telemetry.bound import NO_IDS, BoundCounter, BoundHistogram
 
 CHECKED_WITH = ("1.45.",)
 ATTRIBUTES = {"http.request.method": "GET", "http.route": "/", "http.response.status_code": 200}
@@ -99,10 +101,10 @@ def test_other_readers_see_the_points_of_the_public_api(
     histogram = public_provider.get_meter("test").create_histogram(NAME)
     for batch in (first, second):
         if many:
-            series.record_many(batch, Context(), 1, False)
+            series.record_many(batch, Context(), 1, NO_IDS, False)
         else:
             for duration_ns in batch:
-                series.record(duration_ns / 1e9, Context(), 1, None, False)
+                series.record(duration_ns / 1e9, Context(), 1, NO_IDS, False)
         for duration_ns in batch:
             histogram.record(duration_ns / 1e9, ATTRIBUTES)
         assert collected(ours) == collected(reference)
@@ -177,12 +179,12 @@ def test_threads_lose_no_count() -> None:
 def test_a_reader_that_is_added_later_sees_what_is_recorded_from_then_on() -> None:
     provider = MeterProvider(shutdown_on_exit=False)
     series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
-    series.record(1, Context(), 1, None, False)
-    series.record_many([1, 2], Context(), 1, False)
+    series.record(1, Context(), 1, NO_IDS, False)
+    series.record_many([1, 2], Context(), 1, NO_IDS, False)
     late = InMemoryMetricReader()
     provider.add_metric_reader(late)
-    series.record(2, Context(), 1, None, False)
-    series.record_many([3, 4], Context(), 1, False)
+    series.record(2, Context(), 1, NO_IDS, False)
+    series.record_many([3, 4], Context(), 1, NO_IDS, False)
     assert [point["count"] for point in points(late)] == [3]
 
 
@@ -203,9 +205,9 @@ def test_without_the_seam_the_public_api_is_used(gone: str) -> None:
 
     histogram._measurement_consumer = Renamed()  # type: ignore[attr-defined]
     series = BoundHistogram(histogram, ATTRIBUTES)
-    series.record(1, Context(), 1, None, False)
-    series.record(2, Context(), 1, None, False)
-    series.record_many([3, 4], Context(), 1, False)
+    series.record(1, Context(), 1, NO_IDS, False)
+    series.record(2, Context(), 1, NO_IDS, False)
+    series.record_many([3, 4], Context(), 1, NO_IDS, False)
     assert [point["count"] for point in points(reader)] == [4]
 
 
@@ -213,8 +215,8 @@ def test_an_instrument_that_is_not_the_sdks_is_recorded_through_its_api() -> Non
     from opentelemetry.metrics import NoOpMeterProvider
 
     series = BoundHistogram(NoOpMeterProvider().get_meter("test").create_histogram(NAME), ATTRIBUTES)
-    series.record(1, Context(), 1, None, False)
-    series.record_many([1], Context(), 1, False)
+    series.record(1, Context(), 1, NO_IDS, False)
+    series.record_many([1], Context(), 1, NO_IDS, False)
 
 
 def test_an_aggregation_that_can_t_be_found_means_the_public_api(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,23 +229,114 @@ def test_an_aggregation_that_can_t_be_found_means_the_public_api(monkeypatch: py
 
     monkeypatch.setattr(bound, "_find", lost)
     for _ in range(3):
-        series.record(1, Context(), 1, None, False)
+        series.record(1, Context(), 1, NO_IDS, False)
     assert [point["count"] for point in points(reader)] == [3]
 
 
-def test_exemplars_lead_to_sampled_spans() -> None:
+def exemplars(reader: InMemoryMetricReader) -> list[tuple[object, ...]]:
+    data = reader.get_metrics_data()
+    return [
+        (metric.name, found.value, found.trace_id, found.span_id, found.filtered_attributes)
+        for metric in (data.resource_metrics[0].scope_metrics[0].metrics if data else ())
+        for point in metric.data.data_points
+        for found in point.exemplars
+    ]
+
+
+@pytest.mark.parametrize("chosen", [TraceBasedExemplarFilter(), AlwaysOnExemplarFilter(), AlwaysOffExemplarFilter()])
+@pytest.mark.parametrize("view", ["no view", "other boundaries", "fewer attributes", "twice", "exponential"])
+@settings(max_examples=20)  # 15 times
+@given(batches=st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=70), max_size=3))
+@example(batches=[[(0, True)] * 70, [], [(3, False), (3, True), (3, False)]])
+def test_exemplars_are_those_of_the_public_api(
+    view: str, chosen: ExemplarFilter, batches: list[list[tuple[int, bool]]]
+) -> None:
+    ours, reference = InMemoryMetricReader(), InMemoryMetricReader()
+    histograms = [
+        MeterProvider([reader], exemplar_filter=chosen, views=VIEWS[view], shutdown_on_exit=False)
+        .get_meter("test")
+        .create_histogram(NAME)
+        for reader in (ours, reference)
+    ]
+    series = BoundHistogram(histograms[0], ATTRIBUTES)
+    random.seed(0)  # exponential histograms keep some of the values, by chance
+    series.record(0, Context(), 1, NO_IDS, False)
+    histograms[1].record(0, ATTRIBUTES, Context())
+    for number, batch in enumerate(batches):
+        for to in (ours, reference):
+            random.seed(number)
+            for at, (value, is_sampled) in enumerate(batch):
+                ids, flags = (5, at + 1), TraceFlags(TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT)
+                context = trace.set_span_in_context(NonRecordingSpan(SpanContext(*ids, False, flags)), Context())
+                if to is ours:
+                    series.record(value, context, 1, ids, is_sampled)
+                else:
+                    histograms[1].record(value, ATTRIBUTES, context)
+        assert exemplars(ours) == exemplars(reference)
+
+
+@pytest.mark.parametrize("number", [1, 5, 20])
+def test_of_many_queries_the_longest_is_the_exemplar(number: int) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
-    sampled = trace.set_span_in_context(
-        NonRecordingSpan(SpanContext(5, 7, False, TraceFlags(TraceFlags.SAMPLED))), Context()
-    )
-    series.record(1, Context(), 1, None, False)
-    series.record(1, sampled, 1, 5, True)
-    data = reader.get_metrics_data()
-    assert data is not None
-    (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
-    assert [(exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars] == [(5, 7)]
+    series.record(0, Context(), 1, NO_IDS, False)
+    series.record_many([at * 10**9 for at in range(number, 0, -1)], Context(), 1, (5, 7), True)
+    assert exemplars(reader) == [(NAME, number, 5, 7, {})]
+
+
+@pytest.mark.parametrize("at_once", [1, 8, 30])
+def test_what_is_pending_is_bounded(at_once: int) -> None:
+    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series.record(1, Context(), 1, NO_IDS, False)
+    (batched,) = series._batches
+    for _ in range(100):
+        series.record_many([1] * at_once, Context(), 1, NO_IDS, False)
+        series.record(1, Context(), 1, NO_IDS, False)
+        assert len(batched.pending) < bound._BATCH
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 20])
+def test_threads_and_a_collector_lose_no_value(at_once: int) -> None:
+    reader = InMemoryMetricReader({Histogram: AggregationTemporality.DELTA})
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series.record(1, Context(), 1, NO_IDS, False)
+
+    def record() -> None:
+        for _ in range(2000):
+            series.record_many([10**9] * at_once, Context(), 1, NO_IDS, False)
+
+    threads = [threading.Thread(target=record) for _ in range(4)]
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        found = []
+        while any(thread.is_alive() for thread in threads):
+            found += points(reader)
+        found += points(reader)
+    finally:
+        sys.setswitchinterval(interval_s)
+    total = 8000 * at_once + 1
+    assert sum(point["count"] for point in found) == total  # type: ignore[misc]
+    assert sum(sum(point["bucket_counts"]) for point in found) == total  # type: ignore[misc, call-overload]
+
+
+def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slotted(_: object) -> None:
+        raise AttributeError("pending")
+
+    monkeypatch.setattr(bound._BatchedHistogram, "begin", slotted)
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    for _ in range(3):
+        series.record(1, Context(), 1, NO_IDS, False)
+    series.record_many([1, 2], Context(), 1, NO_IDS, False)
+    assert [point["count"] for point in points(reader)] == [5]
 
 
 def test_a_users_view_does_not_take_the_samples_from_our_windows() -> None:
