@@ -16,7 +16,8 @@ from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, wrapped
 from service.commands.report import of_settings
 from telemetry.admin import figures, waterfall
-from telemetry.admin.requests_api import API, SORTS
+from telemetry.admin.requests_api import SORTS
+from telemetry.admin.routes import API
 from telemetry.fanout import OK, VERDICTS, name_of
 
 _NOT_REQUESTS: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -43,7 +44,7 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
 def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> None:
     """List the newest requests of a running server, and the worst of each route, with what their queries come to."""
     given = {name: value for name, value in chosen.items() if value is not None} | ({"errors": 1} if errors else {})
-    target, body = _ask(url, f"{API}?{urlencode(given)}")
+    target, body = _ask(url, f"{API}/requests?{urlencode(given)}")
     try:
         rows = [_row(request) for request in body["requests"]]
     except _NOT_REQUESTS:
@@ -89,7 +90,7 @@ def request(trace_id: str, url: str | None, as_json: bool) -> None:
             f"TRACE_ID must be 32 hexadecimal digits, got {trace_id!r}; 'local-video-server requests' lists them",
             WRONG_SETTING,
         )
-    target, body = _ask(url, f"{API}/{wanted}")
+    target, body = _ask(url, f"{API}/requests/{wanted}")
     try:
         lines = list(_lines(body))
     except _NOT_REQUESTS:

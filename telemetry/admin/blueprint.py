@@ -10,13 +10,14 @@ from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
-from telemetry.admin import answers, api, exporters, guard, pages, requests_api
-from telemetry.admin.requests_facts import Reader, Source
+from telemetry.admin import answers, guard, parameters, routes
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from werkzeug.datastructures import Headers
+
+    from telemetry.admin.requests_facts import Source
 
 NAME: Final = "telemetry_admin"
 _ANY_HOST: Final = "telemetry_admin_host"
@@ -29,7 +30,7 @@ def create_blueprint(
     title: str = "Performance",
     links: Mapping[str, str] | None = None,
     is_active: Callable[[], bool] = lambda: True,
-    look_at_exporters: exporters.Look = tuple,
+    look_at_exporters: routes.Look = tuple,
 ) -> Blueprint:
     """Return the admin pages and their JSON over `source`, as a blueprint named `telemetry_admin`.
 
@@ -68,11 +69,8 @@ def create_blueprint(
     blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.after_request(harden)
-    reader = Reader(source)
-    api.add_routes(blueprint, reader)
-    requests_api.add_routes(blueprint, reader)
-    pages.add_routes(blueprint, reader, title=title, links=links or {}, look_at_exporters=look_at_exporters)
-    exporters.add_routes(blueprint, look_at_exporters)
+    blueprint.register_error_handler(parameters.ParameterError, parameters.ParameterError.answer)
+    routes.add_routes(blueprint, routes.Admin(source, title, links or {}, look_at_exporters))
     return blueprint
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, abort, request
+from flask import Response, abort, request
 
 from telemetry.admin import answers, figures
 
 if TYPE_CHECKING:
+    from telemetry.admin.routes import Admin, Look
     from telemetry.exporters.status import Exporting, ExportStatus
     from telemetry.settings import TelemetrySettings
 
-Look = Callable[[], Sequence["Exporting"]]
-METRICS_PATH = "/metrics"
 JAEGER_UI_PORT = 16686
 _REASONS = {
     "queue_full": "did not fit into the queue",
@@ -44,23 +42,18 @@ class Row:
     last_error: str
 
 
-def add_routes(blueprint: Blueprint, look: Look) -> None:
-    """Give `blueprint` the JSON of the exporters that `look` returns and, where Prometheus is one of them, `/metrics`."""
+def listed(admin: Admin) -> Response:
+    """Answer with the exporters and how each of them is doing."""
+    return answers.json({"exporters": [body(exporter) for exporter in admin.look_at_exporters()]})
 
-    def show() -> Response:
-        return answers.json({"exporters": [body(exporter) for exporter in look()]})
 
-    def page() -> Response:
-        write = next((exporter.page for exporter in look() if hasattr(exporter, "page")), None)
-        if write is None:
-            abort(404)
-        content, content_type = write(request.headers.get("Accept", ""))
-        return Response(content, content_type=content_type)
-
-    rule = "/api/admin/performance/exporters"
-    blueprint.add_url_rule(rule, "performance_exporters", show, methods=["GET"], strict_slashes=False)
-    if any(hasattr(exporter, "page") for exporter in look()):
-        blueprint.add_url_rule(METRICS_PATH, "metrics", page, methods=["GET"])
+def metrics(admin: Admin) -> Response:
+    """Answer with the page that Prometheus fetches."""
+    write = next((exporter.page for exporter in admin.look_at_exporters() if hasattr(exporter, "page")), None)
+    if write is None:
+        abort(404)
+    content, content_type = write(request.headers.get("Accept", ""))
+    return Response(content, content_type=content_type)
 
 
 def body(exporter: Exporting) -> dict[str, Any]:

@@ -4,76 +4,56 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from flask import Blueprint, Response, request, url_for
+from flask import Response, request, url_for
 from werkzeug.routing import BuildError
 
-from telemetry.admin import answers, attention, drawing, exporters, overview, requests_pages, state, timeline
-from telemetry.admin.requests_facts import Reader
+from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
+
+if TYPE_CHECKING:
+    from telemetry.admin.routes import Admin
 
 LIBRARIES: Final = ("htmx.min.js", "uplot.min.js", "uplot.min.css")
 RELOAD_S: Final = 5
 """How often the page loads itself anew where no script can refresh it."""
 
 
-def add_routes(
-    blueprint: Blueprint,
-    reader: Reader,
-    *,
-    title: str,
-    links: Mapping[str, str],
-    look_at_exporters: exporters.Look = tuple,
-) -> None:
-    """Give `blueprint` the overview of what `reader` has with its live part, and the pages of its requests."""
-
-    def common() -> dict[str, Any]:
-        return {
-            "title": title,
-            "links": _resolved(links),
-            "vendored": _has_libraries(),
-            "reload_s": RELOAD_S,
-            "now_unix_nano": time.time_ns(),
-        }
-
-    def page() -> Response:
-        now = time.time_ns()
-        chosen = state.State.parse(request.args)
-        view = _view(reader, chosen, now, look_at_exporters)
-        shown = view["overview"]
-        points = timeline.select(shown.windows, shown.slices, chosen.range, chosen.route or None, now)
-        settings = reader.settings
-        view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
-        return answers.page(
-            "overview.html",
-            **common() | view,
-        )
-
-    def live() -> Response:
-        chosen = state.State.parse(request.args)
-        view = _view(reader, chosen, time.time_ns(), look_at_exporters)
-        return answers.page("_live.html", **view)
-
-    for rule, endpoint, view in (
-        ("/admin/performance", "performance", page),
-        ("/admin/performance/live", "performance_live", live),
-    ):
-        blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
-    requests_pages.add_routes(blueprint, reader, common, look_at_exporters)
+def page(admin: Admin) -> Response:
+    """Answer with the overview."""
+    now, settings = time.time_ns(), admin.reader.settings
+    chosen = state.State.parse(request.args)
+    view = _view(admin, chosen, now)
+    shown = view["overview"]
+    points = timeline.select(shown.windows, shown.slices, chosen.range, chosen.route or None, now)
+    view["chart"] = drawing.chart(points, settings.good_below_ms, settings.poor_above_ms)
+    return answers.page("overview.html", **common(admin) | view)
 
 
-def _view(
-    reader: Reader,
-    chosen: state.State,
-    now_unix_nano: int,
-    look_at_exporters: exporters.Look,
-) -> dict[str, Any]:
+def live(admin: Admin) -> Response:
+    """Answer with the part of the overview that changes."""
+    return answers.page("_live.html", **_view(admin, state.State.parse(request.args), time.time_ns()))
+
+
+def common(admin: Admin) -> dict[str, Any]:
+    """Return what the layout of every page needs."""
+    return {
+        "title": admin.title,
+        "links": _resolved(admin.links),
+        "vendored": _has_libraries(),
+        "reload_s": RELOAD_S,
+        "now_unix_nano": time.time_ns(),
+    }
+
+
+def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, Any]:
+    reader = admin.reader
     requests, settings = reader.all(), reader.settings
     shown = overview.build(
         reader.metrics, settings, now_unix_nano, {kept.trace_id: kept.query_count for kept in reversed(requests)}
     )
     rows, more = chosen.select(shown.rows)
-    exporting = exporters.rows(look_at_exporters, now_unix_nano)
+    exporting = exporters.rows(admin.look_at_exporters, now_unix_nano)
     notes = attention.notes(
         shown, settings, attention.fan_out(reader, requests, shown.windows, now_unix_nano), exporting
     )

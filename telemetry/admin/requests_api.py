@@ -6,67 +6,67 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Blueprint, Response, current_app
+from flask import Response, current_app
 
 from telemetry import fanout
 from telemetry.admin import answers, exports, parameters, requests_facts
-from telemetry.admin.api import add
-from telemetry.admin.requests_facts import Reader
 from telemetry.plans import Plan
 
 if TYPE_CHECKING:
+    from telemetry.admin.requests_facts import Reader
+    from telemetry.admin.routes import Admin
     from telemetry.recent import KeptRequest
 
 SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
 ANY: Final = ""
 MAX_GROUP: Final = 9999
-API: Final = "/api/admin/performance/requests"
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
-def add_routes(blueprint: Blueprint, reader: Reader) -> None:
-    """Give `blueprint` the JSON endpoints over `reader`."""
+def listed(admin: Admin) -> Response:
+    """Answer with the kept requests that are asked for, in brief."""
+    reader = admin.reader
+    rows = [reader.brief(kept) for kept in selected(reader)]
+    sort_by = parameters.one_of("sort_by", SORTS)
+    order = parameters.one_of("order", ("desc", "asc"))
+    rows.sort(key=lambda row: row[sort_by], reverse=order == "desc")
+    limit = parameters.whole("limit", parameters.DEFAULT_LIMIT, parameters.MAX_LIMIT)
+    return answers.json({"requests": rows[:limit], "kept": len(reader.all())})
 
-    def listed() -> Response:
-        rows = [reader.brief(kept) for kept in selected(reader)]
-        sort_by = parameters.one_of("sort_by", SORTS)
-        order = parameters.one_of("order", ("desc", "asc"))
-        rows.sort(key=lambda row: row[sort_by], reverse=order == "desc")
-        limit = parameters.whole("limit", parameters.DEFAULT_LIMIT, parameters.MAX_LIMIT)
-        return answers.json({"requests": rows[:limit], "kept": len(reader.all())})
 
-    def one(trace_id: str) -> Response:
-        kept = find(reader, trace_id)
-        return not_kept(trace_id) if kept is None else answers.json(reader.detail(kept, reader.analyse(kept)))
+def one(admin: Admin, trace_id: str) -> Response:
+    """Answer with all that is known of one request."""
+    kept, reader = find(admin.reader, trace_id), admin.reader
+    return not_kept(trace_id) if kept is None else answers.json(reader.detail(kept, reader.analyse(kept)))
 
-    def plan(trace_id: str) -> Response:
-        kept = find(reader, trace_id)
-        if kept is None:
-            return not_kept(trace_id)
-        groups = fanout.group(kept)
-        at = parameters.whole("group", 0, MAX_GROUP, least=0)
-        if groups and at >= len(groups):
-            return answers.json(
-                {"error": f"this request has no group {at}: they are counted from 0 to {len(groups) - 1}"}, 404
-            )
-        found = requests_facts.plan_of(groups[at]) if groups else Plan("", error="this request has made no query")
-        return answers.json(requests_facts.plan_body(found))
 
-    def otlp(trace_id: str) -> Response:
-        kept = find(reader, trace_id)
-        if kept is None:
-            return not_kept(trace_id)
-        body = exports.otlp_json(kept, current_app._get_current_object())  # type: ignore[attr-defined]
-        return as_file(answers.json(body), f"{trace_id}.json")
+def plan(admin: Admin, trace_id: str) -> Response:
+    """Answer with the plan of one statement of a request."""
+    kept = find(admin.reader, trace_id)
+    if kept is None:
+        return not_kept(trace_id)
+    groups = fanout.group(kept)
+    at = parameters.whole("group", 0, MAX_GROUP, least=0)
+    if groups and at >= len(groups):
+        return answers.json(
+            {"error": f"this request has no group {at}: they are counted from 0 to {len(groups) - 1}"}, 404
+        )
+    found = requests_facts.plan_of(groups[at]) if groups else Plan("", error="this request has made no query")
+    return answers.json(requests_facts.plan_body(found))
 
-    def fan_out() -> Response:
-        return answers.json(requests_facts.fan_out(reader))
 
-    add(blueprint, API, "performance_requests_json", listed)
-    add(blueprint, f"{API}/<trace_id>", "performance_request_json", one)
-    add(blueprint, f"{API}/<trace_id>/plan", "performance_request_plan", plan)
-    add(blueprint, f"{API}/<trace_id>/otlp", "performance_request_otlp", otlp)
-    add(blueprint, "/api/admin/performance/fanout", "performance_fanout", fan_out)
+def otlp(admin: Admin, trace_id: str) -> Response:
+    """Answer with the spans of a request, as a file of OTLP JSON."""
+    kept = find(admin.reader, trace_id)
+    if kept is None:
+        return not_kept(trace_id)
+    body = exports.otlp_json(kept, current_app._get_current_object())  # type: ignore[attr-defined]
+    return as_file(answers.json(body), f"{trace_id}.json")
+
+
+def fan_out(admin: Admin) -> Response:
+    """Answer with what the queries of the kept requests come to, route by route."""
+    return answers.json(requests_facts.fan_out(admin.reader))
 
 
 def selected(reader: Reader) -> Sequence[KeptRequest]:

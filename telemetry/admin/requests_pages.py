@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from flask import Blueprint, Response, request
+from flask import Response, request
 
 from telemetry import fanout
 from telemetry.admin import answers, attention, exporters, exports, figures, overview, requests_facts, waterfall
 from telemetry.admin.columns import Column, TableState
+from telemetry.admin.pages import common
 from telemetry.admin.requests_api import as_file, find
-from telemetry.admin.requests_facts import Reader
 
 if TYPE_CHECKING:
+    from telemetry.admin.requests_facts import Reader
+    from telemetry.admin.routes import Admin
     from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
 
-LIST: Final = "/admin/performance/requests"
 MOST_ROWS: Final = 200
 _WORST_IN_REPORT: Final = 10
-Common = Callable[[], dict[str, Any]]
 
 
 COLUMNS: Final = (
@@ -84,56 +84,57 @@ class ListState(TableState):
         return _SEVERITY[row["verdict"]] if self.sort == "verdict" else row[self.sort]
 
 
-def add_routes(blueprint: Blueprint, reader: Reader, common: Common, look_at_exporters: exporters.Look) -> None:
-    """Give `blueprint` the pages; `common` returns what the layout needs."""
+def listed(admin: Admin) -> Response:
+    """Answer with the list of the kept requests."""
+    return answers.page("requests.html", **common(admin) | _list(admin.reader))
 
-    def listed() -> Response:
-        return answers.page("requests.html", **common() | _list(reader))
 
-    def live() -> Response:
-        return answers.page("_requests.html", **_list(reader))
+def live(admin: Admin) -> Response:
+    """Answer with the part of the list that changes."""
+    return answers.page("_requests.html", **_list(admin.reader))
 
-    def gone(trace_id: str) -> Response:
-        query = ListState.parse(request.args).query()
-        return answers.page("request_gone.html", 404, **common(), trace_id=trace_id[:64], list_query=query)
 
-    def one(trace_id: str) -> Response:
-        kept = find(reader, trace_id)
-        if kept is None:
-            return gone(trace_id)
-        link = exporters.trace_url(reader.settings, look_at_exporters).replace("{trace_id}", f"{kept.trace_id:032x}")
-        is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
-        trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
-        return answers.page("request.html", **common() | _one(reader, kept) | trace, offline=False)
+def one(admin: Admin, trace_id: str) -> Response:
+    """Answer with the page of one request."""
+    kept = find(admin.reader, trace_id)
+    if kept is None:
+        return _gone(admin, trace_id)
+    url = exporters.trace_url(admin.reader.settings, admin.look_at_exporters)
+    link = url.replace("{trace_id}", f"{kept.trace_id:032x}")
+    is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
+    trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
+    return answers.page("request.html", **common(admin) | _one(admin.reader, kept) | trace, offline=False)
 
-    def as_html(trace_id: str) -> Response:
-        kept = find(reader, trace_id)
-        if kept is None:
-            return gone(trace_id)
-        page = answers.page("request_file.html", **common() | _one(reader, kept), offline=True, css=answers.style())
-        return as_file(page, f"request-{kept.trace_id:032x}.html")
 
-    def as_test(trace_id: str) -> Response:
-        kept = find(reader, trace_id)
-        if kept is None:
-            return gone(trace_id)
-        made = Response(exports.pytest_of(kept, reader.analyse(kept)), mimetype="text/x-python")
-        answers.harden(made)
-        return as_file(made, "test_queries.py")
+def as_html(admin: Admin, trace_id: str) -> Response:
+    """Answer with one request as a file that opens offline."""
+    kept = find(admin.reader, trace_id)
+    if kept is None:
+        return _gone(admin, trace_id)
+    shown = common(admin) | _one(admin.reader, kept)
+    page = answers.page("request_file.html", **shown, offline=True, css=answers.style())
+    return as_file(page, f"request-{kept.trace_id:032x}.html")
 
-    def report() -> Response:
-        page = answers.page("report_file.html", **common() | _report(reader), css=answers.style())
-        return as_file(page, "performance.html")
 
-    for rule, endpoint, view in (
-        (LIST, "performance_requests", listed),
-        (f"{LIST}/live", "performance_requests_live", live),
-        (f"{LIST}/<trace_id>", "performance_request", one),
-        (f"{LIST}/<trace_id>/page", "performance_request_file", as_html),
-        (f"{LIST}/<trace_id>/test", "performance_request_test", as_test),
-        ("/admin/performance/report", "performance_report_file", report),
-    ):
-        blueprint.add_url_rule(rule, endpoint, view, methods=["GET"], strict_slashes=False)
+def as_test(admin: Admin, trace_id: str) -> Response:
+    """Answer with a test that repeats one request and holds it to its number of queries."""
+    kept = find(admin.reader, trace_id)
+    if kept is None:
+        return _gone(admin, trace_id)
+    made = Response(exports.pytest_of(kept, admin.reader.analyse(kept)), mimetype="text/x-python")
+    answers.harden(made)
+    return as_file(made, "test_queries.py")
+
+
+def report(admin: Admin) -> Response:
+    """Answer with the overview and the worst requests as one file that opens offline."""
+    page = answers.page("report_file.html", **common(admin) | _report(admin.reader), css=answers.style())
+    return as_file(page, "performance.html")
+
+
+def _gone(admin: Admin, trace_id: str) -> Response:
+    query = ListState.parse(request.args).query()
+    return answers.page("request_gone.html", 404, **common(admin), trace_id=trace_id[:64], list_query=query)
 
 
 def _list(reader: Reader) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""The routes of the admin pages. What answers them is imported when the first request for one of them comes: an app that nobody
+looks at starts a quarter quicker and is the smaller for it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from flask import Blueprint, Response
+
+if TYPE_CHECKING:
+    from telemetry.admin.requests_facts import Reader, Source
+    from telemetry.exporters.status import Exporting
+
+Look = Callable[[], Sequence["Exporting"]]
+METRICS: Final = "/metrics"
+_PAGES: Final = "/admin/performance"
+_REQUESTS: Final = f"{_PAGES}/requests"
+API: Final = "/api/admin/performance"
+
+
+@dataclass(frozen=True)
+class Admin:
+    """What the admin pages of one app show, and how."""
+
+    source: Source
+    title: str = "Performance"
+    links: Mapping[str, str] = field(default_factory=dict)
+    look_at_exporters: Look = tuple
+
+    @functools.cached_property
+    def reader(self) -> Reader:
+        """What the figures and the kept requests are read by."""
+        from telemetry.admin.requests_facts import Reader
+
+        return Reader(self.source)
+
+
+class Route(NamedTuple):
+    """A rule for GET, its endpoint within the blueprint, and the function `module:name` of this package that answers it: it
+    takes the `Admin` and the arguments of the rule.
+    """
+
+    rule: str
+    endpoint: str
+    view: str
+
+
+ROUTES: Final = (
+    Route(_PAGES, "performance", "pages:page"),
+    Route(f"{_PAGES}/live", "performance_live", "pages:live"),
+    Route(f"{_PAGES}/report", "performance_report_file", "requests_pages:report"),
+    Route(_REQUESTS, "performance_requests", "requests_pages:listed"),
+    Route(f"{_REQUESTS}/live", "performance_requests_live", "requests_pages:live"),
+    Route(f"{_REQUESTS}/<trace_id>", "performance_request", "requests_pages:one"),
+    Route(f"{_REQUESTS}/<trace_id>/page", "performance_request_file", "requests_pages:as_html"),
+    Route(f"{_REQUESTS}/<trace_id>/test", "performance_request_test", "requests_pages:as_test"),
+    Route(f"{_PAGES}/json", "performance_json", "api:snapshot"),
+    Route(f"{_PAGES}.json", "performance_json_alias", "api:snapshot"),
+    Route(f"{API}/routes", "performance_routes", "api:routes"),
+    Route(f"{API}/timeline", "performance_timeline", "api:points"),
+    Route(f"{API}/report", "performance_report", "api:report_facts"),
+    Route(f"{API}/exporters", "performance_exporters", "exporters:listed"),
+    Route(f"{API}/fanout", "performance_fanout", "requests_api:fan_out"),
+    Route(f"{API}/requests", "performance_requests_json", "requests_api:listed"),
+    Route(f"{API}/requests/<trace_id>", "performance_request_json", "requests_api:one"),
+    Route(f"{API}/requests/<trace_id>/plan", "performance_request_plan", "requests_api:plan"),
+    Route(f"{API}/requests/<trace_id>/otlp", "performance_request_otlp", "requests_api:otlp"),
+)
+_METRICS: Final = Route(METRICS, "metrics", "exporters:metrics")
+
+
+def add_routes(blueprint: Blueprint, admin: Admin) -> None:
+    """Give `blueprint` the routes of `admin`, each with or without a slash at its end; where Prometheus is one of its exporters,
+    `/metrics` too, without.
+    """
+    for route in ROUTES:
+        view = functools.partial(_answer, route.view, admin)
+        blueprint.add_url_rule(route.rule, route.endpoint, view, methods=["GET"], strict_slashes=False)
+    if any(hasattr(exporter, "page") for exporter in admin.look_at_exporters()):
+        blueprint.add_url_rule(
+            METRICS, _METRICS.endpoint, functools.partial(_answer, _METRICS.view, admin), methods=["GET"]
+        )
+
+
+def _answer(view: str, admin: Admin, **arguments: Any) -> Response:
+    module, _, name = view.partition(":")
+    answer: Callable[..., Response] = getattr(import_module(f"telemetry.admin.{module}"), name)
+    return answer(admin, **arguments)
