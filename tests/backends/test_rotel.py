@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pytest
 from tests.backends import servers, traffic
 from tests.backends.servers import eventually, get
 from tests.integration.telemetry.test_pipeline import Receiver
+from tests.serving import serving
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,18 @@ def relay(tmp_path: Path) -> Iterator[Relay]:
         pytest.skip("rotel is not installed on this machine: requirements/backends.lock has it")
     agent = Path(found.origin).with_name("rotel-agent")
     http, grpc = servers.free_port(), servers.free_port()
-    receiver = Receiver()
-    thread = threading.Thread(target=receiver.serve_forever)
-    thread.start()
-    try:
-        with servers.running(
+    with (
+        serving(Receiver()) as receiver,
+        servers.running(
             *(agent, "start", "--exporter", "otlp"),
             *("--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint", receiver.endpoint),
             *("--otlp-http-endpoint", f"127.0.0.1:{http}", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"),
             *("--batch-timeout", "100ms"),
             log=tmp_path / "rotel.log",
             ready=http,
-        ):
-            yield Relay(http, grpc, receiver)
-    finally:
-        receiver.shutdown()
-        receiver.server_close()
-        thread.join()
+        ),
+    ):
+        yield Relay(http, grpc, receiver)
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

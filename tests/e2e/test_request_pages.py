@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import sqlite3
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
 from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+from tests.serving import serving
 
 
 @pytest.fixture
@@ -42,14 +42,10 @@ def shelf(tmp_path: Path) -> Iterator[str]:
     )
     server = make_server("127.0.0.1", 0, app, threaded=True)
     server.RequestHandlerClass.log_request = lambda *_: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    urllib.request.urlopen(f"{url}/tag/sea").read()
-    yield url
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        url = f"http://127.0.0.1:{server.server_port}"
+        urllib.request.urlopen(f"{url}/tag/sea").read()
+        yield url
     uninstrument(app)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from tests.backends import servers, traffic
 from tests.backends.servers import get
 from tests.backends.traffic import Sent
 from tests.integration.telemetry.test_pipeline import Receiver
+from tests.serving import serving
 
 REQUESTS = 1000
 _ratio = TraceIdRatioBased(0.1)
@@ -39,13 +39,8 @@ def by_the_share(trace_id: int) -> bool:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Receiver()) as server:
+        yield server
 
 
 @pytest.mark.parametrize(

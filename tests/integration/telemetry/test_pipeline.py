@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import textwrap
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from tests.integration.telemetry.test_foreign_apps import SHOP, run
+from tests.serving import serving
 
 SERVED = (
     SHOP
@@ -121,13 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    server = Receiver()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Receiver()) as server:
+        yield server
 
 
 def test_with_an_endpoint_set_spans_and_metrics_go_there(receiver: Receiver, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.telemetry.test_foreign_apps import SHOP, run
+from tests.serving import serving
 
 SERVED = (
     SHOP
@@ -48,13 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def zipkin() -> Iterator[Zipkin]:
-    server = Zipkin()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Zipkin()) as server:
+        yield server
 
 
 def test_zipkins_exporter_gets_the_spans(zipkin: Zipkin, tmp_path: Path) -> None:

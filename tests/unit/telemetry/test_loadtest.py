@@ -16,6 +16,7 @@ import pytest
 
 from telemetry.loadtest import LoadResult, LoadTestError, Plan, UnreachableError, run, status_words
 from telemetry.monitor import load_test_simulation
+from tests.serving import serving
 
 CERTIFICATES = Path(__file__).parents[2] / "integration" / "telemetry" / "certificates"
 
@@ -59,25 +60,21 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[tuple[str, Any]]:
+def target() -> Iterator[tuple[str, Any]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.given_all = False  # type: ignore[attr-defined]
     server.seen, server.ended = [], threading.Event()  # type: ignore[attr-defined]
     server.daemon_threads = False
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", server
-    finally:
-        server.ended.set()  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server):
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", server
+        finally:
+            server.ended.set()  # type: ignore[attr-defined]
 
 
 def test_every_request_is_made_and_measured() -> None:
     told: list[int] = []
-    with serving() as (url, server):
+    with target() as (url, server):
         result = run(Plan(f"{url}/page?q=1", 50, 5), told.append)
     assert server.seen == ["/page?q=1"] * 50
     assert (result.made, result.errors, result.ok) == (50, 0, True)
@@ -89,7 +86,7 @@ def test_every_request_is_made_and_measured() -> None:
 
 
 def test_an_answer_that_says_error_is_one() -> None:
-    with serving() as (url, _):
+    with target() as (url, _):
         result = run(Plan(f"{url}/fail", 10, 1))
     assert result.statuses == {200: 5, 500: 5}
     assert (result.errors, result.ok) == (5, False)
@@ -97,14 +94,14 @@ def test_an_answer_that_says_error_is_one() -> None:
 
 @pytest.mark.parametrize("path", ["/moved", "/short"])
 def test_redirects_are_answers_and_a_connection_may_be_closed_after_each(path: str) -> None:
-    with serving() as (url, server):
+    with target() as (url, server):
         result = run(Plan(url + path, 6, 2))
     assert (result.made, result.errors) == (6, 0)
     assert set(server.seen) == {path}
 
 
 def test_a_dropped_connection_is_a_failure_and_the_next_request_goes_on() -> None:
-    with serving() as (url, _):
+    with target() as (url, _):
         result = run(Plan(f"{url}/drop", 10, 1))
     assert result.statuses == {200: 5}
     assert result.failures == {"remote end closed connection without response": 5}
@@ -113,7 +110,7 @@ def test_a_dropped_connection_is_a_failure_and_the_next_request_goes_on() -> Non
 
 @pytest.mark.parametrize("path", ["/slow", "/drip"])
 def test_an_answer_that_does_not_end_times_out(path: str) -> None:
-    with serving() as (url, server):
+    with target() as (url, server):
         result = run(Plan(f"{url}{path}", 1, 1, timeout_s=0.2))
         assert not server.given_all
     assert result.failures == {"timed out": 1}
@@ -121,7 +118,7 @@ def test_an_answer_that_does_not_end_times_out(path: str) -> None:
 
 
 def test_a_server_that_goes_away_ends_the_test() -> None:
-    with serving() as (url, _):
+    with target() as (url, _):
         result = run(Plan(f"{url}/end", 100_000, 2))
     assert result.stopped == "the server takes no connections any more"
     assert result.made < 200
@@ -135,14 +132,14 @@ def test_an_interrupt_ends_it_with_what_there_is() -> None:
             raise KeyboardInterrupt
 
     interrupted: list[int] = []
-    with serving() as (url, _):
+    with target() as (url, _):
         result = run(Plan(url, 1_000_000, 2, timeout_s=5), interrupt)
     assert result.stopped == "it was interrupted"
     assert 0 < result.made < 1_000_000
 
 
 def test_what_is_under_way_at_an_interrupt_is_neither_answered_nor_failed() -> None:
-    with serving() as (url, server):
+    with target() as (url, server):
 
         def interrupt(_: int) -> None:
             if len(server.seen) == 2 and not interrupted:
@@ -213,7 +210,7 @@ def test_a_name_is_looked_up_once_also_where_its_certificate_counts(monkeypatch:
         return lookup(host, *rest, **options)
 
     monkeypatch.setattr("telemetry.loadtest.socket.getaddrinfo", look_up)
-    with serving() as (url, server):
+    with target() as (url, server):
         server.socket = tls.wrap_socket(server.socket, server_side=True)
         url = url.replace("http://127.0.0.1", "https://localhost")
         (refused,) = run(Plan(url, 1)).failures
@@ -228,7 +225,7 @@ def test_a_name_is_looked_up_once_also_where_its_certificate_counts(monkeypatch:
 
 
 def test_with_the_word_remote_hosts_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as (url, _):
+    with target() as (url, _):
         here = socket.getaddrinfo("127.0.0.1", int(url.rpartition(":")[2]), type=socket.SOCK_STREAM)
         there = socket.getaddrinfo("192.0.2.1", 80, type=socket.SOCK_STREAM)
         monkeypatch.setattr("telemetry.loadtest.socket.getaddrinfo", lambda *_, **__: [*here, *there])
@@ -272,7 +269,7 @@ def test_statuses_are_words() -> None:
 
 
 def test_the_simulation_of_the_spec_is_the_same_test() -> None:
-    with serving() as (url, server):
+    with target() as (url, server):
         result = load_test_simulation(url, 20, 2)
     assert result.ok
     assert len(server.seen) == 20

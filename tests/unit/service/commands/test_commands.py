@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+from contextlib import ExitStack
 
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from config import Settings
 from service import cli, create_app
 from service.commands import output
 from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+from tests.serving import serving
 
 ANSI = re.compile(r"\x1b\[")
 
@@ -33,22 +35,17 @@ def run(tmp_path, monkeypatch):
 @pytest.fixture
 def serve():
     """Serves WSGI apps on sockets and returns their addresses."""
-    servers = []
+    running = ExitStack()
 
     def start(app):
         server = make_server("127.0.0.1", 0, app, threaded=True)
         server.RequestHandlerClass.protocol_version = "HTTP/1.1"  # HTTP/1.0 is what proxies speak, and gets no figures
         server.RequestHandlerClass.log_request = lambda *_: None
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        servers.append((server, thread))
+        running.enter_context(serving(server))
         return f"http://127.0.0.1:{server.server_port}"
 
-    yield start
-    for server, thread in servers:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running:
+        yield start
 
 
 @pytest.fixture

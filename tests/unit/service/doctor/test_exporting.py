@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.doctor.exporting import check_chosen, check_running
+from tests.serving import serving
 
 WELL: dict[str, Any] = {
     "name": "otlp",
@@ -52,13 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def running() -> Iterator[Running]:
-    server = Running()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Running()) as server:
+        yield server
 
 
 def test_names_that_are_known_are_told() -> None:

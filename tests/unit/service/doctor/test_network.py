@@ -12,6 +12,7 @@ import pytest
 
 from service.doctor import network
 from service.doctor.network import check_exporter, check_port
+from tests.serving import serving
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,17 +34,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(status=200, ping=b"{}"):
+def answering(status=200, ping=b"{}"):
     server = HTTPServer(("127.0.0.1", 0), Handler)
     server.status, server.ping, server.seen = status, ping, []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager
@@ -100,12 +95,12 @@ def test_a_port_of_another_program_is_taken():
 
 @pytest.mark.parametrize("ping", [b"pong", b"[]", b'{"status": "closed"}'])
 def test_another_web_server_is_another_program(ping):
-    with serving(ping=ping) as server:
+    with answering(ping=ping) as server:
         assert only(check_port("127.0.0.1", server.server_address[1])).level == "problem"
 
 
 def test_a_video_server_that_runs_is_no_problem():
-    with serving(ping=json.dumps({"status": "ok"}).encode()) as server:
+    with answering(ping=json.dumps({"status": "ok"}).encode()) as server:
         port = server.server_address[1]
         found = only(check_port("127.0.0.1", port))
         assert (found.level, found.text) == ("note", f"a video server is running at http://127.0.0.1:{port} already.")
@@ -144,7 +139,7 @@ def test_without_an_endpoint_nothing_leaves_the_machine():
 
 
 def test_an_endpoint_that_takes_an_export_of_nothing_is_fine():
-    with serving() as server:
+    with answering() as server:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": url + "/",
@@ -159,7 +154,7 @@ def test_an_endpoint_that_takes_an_export_of_nothing_is_fine():
 
 
 def test_an_endpoint_of_its_own_is_asked_as_it_is():
-    with serving() as server:
+    with answering() as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/custom"
         assert only(check_exporter({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url})).level == "ok"
     assert server.seen[0][0] == "/custom"
@@ -218,7 +213,7 @@ def test_an_endpoint_of_another_protocol_does_not_speak_http():
 
 @pytest.mark.parametrize(("status", "remedy"), [(401, "HEADERS"), (403, "HEADERS"), (404, "4318"), (500, "4318")])
 def test_an_endpoint_that_refuses_is_named_with_its_status(status, remedy):
-    with serving(status) as server:
+    with answering(status) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/v1/traces"
         found = only(check_exporter({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url}))
     assert (found.level, found.text) == ("problem", f"{url} answers with status {status}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -24,6 +23,7 @@ from telemetry.exporters import otlp
 from telemetry.exporters.ended import EndedRequest, Source
 from telemetry.exporters.otlp import RecordSender
 from telemetry.exporters.registry import Options
+from tests.serving import serving
 from tests.unit.telemetry.exporters.queries import query
 
 CHECKED_WITH = "1.45."
@@ -124,17 +124,13 @@ class Page(BaseHTTPRequestHandler):
 def test_a_page_that_answers_instead_of_a_receiver_has_taken_nothing(
     kind: str, is_taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(HTTPServer(("127.0.0.1", 0), Page)) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/{quote(kind, safe='')}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
         queue = otlp.processor(Options())
         queue.emit(ended())
         queue.force_flush()
         queue.shutdown()
-        server.shutdown()
-        thread.join()
     assert (queue.status.sent, queue.status.dropped) == ((1, 0) if is_taken else (0, 1))
     assert queue.status.last_error == (None if is_taken else f"what answers is no OTLP receiver: 200, {kind}")
 
