@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from time import perf_counter_ns, time_ns
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
@@ -461,7 +461,7 @@ def _timed_elsewhere(
     except Exception:
         capture.fail("a query's span could not be started")
     token = attach(trace.set_span_in_context(span)) if span is not None else None
-    started_ns, start_ns = time_ns(), perf_counter_ns()
+    made = _Made(cursor, sql, parameters, flags, site, time_ns(), perf_counter_ns())
     error: BaseException | None = None
     try:
         return call(cursor, sql, parameters)
@@ -469,18 +469,16 @@ def _timed_elsewhere(
         error = raised
         raise
     finally:
-        duration_ns = perf_counter_ns() - start_ns
+        duration_ns = perf_counter_ns() - made.start_ns
         if token is not None:
             detach(token)
         try:
-            _record_elsewhere(
-                capture, record, cursor, sql, parameters, flags, error, start_ns, started_ns, duration_ns, site
-            )
+            _record_elsewhere(capture, record, made, error, duration_ns)
         except Exception:
             capture.fail(_NOT_RECORDED)
         try:
             if span is not None:
-                end_span(span, error, None if error is None else error_type_of(error), duration_ns, started_ns)
+                end_span(span, error, None if error is None else error_type_of(error), duration_ns, made.start_unix_ns)
         except Exception:
             capture.fail("a query's span could not be ended")
         if outer is not None:
@@ -490,20 +488,23 @@ def _timed_elsewhere(
         error = None
 
 
+class _Made(NamedTuple):
+    """A DB-API call: of what, from where, and when, by the wall clock and by `perf_counter_ns`."""
+
+    cursor: sqlite3.Cursor
+    sql: str
+    parameters: Any
+    flags: int
+    site: Site
+    start_unix_ns: int
+    start_ns: int
+
+
 def _record_elsewhere(
-    capture: Capture,
-    record: RequestRecord | None,
-    cursor: sqlite3.Cursor,
-    sql: str,
-    parameters: Any,
-    flags: int,
-    error: BaseException | None,
-    start_ns: int,
-    started_ns: int,
-    duration_ns: int,
-    site: Site,
+    capture: Capture, record: RequestRecord | None, made: _Made, error: BaseException | None, duration_ns: int
 ) -> None:
     """Record a query that `_timed_elsewhere` has timed, in the context of what made it."""
+    cursor, sql, parameters, flags, site, start_unix_ns, start_ns = made
     error_type = None if error is None else error_type_of(error)
     rows = -1 if error is not None else cursor.rowcount
     transaction = 0
@@ -520,7 +521,7 @@ def _record_elsewhere(
     if record is not None:
         record.calls.extend((start_ns, id(cursor), hashed))
     if record is None or not record.add_query(query):
-        capture.record_queries((query,), get_current(), started_ns + duration_ns)
+        capture.record_queries((query,), get_current(), start_unix_ns + duration_ns)
 
 
 def _only_told(
