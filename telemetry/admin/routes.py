@@ -78,15 +78,18 @@ def add_routes(blueprint: Blueprint, admin: Admin) -> None:
     `/metrics` too, without.
     """
     for route in ROUTES:
-        view = functools.partial(_answer, route.view, admin)
-        blueprint.add_url_rule(route.rule, route.endpoint, view, methods=["GET"], strict_slashes=False)
+        blueprint.add_url_rule(route.rule, route.endpoint, _view(route, admin), methods=["GET"], strict_slashes=False)
     if any(hasattr(exporter, "page") for exporter in admin.look_at_exporters()):
-        blueprint.add_url_rule(
-            METRICS, _METRICS.endpoint, functools.partial(_answer, _METRICS.view, admin), methods=["GET"]
-        )
+        blueprint.add_url_rule(_METRICS.rule, _METRICS.endpoint, _view(_METRICS, admin), methods=["GET"])
 
 
-def _answer(view: str, admin: Admin, **arguments: Any) -> Response:
-    module, _, name = view.partition(":")
-    answer: Callable[..., Response] = getattr(import_module(f"telemetry.admin.{module}"), name)
-    return answer(admin, **arguments)
+def _view(route: Route, admin: Admin) -> Callable[..., Response]:
+    """Return a function with a name of its own: Flask-Limiter, Flask-WTF and Flasgger ask every view for one."""
+
+    def view(**arguments: Any) -> Response:
+        module, _, name = route.view.partition(":")
+        answer: Callable[..., Response] = getattr(import_module(f"telemetry.admin.{module}"), name)
+        return answer(admin, **arguments)
+
+    view.__name__ = view.__qualname__ = route.endpoint
+    return view

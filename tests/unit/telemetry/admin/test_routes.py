@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from importlib import import_module
 
 import pytest
+from flask.testing import FlaskClient
 
 from telemetry.admin.routes import ROUTES, Route
 
@@ -36,3 +38,11 @@ def test_what_answers_an_admin_route_is_imported_with_the_first_request_for_it()
 def test_every_route_has_a_view(route: Route) -> None:
     module, _, name = route.view.partition(":")
     assert callable(getattr(import_module(f"telemetry.admin.{module}"), name))
+
+
+def test_every_view_is_a_function_with_a_name_of_its_own_for_extensions_that_ask_views_for_theirs(
+    client: FlaskClient,
+) -> None:
+    views = [client.application.view_functions[f"telemetry_admin.{route.endpoint}"] for route in ROUTES]
+    assert all(inspect.isfunction(view) for view in views)
+    assert len({(view.__module__, view.__name__) for view in views}) == len(ROUTES)
