@@ -107,7 +107,12 @@ class _Bound:
         self._adds = tuple(found.add for found in kept if isinstance(found, RouteAggregation))
         self._others = tuple(found for found in kept if not isinstance(found, RouteAggregation))
         self._filter_kind = type(self._consumer._sdk_config.exemplar_filter)
-        self._storages = storages
+        self._sort_others()
+        self._storages = storages  # last: from here on, other threads take this series for bound
+
+    def _sort_others(self) -> None:
+        """Find out how each of the others takes its values."""
+        raise NotImplementedError
 
 
 Ids = tuple[int, int]
@@ -268,8 +273,7 @@ class BoundHistogram(_Bound):
             for aggregation in self._single:
                 aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
 
-    def _bind(self) -> None:
-        super()._bind()
+    def _sort_others(self) -> None:
         self._gives_exemplars = self._filter_kind is TraceBasedExemplarFilter
         can_batch = self._gives_exemplars or self._filter_kind is AlwaysOffExemplarFilter
         batches = [_batched(found) for found in self._others] if can_batch else []
@@ -311,8 +315,7 @@ class BoundCounter(_Bound):
         for aggregation in self._others:
             aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
 
-    def _bind(self) -> None:
-        super()._bind()
+    def _sort_others(self) -> None:
         is_plain = self._filter_kind in (TraceBasedExemplarFilter, AlwaysOffExemplarFilter)
         is_plain = is_plain and all(type(found) is _SumAggregation for found in self._others)
         self._sums = self._others if is_plain else ()

@@ -325,6 +325,26 @@ def test_threads_and_a_collector_lose_no_value(at_once: int) -> None:
     assert sum(sum(point["bucket_counts"]) for point in found) == total  # type: ignore[misc, call-overload]
 
 
+def test_a_value_that_is_recorded_while_another_thread_binds_the_series_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    batched = bound._batched
+
+    def meanwhile(aggregation: bound._Aggregation[object]) -> bound._BatchedHistogram | None:
+        monkeypatch.setattr(bound, "_batched", batched)
+        thread = threading.Thread(target=series.record, args=(1, Context(), 1, NO_IDS, False))
+        thread.start()
+        thread.join()
+        return batched(aggregation)
+
+    monkeypatch.setattr(bound, "_batched", meanwhile)
+    series.record(1, Context(), 1, NO_IDS, False)
+    assert [point["count"] for point in points(reader)] == [2]
+
+
 def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     def slotted(_: object) -> None:
         raise AttributeError("pending")
