@@ -141,7 +141,9 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
     def take(self) -> None:
         """Aggregate what is pending."""
         with self._lock:
-            taken = self.pending.tolist()
+            # A copy's list: up to Python 3.11, garbage that is collected while `tolist` makes one lets others append, and then
+            # it writes beyond its end.
+            taken = self.pending[:].tolist()
             del self.pending[: len(taken)]
             if taken:
                 self._add(taken, 1)

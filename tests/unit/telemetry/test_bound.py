@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 import threading
 
@@ -323,6 +324,51 @@ def test_threads_and_a_collector_lose_no_value(at_once: int) -> None:
     total = 8000 * at_once + 1
     assert sum(point["count"] for point in found) == total  # type: ignore[misc]
     assert sum(sum(point["bucket_counts"]) for point in found) == total  # type: ignore[misc, call-overload]
+
+
+WHILE_TAKEN = """
+import gc
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from telemetry.bound import NO_IDS, BoundHistogram
+
+reader = InMemoryMetricReader()
+series = BoundHistogram(MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_histogram("h"), {})
+for _ in range(20):
+    series.record(1, Context(), 1, NO_IDS, False)
+pending = series._batches[0].pending
+
+
+class Litter:
+    def __init__(self, left):
+        self.itself, self.left = self, left
+
+    def __del__(self):
+        pending.extend([1.0] * 100_000)  # what other threads get to do meanwhile
+        if self.left:
+            Litter(self.left - 1)
+            lists.extend([] for _ in range(100))  # so many that garbage is collected with the next one
+
+
+lists = [[] for _ in range(200)]  # all that the interpreter has at hand
+gc.disable()
+Litter(4)
+gc.enable()
+gc.set_threshold(1)
+series._batches[0].take()
+gc.disable()
+print(sum(p.count for p in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics[0].data.data_points))
+"""
+
+
+def test_values_that_come_while_others_are_taken_hurt_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", WHILE_TAKEN], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0
+    assert int(done.stdout) % 100_000 == 20
+    assert int(done.stdout) > 20
 
 
 def test_a_value_that_is_recorded_while_another_thread_binds_the_series_is_not_lost(
