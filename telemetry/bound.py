@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import operator
 import threading
 from array import array
 from bisect import bisect_left
@@ -186,17 +187,29 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
 
 _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 _becoming: Final = threading.Lock()
+_used: Final = operator.attrgetter(
+    "_boundaries",
+    "_get_empty_bucket_counts",
+    "_lock",
+    "_max",
+    "_min",
+    "_record_min_max",
+    "_reservoir",
+    "_sum",
+    "_value",
+)
+"""What `_BatchedHistogram` needs of the SDK's class; raises `AttributeError` where that has become another."""
 
 
 def _batched(aggregation: _Aggregation[Any]) -> _BatchedHistogram | None:
     """Return `aggregation` as one that takes batches; `None` if it is none of those that can."""
     with _becoming:
-        if type(aggregation) is _ExplicitBucketHistogramAggregation and (
-            type(aggregation._reservoir) is AlignedHistogramBucketExemplarReservoir
-        ):
+        if type(aggregation) is _ExplicitBucketHistogramAggregation:
             try:
-                _BatchedHistogram.begin(aggregation)  # type: ignore[arg-type]  # first: other threads may collect it
-                aggregation.__class__ = _BatchedHistogram
+                _used(aggregation)
+                if type(aggregation._reservoir) is AlignedHistogramBucketExemplarReservoir:
+                    _BatchedHistogram.begin(aggregation)  # type: ignore[arg-type]  # first: other threads may collect it
+                    aggregation.__class__ = _BatchedHistogram
             except (AttributeError, TypeError) as error:
                 _log.info("the histograms of this version of the OpenTelemetry SDK take no batches: %s", error)
     return aggregation if isinstance(aggregation, _BatchedHistogram) else None

@@ -405,6 +405,30 @@ def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monke
     assert [point["count"] for point in points(reader)] == [5]
 
 
+@pytest.mark.parametrize("name", ["_lock", "_reservoir", "_sum"])
+def test_a_histogram_that_lacks_a_part_which_batches_need_takes_one_value_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    batched = bound._batched
+
+    def without(aggregation: bound._Aggregation[object]) -> bound._BatchedHistogram | None:
+        part = vars(aggregation).pop(name)
+        try:
+            return batched(aggregation)
+        finally:
+            setattr(aggregation, name, part)
+
+    monkeypatch.setattr(bound, "_batched", without)
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    for _ in range(3):
+        series.record(1, Context(), 1, NO_IDS, False)
+    series.record_many([1, 2], Context(), 1, NO_IDS, False)
+    assert series._batches == ()
+    assert [point["count"] for point in points(reader)] == [5]
+
+
 def test_a_users_view_does_not_take_the_samples_from_our_windows() -> None:
     other = InMemoryMetricReader()
     view = View(instrument_name=NAME, aggregation=ExplicitBucketHistogramAggregation((1, 2)), attribute_keys=set())
