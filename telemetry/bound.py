@@ -175,14 +175,26 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
         """Offer a value of a sampled span as an exemplar."""
         self._latest[bisect_left(self._boundaries, value)] = (value, now, attributes, ids)
 
+    def aggregate(self, measurement: Any, should_sample_exemplar: bool = True) -> None:
+        """Aggregate a value that comes by the public API; as an exemplar it is newer than those before it."""
+        if should_sample_exemplar:
+            self._hand_over()
+        super().aggregate(measurement, should_sample_exemplar)
+
     def collect(self, *args: Any, **kwargs: Any) -> Any:
         """Aggregate what is pending, and return the point."""
+        self._hand_over()  # first, so that the values of these are in the point as well
         self.take()
-        latest, self._latest = self._latest, {}
-        for value, now, attributes, ids in tuple(latest.values()):
-            span = trace.NonRecordingSpan(trace.SpanContext(*ids, False, _SAMPLED))
-            self._reservoir.offer(value, now, attributes, trace.set_span_in_context(span, Context()))
         return super().collect(*args, **kwargs)
+
+    def _hand_over(self) -> None:
+        """Offer the newest values to the reservoir."""
+        for bucket in list(self._latest):  # one by one: threads may offer others meanwhile
+            latest = self._latest.pop(bucket, None)
+            if latest is not None:
+                value, now, attributes, ids = latest
+                span = trace.NonRecordingSpan(trace.SpanContext(*ids, False, _SAMPLED))
+                self._reservoir.offer(value, now, attributes, trace.set_span_in_context(span, Context()))
 
 
 _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)

@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 import threading
+from bisect import bisect_left
+from typing import Any
 
 import opentelemetry.sdk.version
 import pytest
@@ -284,6 +286,61 @@ def test_of_many_queries_the_longest_is_the_exemplar(number: int) -> None:
     series.record(0, Context(), 1, NO_IDS, False)
     series.record_many([at * 10**9 for at in range(number, 0, -1)], Context(), 1, (5, 7), True)
     assert exemplars(reader) == [(NAME, number, 5, 7, {})]
+
+
+def sampled_context(ids: bound.Ids) -> Context:
+    return trace.set_span_in_context(
+        NonRecordingSpan(SpanContext(*ids, False, TraceFlags(TraceFlags.SAMPLED))), Context()
+    )
+
+
+def test_the_newest_of_a_bucket_is_the_exemplar_whichever_way_it_came() -> None:
+    reader = InMemoryMetricReader()
+    histogram = MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_histogram(NAME)
+    series = BoundHistogram(histogram, ATTRIBUTES)
+    series.record(1, Context(), 1, NO_IDS, False)
+    series.record(2, sampled_context((5, 1)), 1, (5, 1), True)
+    histogram.record(3, ATTRIBUTES, sampled_context((5, 2)))
+    assert exemplars(reader) == [(NAME, 3, 5, 2, {})]
+    histogram.record(3, ATTRIBUTES, sampled_context((5, 3)))
+    series.record(2, sampled_context((5, 4)), 1, (5, 4), True)
+    assert exemplars(reader) == [(NAME, 2, 5, 4, {})]
+
+
+def test_an_exemplar_that_is_offered_during_a_collection_is_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader()
+    series = BoundHistogram(
+        MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_histogram(NAME), ATTRIBUTES
+    )
+    series.record(1, Context(), 1, NO_IDS, False)
+    found = []
+
+    def meanwhile(*args: Any) -> int:
+        monkeypatch.undo()
+        found.extend(exemplars(reader))
+        return bisect_left(*args)
+
+    monkeypatch.setattr(bound, "bisect_left", meanwhile)
+    series.record(1, sampled_context((5, 7)), 1, (5, 7), True)
+    assert found + exemplars(reader) == [(NAME, 1, 5, 7, {})]
+
+
+def test_a_point_has_the_values_of_its_exemplars(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader({Histogram: AggregationTemporality.DELTA})
+    series = BoundHistogram(
+        MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_histogram(NAME), ATTRIBUTES
+    )
+    series.record(1, Context(), 1, NO_IDS, False)
+    take = bound._BatchedHistogram.take
+
+    def meanwhile(batched: bound._BatchedHistogram) -> None:
+        take(batched)
+        series.record(20, sampled_context((5, 7)), 1, (5, 7), True)
+
+    monkeypatch.setattr(bound._BatchedHistogram, "take", meanwhile)
+    assert exemplars(reader) == []
+    monkeypatch.undo()
+    assert exemplars(reader) == [(NAME, 20, 5, 7, {})]
 
 
 @pytest.mark.parametrize("at_once", [1, 8, 30])
