@@ -85,15 +85,21 @@ class _Bound:
         chosen = self._consumer._sdk_config.exemplar_filter
         return bool(chosen.should_sample(value, time_unix_nano, self.attributes, context))
 
-    def _bind(self) -> None:
-        """Find the aggregations that the public method has just used; on any surprise, stay with that."""
-        if self._consumer is None:
-            return
+    def _readers(self) -> Any:
+        """Return what the readers keep at present, by reader; another object once one has come or gone."""
+        return getattr(self._consumer, "_reader_storages", None)
+
+    def _bind(self, storages: Any) -> None:
+        """Find the aggregations that the public method has just used, `storages` being what the readers had before; on any
+        surprise, stay with that.
+        """
+        consumer = self._consumer
+        if consumer is None or consumer._reader_storages is not storages:
+            return  # in the latter case a reader has come or gone meanwhile, so that the next value binds
         try:
             if type(self._instrument).__module__ != Histogram.__module__ or not self._instrument._is_enabled():
                 self._consumer = None
                 return
-            storages = self._consumer._reader_storages
             aggregations = [
                 found
                 for storage in storages.values()
@@ -107,7 +113,7 @@ class _Bound:
         kept = [found for found in aggregations if not isinstance(found, _DropAggregation)]
         self._adds = tuple(found.add for found in kept if isinstance(found, RouteAggregation))
         self._others = tuple(found for found in kept if not isinstance(found, RouteAggregation))
-        self._filter_kind = type(self._consumer._sdk_config.exemplar_filter)
+        self._filter_kind = type(consumer._sdk_config.exemplar_filter)
         self._sort_others()
         self._storages = storages  # last: from here on, other threads take this series for bound
 
@@ -245,8 +251,9 @@ class BoundHistogram(_Bound):
         """Record one value; `ids` and `sampled` are those of the span that `context` leads to."""
         consumer = self._consumer
         if consumer is None or consumer._reader_storages is not self._storages:
+            storages = self._readers()
             self._instrument.record(value, self.attributes, context)
-            self._bind()
+            self._bind(storages)
             return
         for add in self._adds:
             add(value, time_unix_nano, ids[0])
@@ -268,9 +275,10 @@ class BoundHistogram(_Bound):
         """
         consumer = self._consumer
         if consumer is None or consumer._reader_storages is not self._storages:
+            storages = self._readers()
             for duration_ns in durations_ns:
                 self._instrument.record(duration_ns / 1e9, self.attributes, context)
-            self._bind()
+            self._bind(storages)
             return
         if not self._adds and not self._others:
             return
@@ -323,8 +331,9 @@ class BoundCounter(_Bound):
         """Add `amount`; the SDK warns of a negative one and drops it."""
         consumer = self._consumer
         if consumer is None or amount < 0 or consumer._reader_storages is not self._storages:
+            storages = self._readers()
             self._instrument.add(amount, self.attributes)
-            self._bind()
+            self._bind(storages)
             return
         record = serving.get()
         sampled = (record is None or record.eager or record.exported) and _is_sampled()

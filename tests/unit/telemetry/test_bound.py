@@ -191,6 +191,31 @@ def test_a_reader_that_is_added_later_sees_what_is_recorded_from_then_on() -> No
     assert [point["count"] for point in points(late)] == [3]
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_reader_that_is_added_just_when_a_series_is_bound_leaves_it_bound(
+    monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    late = InMemoryMetricReader()
+    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    histogram = provider.get_meter("test").create_histogram(NAME)
+    series = BoundHistogram(histogram, ATTRIBUTES)
+    record = type(histogram).record
+
+    def meanwhile(*args: Any) -> None:
+        record(*args)
+        monkeypatch.undo()
+        provider.add_metric_reader(late)
+
+    monkeypatch.setattr(type(histogram), "record", meanwhile)
+    for _ in range(3):
+        if many:
+            series.record_many([1], Context(), 1, NO_IDS, False)
+        else:
+            series.record(1, Context(), 1, NO_IDS, False)
+    assert [point["count"] for point in points(late)] == [2]
+    assert len(series._batches) == 2
+
+
 @pytest.mark.parametrize("gone", ["_reader_storages", "_sdk_config"])
 def test_without_the_seam_the_public_api_is_used(gone: str) -> None:
     reader = InMemoryMetricReader()
