@@ -148,12 +148,25 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
     def take(self) -> None:
         """Aggregate what is pending."""
         with self._lock:
-            # A copy's list: up to Python 3.11, garbage that is collected while `tolist` makes one lets others append, and then
-            # it writes beyond its end.
-            taken = self.pending[:].tolist()
-            del self.pending[: len(taken)]
-            if taken:
-                self._add(taken, 1)
+            self._take()
+
+    def take_unless_busy(self) -> None:
+        """Aggregate what is pending, or leave it to the next if somebody is at it: that may be this thread, if it collects
+        garbage meanwhile, and a finalizer in that records.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take()
+            finally:
+                self._lock.release()
+
+    def _take(self) -> None:
+        # A copy's list: up to Python 3.11, garbage that is collected while `tolist` makes one lets others append, and then
+        # it writes beyond its end.
+        taken = self.pending[:].tolist()
+        del self.pending[: len(taken)]
+        if taken:
+            self._add(taken, 1)
 
     def add(self, durations_ns: Sequence[int]) -> None:
         """Aggregate durations (at least one) of a histogram of seconds."""
@@ -263,7 +276,7 @@ class BoundHistogram(_Bound):
             if sampled and self._gives_exemplars:
                 batched.offer(value, time_unix_nano, self.attributes, ids)
             if len(pending) >= _BATCH:
-                batched.take()
+                batched.take_unless_busy()
         if self._single:
             self._record_singly((value,), context, time_unix_nano, sampled)
 
@@ -291,7 +304,7 @@ class BoundHistogram(_Bound):
                 for duration_ns in durations_ns:
                     pending.append(duration_ns / 1e9)
                 if len(pending) >= _BATCH:
-                    batched.take()
+                    batched.take_unless_busy()
             else:
                 batched.add(durations_ns)
             if sampled and self._gives_exemplars:
