@@ -160,6 +160,16 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
             finally:
                 self._lock.release()
 
+    def add_unless_busy(self, durations_ns: Sequence[int]) -> None:
+        """Aggregate durations (at least one) of a histogram of seconds, or have them wait if somebody is at it."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._add(durations_ns, 1e9)
+            finally:
+                self._lock.release()
+        else:
+            self.pending.extend([duration_ns / 1e9 for duration_ns in durations_ns])
+
     def _take(self) -> None:
         # A copy's list: up to Python 3.11, garbage that is collected while `tolist` makes one lets others append, and then
         # it writes beyond its end.
@@ -167,11 +177,6 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
         del self.pending[: len(taken)]
         if taken:
             self._add(taken, 1)
-
-    def add(self, durations_ns: Sequence[int]) -> None:
-        """Aggregate durations (at least one) of a histogram of seconds."""
-        with self._lock:
-            self._add(durations_ns, 1e9)
 
     def _add(self, values: Sequence[float], per_unit: float) -> None:
         counts: list[int] | None = self._value
@@ -306,7 +311,7 @@ class BoundHistogram(_Bound):
                 if len(pending) >= _BATCH:
                     batched.take_unless_busy()
             else:
-                batched.add(durations_ns)
+                batched.add_unless_busy(durations_ns)
             if sampled and self._gives_exemplars:
                 batched.offer(max(durations_ns) / 1e9, time_unix_nano, self.attributes, ids)
         if self._single:

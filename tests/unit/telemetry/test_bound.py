@@ -460,6 +460,19 @@ def test_values_that_come_while_others_are_taken_hurt_nothing(meanwhile: str, at
     assert int(done.stdout) > 20
 
 
+@pytest.mark.parametrize("at_once", [1, 8, 40])
+def test_nobody_waits_for_who_aggregates(at_once: int) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series.record(1, Context(), 1, NO_IDS, False)
+    (batched,) = series._batches
+    with batched._lock:  # which the thread that records may hold itself, where it collects garbage meanwhile
+        for _ in range(50):
+            series.record_many([1] * at_once, Context(), 1, NO_IDS, False)
+    assert [point["count"] for point in points(reader)] == [50 * at_once + 1]
+
+
 def test_a_value_that_is_recorded_while_another_thread_binds_the_series_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
