@@ -137,7 +137,7 @@ class DeferredSpanProcessor(SpanProcessor):
         if why:
             self._tell_failed(why)
         if not fits:
-            self._tally.dropped(spans, counts.SHUTDOWN if self._closed else counts.QUEUE_FULL)
+            self._tally.dropped(exact_count((item,)), counts.SHUTDOWN if self._closed else counts.QUEUE_FULL)
         elif held >= self._max_batch_spans and not self._wake.is_set():
             self._wake.set()
 
@@ -301,7 +301,8 @@ class DeferredSpanProcessor(SpanProcessor):
             self._thread.join(max(0.0, until - time.monotonic()))
         self._exporter.shutdown()
         with self._lock:
-            left, self._held_spans = self._held_spans, 0
+            left = exact_count([item for item, _ in self._queue])
+            self._held_spans = 0
             self._queue.clear()
         self._tally.dropped(left, counts.SHUTDOWN)
 

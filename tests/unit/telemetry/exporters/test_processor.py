@@ -22,6 +22,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from telemetry.exporters.ended import EndedRequest, Source
 from telemetry.exporters.processor import DeferredSpanProcessor, Item, as_spans
 from telemetry.exporters.status import Delivery
+from telemetry.requests import MADE
 from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdGenerator(), lambda sql: {"sql": sql})
@@ -318,6 +319,22 @@ def test_a_queue_that_can_not_be_sent_stays_within_its_bound(queue: DeferredSpan
     assert (queue.status.queued, queue.status.dropped_by) == (9, {"queue_full": 6})
     assert queue.force_flush()
     assert backend.taken == 9
+
+
+def test_queries_whose_spans_the_sdk_has_made_are_not_counted_again_with_a_request_that_is_dropped(
+    queue: DeferredSpanProcessor, backend: Backend
+) -> None:
+    backend.answers = [Delivery(False, retry=True)] * 9
+    failed = (*query("INSERT")[:3], "sqlite3.IntegrityError", MADE, *query("INSERT")[5:])
+    for _ in range(3):
+        queue.emit(
+            EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [failed, query("SELECT")] * 2)
+        )
+    assert queue.status.dropped_by == {"queue_full": 2}
+    queue.shutdown()
+    assert queue.status.dropped_by == {"queue_full": 2, "shutdown": 4}
+    queue.emit(EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [failed, query("SELECT")]))
+    assert queue.status.dropped_by == {"queue_full": 2, "shutdown": 5}
 
 
 def test_what_the_backend_refuses_is_dropped_and_the_rest_goes_on(
