@@ -96,7 +96,7 @@ def attributes(number: int, values: Mapping[str, Any]) -> bytes:
 
 
 def encode(items: Sequence[EndedRequest]) -> bytes:
-    """Return an `ExportTraceServiceRequest` with the spans of `items`, whose limits `is_plain` must hold."""
+    """Return an `ExportTraceServiceRequest` with the spans of `items`, whose limits `is_plain` must hold; nothing without any."""
     by_source: dict[int, tuple[Source, list[bytes]]] = {}  # by identity: hashing a resource means dumping it
     since_breath = 0
     for item in items:
@@ -105,7 +105,7 @@ def encode(items: Sequence[EndedRequest]) -> bytes:
         if since_breath >= _BREATH_SPANS:
             since_breath = 0
             time.sleep(0)
-    return b"".join(_resource_spans(source, b"".join(written)) for source, written in by_source.values())
+    return b"".join(_resource_spans(source, b"".join(written)) for source, written in by_source.values() if written)
 
 
 def is_plain(limits: SpanLimits) -> bool:
