@@ -100,24 +100,25 @@ class EndedRequest:
         self.start_unix_ns = start_unix_ns
         self.server = server  # None where the SDK has made that span
         self.queries = queries
-        self._query_ids: list[bytes] | None = None
+        self._query_ids: list[Sequence[bytes]] = []  # appended to, which is one step: several exporters may ask at once
 
     def query_ids(self) -> Sequence[bytes]:
         """Return the span ids of the queries whose spans the SDK has not made, the same ones whenever it is asked.
 
         They are made at once where nobody has a generator of his own.
         """
-        if self._query_ids is None:
-            generate = self.source.id_generator.generate_span_id
-            number = len(self.queries) - sum([query[4] & MADE for query in self.queries])
-            if type(self.source.id_generator) is not RandomIdGenerator or number < 2:
-                found = [generate().to_bytes(8) for _ in range(number)]
-            else:
-                many = random.getrandbits(64 * number).to_bytes(8 * number)
-                found = [many[at : at + 8] for at in range(0, 8 * number, 8)]
-                found = [generate().to_bytes(8) if each == _INVALID else each for each in found]
-            self._query_ids = found
-        return self._query_ids
+        if not self._query_ids:
+            self._query_ids.append(self._new_query_ids())
+        return self._query_ids[0]
+
+    def _new_query_ids(self) -> Sequence[bytes]:
+        generate = self.source.id_generator.generate_span_id
+        number = len(self.queries) - sum([query[4] & MADE for query in self.queries])
+        if type(self.source.id_generator) is not RandomIdGenerator or number < 2:
+            return [generate().to_bytes(8) for _ in range(number)]
+        many = random.getrandbits(64 * number).to_bytes(8 * number)
+        found = [many[at : at + 8] for at in range(0, 8 * number, 8)]
+        return [generate().to_bytes(8) if each == _INVALID else each for each in found]
 
     @property
     def span_count(self) -> int:
@@ -135,11 +136,15 @@ class EndedRequest:
         return sum(not query[4] & MADE for query in self.queries) + (self.server is not None)
 
     def halves(self) -> tuple[EndedRequest, EndedRequest]:
-        """Return the request in two parts, the server span in the first."""
+        """Return the request in two parts, the server span in the first; the ids stay, which other exporters send too."""
         middle = len(self.queries) // 2
         shared = (self.source, self.ids, self.start_ns, self.start_unix_ns)
         first = EndedRequest(*shared, self.server, self.queries[:middle])
-        return first, EndedRequest(*shared, None, self.queries[middle:])
+        second = EndedRequest(*shared, None, self.queries[middle:])
+        ids, ahead = self.query_ids(), sum([not query[4] & MADE for query in first.queries])
+        first._query_ids.append(ids[:ahead])
+        second._query_ids.append(ids[ahead:])
+        return first, second
 
     def spans(self) -> list[ReadableSpan]:
         """Return the spans, as the SDK would have made them."""

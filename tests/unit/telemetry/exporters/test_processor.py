@@ -574,6 +574,42 @@ def test_a_request_that_is_sent_in_parts_keeps_the_order_of_its_queries() -> Non
     queue.shutdown()
 
 
+def test_two_exporters_that_ask_at_once_send_the_same_ids() -> None:
+    class Slow(RandomIdGenerator):
+        """Has the other exporter ask while this one is being answered."""
+
+        others: tuple[Sequence[bytes], ...] = ()
+
+        def generate_span_id(self) -> int:
+            if not threading.current_thread().name.startswith("other"):
+                other = threading.Thread(target=self._ask, name="other exporter")
+                other.start()
+                other.join(10)
+            return super().generate_span_id()
+
+        def _ask(self) -> None:
+            self.others += (request.query_ids(),)
+
+    generator = Slow()
+    request = EndedRequest(
+        SOURCE._replace(id_generator=generator),
+        SpanContext(1, 2, False, TraceFlags(1)),
+        *(0, 0, None, [query("SELECT 1")] * 3),
+    )
+    ids = request.query_ids()
+    assert generator.others
+    assert all(other == ids for other in generator.others)
+
+
+def test_a_request_in_parts_has_the_ids_that_another_exporter_sends_of_it_as_a_whole() -> None:
+    made = (*query("INSERT")[:3], "sqlite3.IntegrityError", MADE, *query("INSERT")[5:])
+    queries = [query("SELECT 1"), made, query("SELECT 2"), query("SELECT 3"), made, query("SELECT 4")]
+    request = EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, queries)
+    parts = [part for half in request.halves() for part in half.halves()]
+    said = [[(span.context, span.attributes) for span in as_spans(items)] for items in ([request], parts)]
+    assert said[0] == said[1]
+
+
 def test_requests_that_keep_coming_do_not_cut_a_pause_short(make: Make) -> None:
     asked = threading.Semaphore(0)
 
