@@ -126,8 +126,8 @@ class Capture:
             error_type = str(status)
         is_excluded = rule is not None and self.is_excluded(rule)
         ids, sampled, kept = None, False, None
-        if type(span) is DeferredSpan and not record.exported and span.made is None and record.error is None:
-            ids = span.reserved  # nobody listens, and nobody has looked
+        if type(span) is DeferredSpan and not record.exported and span.made is None:
+            ids = span.reserved  # nobody listens, and nobody has looked: no exception is written down either
         elif span is not None:
             try:
                 ids, sampled, kept = self._end_span(span, record, environ, error_type, duration_ns, is_excluded)

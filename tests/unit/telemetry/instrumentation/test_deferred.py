@@ -253,6 +253,27 @@ def test_a_look_after_the_end_where_nobody_listens_sees_valid_ids_that_stay(inst
     assert not span.is_recording()
 
 
+def test_an_exception_where_nobody_listens_is_counted_and_not_written_down(
+    instrumented: Instrumented, metrics: PerformanceMetrics
+) -> None:
+    class TellingError(Exception):
+        written = 0
+
+        def __str__(self) -> str:
+            TellingError.written += 1
+            return "failed"
+
+    def view() -> str:
+        raise TellingError
+
+    app = instrumented(app_of(view))
+    app.log_exception = lambda _: None  # type: ignore[method-assign]  # Flask would write it into its log
+    assert app.test_client().get("/").status_code == 500
+    assert metrics.snapshot()["endpoints"]["GET /"]["error_count"] == 1
+    assert metrics.recent.all()[0].error_type.endswith("TellingError")  # type: ignore[union-attr]
+    assert TellingError.written == 0
+
+
 class Recorder(SpanProcessor):
     """Somebody's own processor."""
 
