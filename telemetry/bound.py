@@ -35,6 +35,7 @@ from opentelemetry.sdk.metrics._internal.aggregation import (
 )
 from opentelemetry.trace import get_current_span
 
+from telemetry.readers.performance import PerformanceMetricReader
 from telemetry.readers.window import Add, RouteAggregation
 from telemetry.requests import serving
 
@@ -400,3 +401,25 @@ def keep_views_away(meter_provider: MeterProvider, reader: MetricReader) -> None
         storage._sdk_config = dataclasses.replace(storage._sdk_config, views=())
     except (AttributeError, TypeError, KeyError) as error:
         _log.info("the views of this meter provider apply to the performance reader as well: %s", error)
+
+
+def begin_anew(meter_provider: MeterProvider) -> None:
+    """Let the sums begin at zero in a forked child: those from before the fork are its parent's, who tells of them.
+
+    The windows stay. No lock is taken: a thread of the parent may have held it.
+    """
+    try:
+        consumer: Any = meter_provider._measurement_consumer  # type: ignore[attr-defined]
+        consumer._lock = threading.Lock()
+        consumer._reader_storages = {
+            reader: storage if isinstance(reader, PerformanceMetricReader) else _empty(storage)
+            for reader, storage in consumer._reader_storages.items()
+        }
+    except (AttributeError, TypeError) as error:
+        _log.info("the sums of this version of the OpenTelemetry SDK go on in a forked process: %s", error)
+
+
+def _empty(storage: Any) -> Any:
+    return type(storage)(
+        storage._sdk_config, storage._instrument_class_temporality, storage._instrument_class_aggregation
+    )

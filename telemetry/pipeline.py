@@ -20,6 +20,7 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
+from telemetry.bound import begin_anew
 from telemetry.errors import SettingsError
 from telemetry.exporters import observed
 from telemetry.exporters.registry import Chosen, Exporter, Options
@@ -231,6 +232,7 @@ def _register_shutdown() -> None:
     _end_with_multiprocessing()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_end_with_multiprocessing_when_forked)
+        os.register_at_fork(after_in_child=_begin_sums_anew)
 
 
 def _end_with_multiprocessing() -> None:
@@ -244,6 +246,12 @@ def _end_with_multiprocessing_when_forked() -> None:
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:  # it forgets what was registered before the fork, then calls what is to be called after one
         util.register_after_fork(_made, lambda _: _end_with_multiprocessing())
+
+
+def _begin_sums_anew() -> None:
+    for provider in list(_made):
+        if isinstance(provider, MeterProvider):
+            begin_anew(provider)
 
 
 _made: weakref.WeakSet[TracerProvider | MeterProvider] = weakref.WeakSet()

@@ -199,6 +199,40 @@ def test_the_end_of_a_worker_of_multiprocessing_sends_what_is_queued(
     assert receiver.metric_counts()["http.server.request.duration"] == 5
 
 
+def test_a_forked_worker_does_not_tell_again_of_what_its_parent_has_measured(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    (tmp_path / "worker.py").write_text(
+        textwrap.dedent(
+            TWICE
+            + """
+    from telemetry import get_metrics, instrument
+    app = instrument(create_app())
+
+    def work(number):
+        for _ in range(number):
+            assert app.test_client().get("/").status_code == 200
+            get_metrics().record_cache_hit()
+    """
+        )
+    )
+    program = """
+    import json, multiprocessing, worker
+    if __name__ == "__main__":
+        worker.work(3)
+        processes = [multiprocessing.get_context("fork").Process(target=worker.work, args=(5,)) for _ in range(2)]
+        for each in processes: each.start()
+        for each in processes: each.join()
+        print(json.dumps({"codes": [each.exitcode for each in processes]}))
+    """
+    assert run(tmp_path, program, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint) == {"codes": [0, 0]}
+    assert len(receiver.spans()) == (3 + 5 + 5) * (1 + 2)
+    counts = receiver.metric_counts()
+    assert counts["http.server.request.duration"] == 3 + 5 + 5
+    assert counts["db.client.operation.duration"] == (3 + 5 + 5) * 2
+    assert len(receiver.instances()) == 3
+
+
 def test_with_nothing_set_nothing_is_sent_and_no_thread_runs(tmp_path: Path) -> None:
     found = run(
         tmp_path,
