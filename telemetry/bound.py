@@ -383,7 +383,8 @@ def _is_sampled() -> bool:
 def _find(match: Any, attributes: Mapping[str, Any]) -> list[_Aggregation[Any]]:
     keys = match._view._attribute_keys
     wanted = attributes if keys is None else {key: value for key, value in attributes.items() if key in keys}
-    found = [aggregation for aggregation in match._attributes_aggregation.values() if aggregation._attributes == wanted]
+    known = list(match._attributes_aggregation.values())  # a copy: other threads add series meanwhile
+    found = [aggregation for aggregation in known if aggregation._attributes == wanted]
     if len(found) != 1:
         raise LookupError(f"{len(found)} aggregations of {match._name} have the attributes {wanted}")
     return found

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from bisect import bisect_left
+from types import SimpleNamespace
 from typing import Any
 
 import opentelemetry.sdk.version
@@ -491,6 +492,24 @@ def test_a_value_that_is_recorded_while_another_thread_binds_the_series_is_not_l
     monkeypatch.setattr(bound, "_batched", meanwhile)
     series.record(1, Context(), 1, NO_IDS, False)
     assert [point["count"] for point in points(reader)] == [2]
+
+
+def test_series_that_other_threads_add_do_not_disturb_the_search_for_one() -> None:
+    known: dict[object, SimpleNamespace] = {}
+
+    class Adding:
+        """Lets another thread add a series in the middle of the search."""
+
+        def __eq__(self, other: object) -> bool:
+            known[len(known)] = SimpleNamespace(_attributes={"route": "/new"})
+            return False
+
+        __hash__ = None  # type: ignore[assignment]
+
+    known["first"] = SimpleNamespace(_attributes={"route": Adding()})
+    known["wanted"] = SimpleNamespace(_attributes={"route": "/"})
+    match = SimpleNamespace(_attributes_aggregation=known, _view=SimpleNamespace(_attribute_keys=None), _name=NAME)
+    assert bound._find(match, {"route": "/"}) == [known["wanted"]]
 
 
 def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
