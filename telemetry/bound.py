@@ -9,6 +9,7 @@ names the versions it was checked with and compares the points that both ways gi
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import operator
@@ -101,11 +102,11 @@ class _Bound:
             if type(self._instrument).__module__ != Histogram.__module__ or not self._instrument._is_enabled():
                 self._consumer = None
                 return
-            aggregations = [
+            aggregations: list[Any] = [
                 found
                 for storage in storages.values()
                 for match in storage._get_or_init_view_instrument_match(self._instrument)
-                for found in _find(match, self.attributes)
+                for found in ((_Passing(match),) if _throws_away(match) else _find(match, self.attributes))
             ]
         except (AttributeError, TypeError, LookupError) as error:
             _log.info("this version of the OpenTelemetry SDK has no seam to bind to (%s): using the public API", error)
@@ -380,6 +381,18 @@ def _is_sampled() -> bool:
     return get_current_span().get_span_context().trace_flags.sampled
 
 
+class _Passing:
+    """Stands for the aggregations of a match that throws them away with each collection: each value looks for its own there."""
+
+    def __init__(self, match: Any) -> None:
+        self.aggregate = match.consume_measurement
+
+
+def _throws_away(match: Any) -> bool:
+    """Tell whether nothing may hold on to the aggregations of `match`: those of deltas, from version 1.45.2 of the SDK on."""
+    return bool(getattr(match, "_reset_on_collect", False))
+
+
 def _find(match: Any, attributes: Mapping[str, Any]) -> list[_Aggregation[Any]]:
     keys = match._view._attribute_keys
     wanted = attributes if keys is None else {key: value for key, value in attributes.items() if key in keys}
@@ -421,6 +434,6 @@ def begin_anew(meter_provider: MeterProvider) -> None:
 
 
 def _empty(storage: Any) -> Any:
-    return type(storage)(
-        storage._sdk_config, storage._instrument_class_temporality, storage._instrument_class_aggregation
-    )
+    made = copy.copy(storage)
+    made._lock, made._instrument_view_instrument_matches = threading.RLock(), {}
+    return made

@@ -25,6 +25,7 @@ from opentelemetry.sdk.metrics import (
     MeterProvider,
     TraceBasedExemplarFilter,
 )
+from opentelemetry.sdk.metrics._internal._view_instrument_match import _ViewInstrumentMatch
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import (
     DropAggregation,
@@ -510,6 +511,40 @@ def test_series_that_other_threads_add_do_not_disturb_the_search_for_one() -> No
     known["wanted"] = SimpleNamespace(_attributes={"route": "/"})
     match = SimpleNamespace(_attributes_aggregation=known, _view=SimpleNamespace(_attribute_keys=None), _name=NAME)
     assert bound._find(match, {"route": "/"}) == [known["wanted"]]
+
+
+@pytest.mark.parametrize("throws_away", [False, True])
+def test_deltas_are_told_in_each_collection_also_where_the_sdk_throws_aggregations_away_with_it(
+    throws_away: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collect(match: Any, *args: Any) -> Any:  # as version 1.45.2 of the SDK does
+        points = collect_all(match, *args)
+        match._attributes_aggregation = {}
+        return points
+
+    collect_all = _ViewInstrumentMatch.collect
+    if throws_away:
+        monkeypatch.setattr(_ViewInstrumentMatch, "_reset_on_collect", True, raising=False)
+        monkeypatch.setattr(_ViewInstrumentMatch, "collect", collect)
+    delta = AggregationTemporality.DELTA
+    reader = InMemoryMetricReader(preferred_temporality={Histogram: delta, Counter: delta})
+    meter = MeterProvider([reader], shutdown_on_exit=False).get_meter("t")
+    series = BoundHistogram(meter.create_histogram(NAME), ATTRIBUTES)
+    counter = BoundCounter(meter.create_counter("lookups"), ATTRIBUTES)
+    for number in (3, 1, 2):
+        for _ in range(number):
+            series.record(1.0, Context(), 1, NO_IDS, False)
+            counter.add(2)
+        series.record_many([1_000_000_000] * 40, Context(), 1, NO_IDS, False)
+        data = reader.get_metrics_data()
+        assert data is not None
+        found = {
+            metric.name: [
+                getattr(point, "count", None) or getattr(point, "value", None) for point in metric.data.data_points
+            ]
+            for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        }
+        assert found == {NAME: [number + 40], "lookups": [2 * number]}
 
 
 def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
