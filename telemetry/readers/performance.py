@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from types import FrameType
@@ -22,7 +23,7 @@ class PerformanceMetricReader(MetricReader):
     """
 
     def __init__(self, store: WindowStore) -> None:
-        super().__init__(preferred_aggregation={Histogram: WindowAggregation(store)})
+        super().__init__(preferred_aggregation={Histogram: WindowAggregation(store)}, **_LIMITS)
         self.store = store
         self._lock = threading.Lock()
         self._data: MetricsData | None = None
@@ -61,6 +62,12 @@ class PerformanceMetricReader(MetricReader):
                 self._registered = False
                 if self._collect is not None:
                     self.collect()
+
+
+_MOST_SERIES: Final = 20_000
+"""More than anything here makes: how many routes have a window is `max_routes`, whatever their methods, statuses and errors."""
+_TAKES_LIMITS: Final = "cardinality_limits" in inspect.signature(MetricReader.__init__).parameters  # from SDK 1.45.2 on
+_LIMITS: Final[dict[str, Any]] = {"cardinality_limits": {Histogram: _MOST_SERIES}} if _TAKES_LIMITS else {}
 
 
 def _is_collecting() -> bool:

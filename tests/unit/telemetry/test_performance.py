@@ -191,6 +191,19 @@ def test_routes_beyond_the_limit_get_no_window(caplog: pytest.LogCaptureFixture)
     assert [record.message for record in caplog.records] == ["more than 2 routes: GET /c and later ones get no window"]
 
 
+def test_each_status_of_many_routes_enters_their_windows(instrumented: Callable[..., Flask]) -> None:
+    metrics = PerformanceMetrics(TelemetrySettings.load())
+    app = Flask(__name__)
+    for number in range(700):
+        app.add_url_rule(f"/{number}/<int:status>", f"view{number}", lambda status: ("", status))
+    client = instrumented(app, metrics=metrics).test_client()
+    for status in (200, 404, 500):  # more series together than the SDK's limit on the cardinality of an instrument
+        for number in range(700):
+            client.get(f"/{number}/{status}")
+    figures = metrics.snapshot()["endpoints"].values()
+    assert {(each["request_count"], each["error_count"]) for each in figures} == {(3, 1)}
+
+
 def test_queries_of_routes_beyond_the_limit_count_among_those_of_all_routes(instrumented: Callable[..., Flask]) -> None:
     app = Flask(__name__)
 
