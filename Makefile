@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile -q --universal --no-strip-extras --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
 WORKERS ?= 2
 
-.PHONY: run test test-python install install-server lint fix bench profile docs-check test-backends test-browser test-contract test-servers test-witness screenshots vendor lock coverage clean
+.PHONY: run test test-newest install install-server lint fix bench profile docs-check test-backends test-browser test-contract test-servers test-witness screenshots vendor lock coverage clean
 
 run: install-server
 	$(BIN)/local-video-server serve --samples $(ARGS)
@@ -19,10 +19,11 @@ coverage: install
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-report=json:var/coverage.json $(ARGS)
 	$(BIN)/python tools/coverage_floor.py var/coverage.json
 
-# In an environment of its own: make test-python PYTHON=python3.13
-test-python:
-	$(MAKE) install VENV=var/other-python
-	var/other-python/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+# With the newest OpenTelemetry, in an environment of its own: make test-newest PYTHON=python3.13
+test-newest:
+	$(MAKE) install VENV=var/newest
+	var/newest/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/newest.lock
+	var/newest/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 install: $(VENV)/.dev vendor
 install-server: $(VENV)/.server vendor
@@ -87,6 +88,7 @@ test-browser: install
 lock: install
 	$(LOCK) pyproject.toml --extra server requirements/build.in requirements/dev.in -o requirements/dev.lock
 	$(LOCK) pyproject.toml --extra server requirements/build.in -c requirements/dev.lock -o requirements/server.lock
+	$(LOCK) --no-deps --prerelease=allow requirements/newest.in -o requirements/newest.lock
 	$(LOCK) requirements/node.in -o requirements/node.lock
 	$(LOCK) --prerelease=allow requirements/backends.in -c requirements/dev.lock -o requirements/backends.lock
 
