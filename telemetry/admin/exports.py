@@ -75,6 +75,11 @@ def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
     purpose = "needs_few" if findings else "keeps_to_its"
     told = "".join(_comment(f"{finding.text}. Mend: {finding.mend}.", "    ") for finding in findings)
     arguments = f", method={kept.method!r}" if kept.method != "GET" else ""
+    # A test client stops reading at the first byte: the queries of what comes after it would never be made.
+    streams = kept.transfer_ns is not None and any(
+        query[1] > kept.start_ns + kept.duration_ns for query in kept.queries
+    )
+    arguments += ", buffered=True" if streams else ""
     missing = "Query strings" if kept.method in _WITHOUT_BODY else "Query strings and bodies"
     return (
         f"{_comment(f'{kept.route} made {made}; {wanted}.')}\n"

@@ -448,6 +448,30 @@ def test_the_test_that_is_written_runs_and_fails_until_the_queries_are_mended(cl
         run(client)
 
 
+def test_the_test_that_is_written_counts_what_a_body_asks_while_it_is_sent(
+    instrumented: Instrumented, database: Path
+) -> None:
+    app = Flask("streamed")
+
+    @app.get("/rows")
+    def rows() -> Response:
+        def made() -> Iterator[str]:
+            yield "rows:"
+            with closing(sqlite3.connect(database)) as connection:
+                for number in range(10):
+                    yield str(connection.execute("SELECT title FROM videos WHERE id = ?", (number,)).fetchone())
+
+        return Response(made())
+
+    client = instrumented(app).test_client()
+    answer = client.get("/rows", buffered=True)
+    source = client.get(f"{PAGE}/{trace_of(answer)}/test").text
+    made: dict[str, Any] = {}
+    exec(source, made)
+    with pytest.raises(AssertionError, match="10 queries, at most 1 are allowed"):
+        made["test_get_rows_needs_few_queries"](client)
+
+
 @pytest.mark.parametrize(
     ("path", "told", "name"),
     [
