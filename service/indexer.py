@@ -33,6 +33,11 @@ _KNOWN = "SELECT path, size_bytes, mtime_ns, media_hash, reason FROM files"
 _CONTENTS = "SELECT media_hash, duration_s, title FROM media"
 
 
+def is_ignored(name: str) -> bool:
+    """Say whether a file or folder of this name is none of the library's: hidden, or there for a while only."""
+    return name.startswith((".", "~$")) or name.lower().endswith(_TEMPORARY_SUFFIXES)
+
+
 @dataclass(frozen=True, slots=True)
 class FoundFile:
     """What a look at the folder has found. `mtime_ns` is within what SQLite can keep; `reason` says why it is left out
@@ -147,7 +152,7 @@ class Indexer:
         for entry in entries:
             name = entry.name
             path = f"{prefix}{name}"
-            if name.startswith((".", "~$")) or name.lower().endswith(_TEMPORARY_SUFFIXES):
+            if is_ignored(name):
                 continue
             if not is_servable(path):
                 shown = _shown(path)

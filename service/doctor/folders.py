@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from service.doctor.finding import Finding, why
+from service.indexer import is_ignored
 from service.probe import mime_type
 
 LEAST_FREE_BYTES: Final = 200 * 1024 * 1024
@@ -41,8 +42,9 @@ def check_videos(folder: Path) -> Iterator[Finding]:
         return
     unreadable: list[OSError] = []
     videos = 0
-    for parent, _, names in os.walk(folder, onerror=unreadable.append):
-        videos += sum(1 for name in names if mime_type(name) and not Path(parent, name).is_symlink())
+    for parent, inner, names in os.walk(folder, onerror=unreadable.append):
+        inner[:] = [name for name in inner if not is_ignored(name)]
+        videos += sum(1 for name in names if _may_be_video(name) and not Path(parent, name).is_symlink())
     if unreadable:
         first = unreadable[0].filename
         which = f"'{folder}'" if Path(first) == folder else f"'{first}' in it"
@@ -53,7 +55,11 @@ def check_videos(folder: Path) -> Iterator[Finding]:
         remedy = f"Copy videos into it, {other}; 'serve --samples' makes a few clips there."
         yield Finding("problem", subject, f"'{folder}' has no video in it.", remedy)
     else:
-        yield Finding("ok", subject, f"'{folder}' has {videos:,} video{'' if videos == 1 else 's'}.")
+        yield Finding("ok", subject, f"'{folder}' has {videos:,} video file{'' if videos == 1 else 's'}.")
+
+
+def _may_be_video(name: str) -> bool:
+    return mime_type(name) is not None and not is_ignored(name)
 
 
 def check_data(folder: Path) -> Iterator[Finding]:

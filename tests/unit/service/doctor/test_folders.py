@@ -32,7 +32,16 @@ def test_videos_are_counted_in_all_folders(tmp_path):
     (tmp_path / "deep").mkdir()
     for name in ("a.mp4", "deep/b.mkv", "deep/readme.txt"):
         (tmp_path / name).write_bytes(b"x")
-    assert only(check_videos(tmp_path)) == Finding("ok", "videos folder", f"'{tmp_path}' has 2 videos.")
+    assert only(check_videos(tmp_path)) == Finding("ok", "videos folder", f"'{tmp_path}' has 2 video files.")
+
+
+def test_files_that_the_library_does_not_look_at_are_not_counted(tmp_path):
+    (tmp_path / ".trash").mkdir()
+    for name in (".trash/old.mp4", "._a.mp4", "~$b.mp4"):  # macOS leaves ._ files on network shares
+        (tmp_path / name).write_bytes(b"x")
+    assert only(check_videos(tmp_path)).text == f"'{tmp_path}' has no video in it."
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    assert only(check_videos(tmp_path)).text == f"'{tmp_path}' has 1 video file."
 
 
 def test_a_folder_that_is_not_there(tmp_path):
