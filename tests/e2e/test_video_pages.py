@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.colours import contrast
+from tests.e2e.conftest import PATIENCE_S
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 WATCH = "/watch/holiday/100%25%20sun%20%26%20%C5%81%C3%B3d%C5%BA.mp4"
@@ -132,6 +135,18 @@ def test_nothing_scrolls_sideways_on_a_phone(open_page, path):
     page.goto(path)
     page.wait_for_load_state()
     assert no_sideways_scroll(page)
+
+
+def test_a_short_name_of_a_file_that_is_left_out_stays_on_one_line_on_a_phone(open_page, server):
+    path = server.folder / "videos" / "audio only.mp4"
+    path.write_bytes(b"no video")
+    page = open_page(**PHONE)
+    name = page.locator("code", has_text=path.name)
+    deadline = time.monotonic() + PATIENCE_S
+    while not name.count():
+        assert time.monotonic() < deadline
+        page.goto("/admin/library")
+    assert name.evaluate("(name) => name.getClientRects().length") == 1
 
 
 def test_a_long_tag_scrolls_nothing_sideways_on_a_phone(open_page):
