@@ -106,6 +106,20 @@ def test_a_tag_is_added_and_removed(open_page):
     expect(page.get_by_label("New tag")).to_be_visible()
 
 
+def test_the_field_for_a_tag_says_what_a_tag_can_not_be(open_page):
+    page = open_page()
+    page.goto(WATCH)
+    field = page.get_by_label("New tag")
+    for value in ("sea/side", "sea\\side", "  ", "#"):
+        field.fill(value)
+        assert not field.evaluate("(field) => field.checkValidity()"), value
+    field.fill("sea/side")
+    field.press("Enter")
+    field.fill("# sea & side")
+    field.press("Enter")
+    expect(page.get_by_role("link", name="#sea & side")).to_be_visible()
+
+
 def test_the_slash_key_goes_to_the_search(open_page):
     page = open_page()
     page.goto("/")
