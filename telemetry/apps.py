@@ -104,6 +104,10 @@ def instrument(
     """
     if not isinstance(app, Flask):
         raise InstrumentationError(f"app must be a Flask app, got {type(app).__name__}")
+    if not isinstance(settings, TelemetrySettings | None):
+        raise SettingsError(
+            f"settings must be made by TelemetrySettings.load(window=500, ...), got {type(settings).__name__}"
+        )
     with _lock:
         telemetry = app.extensions.get(EXTENSION)
         if isinstance(telemetry, Telemetry) and telemetry.active:

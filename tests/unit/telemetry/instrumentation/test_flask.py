@@ -24,7 +24,14 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder
 
-from telemetry import InstrumentationError, PerformanceMetrics, TelemetrySettings, instrument, uninstrument
+from telemetry import (
+    InstrumentationError,
+    PerformanceMetrics,
+    SettingsError,
+    TelemetrySettings,
+    instrument,
+    uninstrument,
+)
 from telemetry.instrumentation.spans import request_attributes
 
 Instrumented = Callable[..., Flask]
@@ -402,6 +409,13 @@ def test_only_a_flask_app_can_be_instrumented() -> None:
     with pytest.raises(InstrumentationError, match="app must be a Flask app, got str"):
         instrument("app")  # type: ignore[type-var]
     uninstrument(Flask(__name__))
+
+
+def test_settings_of_another_type_are_refused_by_name() -> None:
+    app = Flask("app")
+    with pytest.raises(SettingsError, match=r"^settings must be made by TelemetrySettings\.load\(.*, got dict$"):
+        instrument(app, settings={"window": 500})  # type: ignore[arg-type]
+    assert "telemetry" not in app.extensions
 
 
 def test_an_app_that_has_served_gets_no_admin_pages_says_so_and_leaves_nothing_behind(
