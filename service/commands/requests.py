@@ -72,11 +72,15 @@ def _row(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     took = figures.milliseconds(request["duration_ms"])
     return [
         (
-            f"{mark} {request['route']}  {request['status']}  {took}, {figures.milliseconds(request['db_ms'])} in the database",
+            f"{mark} {request['route']}  {_status(request)}  {took}, {figures.milliseconds(request['db_ms'])} in the database",
             kind,
         ),
         (f"  {request['trace_id']}  {queries}{told}", "text"),
     ]
+
+
+def _status(request: Mapping[str, Any]) -> str:
+    return str(request["status"] or "no status")
 
 
 @click.command()
@@ -105,7 +109,7 @@ def request(trace_id: str, url: str | None, as_json: bool) -> None:
 def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     share = figures.percent(min(one["db_share_percent"], 100))
     lines = [
-        (f"{one['route']}  {one['status']}  {figures.milliseconds(one['duration_ms'])}", "title"),
+        (f"{one['route']}  {_status(one)}  {figures.milliseconds(one['duration_ms'])}", "title"),
         (one["path"], "rule"),
         (
             f"{figures.plural(one['query_count'], 'query')} · {figures.milliseconds(one['db_ms'])} in the database ({share})"

@@ -123,6 +123,29 @@ def test_a_request_without_a_finding_says_what_was_looked_for(status, said, run,
     assert lines[2].endswith("■ 503") == (status == 503)
 
 
+def test_a_request_that_nothing_answered_has_no_status(run, serve):
+    app = Flask("open")
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+
+    @app.get("/raises")
+    def raises():
+        raise RuntimeError
+
+    instrument(
+        app, metrics=PerformanceMetrics(TelemetrySettings()), tracer_provider=TracerProvider(shutdown_on_exit=False)
+    )
+    try:
+        url = serve(app)
+        with contextlib.suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{url}/raises").close()
+        listed = run("requests", "--url", url).stdout.splitlines()
+        shown = run("request", listed[1].split()[0], "--url", url).stdout
+    finally:
+        uninstrument(app)
+    assert listed[0].startswith("■ GET /raises  no status  ")
+    assert shown.startswith("GET /raises  no status  ")
+
+
 def test_one_request_for_machines(run, shelf):
     url, trace_id = shelf
     body = json.loads(run("request", trace_id, "--url", url, "--json").stdout)
