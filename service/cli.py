@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -23,13 +25,22 @@ from service.samples import SAMPLES, is_unfinished, make_samples
 
 
 class _Commands(click.Group):
-    """Ends quietly after a Ctrl-C."""
+    """Ends quietly after a Ctrl-C, and with one line when what it writes has no room."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in (ENOSPC, EDQUOT):
+                raise
+            sys.stdout = None  # else Python tries once more to write, and says that it can't
+            fail(f"can't write what there is to say: {error.strerror}", FAILED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

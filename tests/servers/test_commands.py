@@ -10,20 +10,22 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.servers.conftest import PATIENCE_S, ROOT
 
 
-def look(folder, *arguments, **environment):
+def look(folder, *arguments, stdout=subprocess.PIPE, **environment):
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("LVS_", "OTEL_"))}
     variables |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PYTHONUTF8": "1", **environment}
     return subprocess.run(
         [sys.executable, "-c", "from local_video_server import main; main()", *map(str, arguments)],
         cwd=folder,
         env=variables,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
         timeout=PATIENCE_S,
@@ -105,6 +107,15 @@ def test_a_terminal_gets_a_progress_bar(start, folder):
     assert " of 100 requests" in plain
     assert "100 %" in plain or re.search(r"\d+ %", plain)
     assert "answers  100 × 200" in plain
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", [("config",), ("doctor", "--json"), ("--help",)])
+def test_a_command_whose_output_has_no_room_ends_with_one_line(arguments, folder):
+    with Path("/dev/full").open("w") as full:
+        ended = look(folder, *arguments, stdout=full)
+    assert ended.stderr == "local-video-server: can't write what there is to say: No space left on device\n"
+    assert ended.returncode == 1
 
 
 def test_the_doctor_sees_the_server_that_runs_and_what_is_wrong_beside_it(start, folder):
