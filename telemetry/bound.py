@@ -143,9 +143,9 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
     """The newest value of a sampled span in each bucket: all that a reservoir aligned to the buckets keeps."""
 
     def begin(self) -> None:
-        """Become one."""
-        self.pending = array("d")
-        self._latest = {}
+        """Have what one needs; a thread that comes second finds what the first has put there, with its values."""
+        vars(self).setdefault("pending", array("d"))
+        vars(self).setdefault("_latest", {})
 
     def take(self) -> None:
         """Aggregate what is pending."""
@@ -224,7 +224,6 @@ class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
 
 
 _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-_becoming: Final = threading.Lock()
 _used: Final = operator.attrgetter(
     "_boundaries",
     "_get_empty_bucket_counts",
@@ -241,15 +240,15 @@ _used: Final = operator.attrgetter(
 
 def _batched(aggregation: _Aggregation[Any]) -> _BatchedHistogram | None:
     """Return `aggregation` as one that takes batches; `None` if it is none of those that can."""
-    with _becoming:
-        if type(aggregation) is _ExplicitBucketHistogramAggregation:
-            try:
-                _used(aggregation)
-                if type(aggregation._reservoir) is AlignedHistogramBucketExemplarReservoir:
-                    _BatchedHistogram.begin(aggregation)  # type: ignore[arg-type]  # first: other threads may collect it
-                    aggregation.__class__ = _BatchedHistogram
-            except (AttributeError, TypeError) as error:
-                _log.info("the histograms of this version of the OpenTelemetry SDK take no batches: %s", error)
+    # No lock, which a thread may hold while the process forks: all of this may be done twice at once.
+    if type(aggregation) is _ExplicitBucketHistogramAggregation:
+        try:
+            _used(aggregation)
+            if type(aggregation._reservoir) is AlignedHistogramBucketExemplarReservoir:
+                _BatchedHistogram.begin(aggregation)  # type: ignore[arg-type]  # first: other threads may collect it
+                aggregation.__class__ = _BatchedHistogram
+        except (AttributeError, TypeError) as error:
+            _log.info("the histograms of this version of the OpenTelemetry SDK take no batches: %s", error)
     return aggregation if isinstance(aggregation, _BatchedHistogram) else None
 
 

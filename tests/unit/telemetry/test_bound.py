@@ -495,6 +495,33 @@ def test_a_value_that_is_recorded_while_another_thread_binds_the_series_is_not_l
     assert [point["count"] for point in points(reader)] == [2]
 
 
+def test_threads_that_bind_one_series_at_once_neither_wait_for_each_other_nor_lose_a_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    used = bound._used
+    ended: list[bool] = []
+
+    def record() -> None:
+        for _ in range(3):  # the first of them binds the series, the others wait in a batch
+            series.record(1, Context(), 1, NO_IDS, False)
+
+    def meanwhile(aggregation: object) -> object:
+        monkeypatch.setattr(bound, "_used", used)
+        thread = threading.Thread(target=record, daemon=True)
+        thread.start()
+        thread.join(5)
+        ended.append(not thread.is_alive())
+        return used(aggregation)
+
+    monkeypatch.setattr(bound, "_used", meanwhile)
+    series.record(1, Context(), 1, NO_IDS, False)
+    assert ended == [True]
+    assert [point["count"] for point in points(reader)] == [4]
+
+
 def test_series_that_other_threads_add_do_not_disturb_the_search_for_one() -> None:
     known: dict[object, SimpleNamespace] = {}
 
