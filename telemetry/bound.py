@@ -419,13 +419,14 @@ def keep_views_away(meter_provider: MeterProvider, reader: MetricReader) -> None
 def begin_anew(meter_provider: MeterProvider) -> None:
     """Let the sums begin at zero in a forked child: those from before the fork are its parent's, who tells of them.
 
-    The windows stay. No lock is taken: a thread of the parent may have held it.
+    What our own reader keeps stays: the windows, and the cache figures since the start. No lock is taken, and no old one is
+    left: a thread of the parent may have held it.
     """
     try:
         consumer: Any = meter_provider._measurement_consumer  # type: ignore[attr-defined]
         consumer._lock = threading.Lock()
         consumer._reader_storages = {
-            reader: storage if isinstance(reader, PerformanceMetricReader) else _empty(storage)
+            reader: _unlocked(reader, storage) if isinstance(reader, PerformanceMetricReader) else _empty(storage)
             for reader, storage in consumer._reader_storages.items()
         }
     except (AttributeError, TypeError) as error:
@@ -436,3 +437,16 @@ def _empty(storage: Any) -> Any:
     made = copy.copy(storage)
     made._lock, made._instrument_view_instrument_matches = threading.RLock(), {}
     return made
+
+
+def _unlocked(reader: PerformanceMetricReader, storage: Any) -> Any:
+    reader.unlock()
+    storage._lock = threading.RLock()
+    for matches in storage._instrument_view_instrument_matches.values():
+        for match in matches:
+            match._lock = threading.Lock()
+            for aggregation in match._attributes_aggregation.values():
+                aggregation._lock = threading.Lock()
+                if hasattr(aggregation._reservoir, "_lock"):
+                    aggregation._reservoir._lock = threading.Lock()
+    return storage

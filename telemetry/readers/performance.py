@@ -25,7 +25,7 @@ class PerformanceMetricReader(MetricReader):
     def __init__(self, store: WindowStore) -> None:
         super().__init__(preferred_aggregation={Histogram: WindowAggregation(store)}, **_LIMITS)
         self.store = store
-        self._lock = threading.Lock()
+        self.unlock()
         self._data: MetricsData | None = None
         self._registered = True
 
@@ -54,6 +54,10 @@ class PerformanceMetricReader(MetricReader):
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> None:  # noqa: ARG002
         self._data = metrics_data
+
+    def unlock(self) -> None:
+        """Wait for nobody: at first, and in a forked child, whose parent's threads are not there to go on."""
+        self._lock = threading.Lock()
 
     def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002
         """Collect a last time, then stop collecting."""

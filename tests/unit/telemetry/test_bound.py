@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -626,3 +628,44 @@ def test_without_that_seam_views_apply_and_nothing_fails(caplog: pytest.LogCaptu
     with caplog.at_level("INFO"):
         bound.keep_views_away(object(), InMemoryMetricReader())  # type: ignore[arg-type]
     assert "views of this meter provider apply" in caplog.text
+
+
+def locks_of(provider: MeterProvider) -> Iterator[Any]:
+    """Return the locks that a thread may hold which records or collects."""
+    consumer: Any = provider._measurement_consumer
+    yield consumer._lock
+    for reader, storage in consumer._reader_storages.items():
+        yield reader._lock
+        yield storage._lock
+        for matches in storage._instrument_view_instrument_matches.values():
+            for match in matches:
+                yield match._lock
+                for aggregation in match._attributes_aggregation.values():
+                    yield aggregation._lock
+                    if aggregation._reservoir is not None:
+                        yield aggregation._reservoir._lock
+
+
+def test_a_forked_child_keeps_its_windows_and_waits_for_no_thread_of_its_parent() -> None:
+    provider = MeterProvider(exemplar_filter=AlwaysOnExemplarFilter(), shutdown_on_exit=False)
+    metrics = PerformanceMetrics(meter_provider=provider)
+    metrics.record_endpoint_latency("GET /", 0.25)
+    metrics.record_cache_hit()
+    metrics.snapshot()
+    found = []
+
+    def serve() -> None:  # the thread that has forked: the only one that the child has
+        metrics.record_endpoint_latency("GET /", 0.5)
+        metrics.record_endpoint_latency("GET /new", 1)
+        metrics.record_cache_hit()
+        found.append(metrics.snapshot())
+
+    with ExitStack() as held:
+        for lock in locks_of(provider):
+            held.enter_context(lock)
+        bound.begin_anew(provider)
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        thread.join(5)
+    assert [body["cache"]["hits"] for body in found] == [2]
+    assert metrics.endpoint_latencies == {"GET /": [0.25, 0.5], "GET /new": [1]}
