@@ -25,6 +25,7 @@ from opentelemetry.sdk.metrics import (
     ExemplarFilter,
     Histogram,
     MeterProvider,
+    SimpleFixedSizeExemplarReservoir,
     TraceBasedExemplarFilter,
 )
 from opentelemetry.sdk.metrics._internal._view_instrument_match import _ViewInstrumentMatch
@@ -86,6 +87,10 @@ VIEWS: dict[str, list[View]] = {
     "no view": [],
     "other boundaries": [View(instrument_name=NAME, aggregation=ExplicitBucketHistogramAggregation((1, 2)))],
     "fewer attributes": [View(instrument_name=NAME, attribute_keys={"http.route"})],
+    "no boundaries": [View(instrument_name=NAME, aggregation=ExplicitBucketHistogramAggregation((), False))],
+    "other reservoir": [
+        View(instrument_name=NAME, exemplar_reservoir_factory=lambda _: lambda **_: SimpleFixedSizeExemplarReservoir(2))
+    ],
     "exponential": [View(instrument_name=NAME, aggregation=ExponentialBucketHistogramAggregation())],
     "dropped": [View(instrument_name=NAME, aggregation=DropAggregation())],
     "twice": [View(instrument_name=NAME), View(instrument_name=NAME, name="other")],
@@ -95,7 +100,7 @@ VIEWS: dict[str, list[View]] = {
 @pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
 @pytest.mark.parametrize("many", [True, False])
 @pytest.mark.parametrize("view", VIEWS)
-@settings(max_examples=50)  # 24 times
+@settings(max_examples=50)  # 32 times
 @given(first=durations_ns, second=durations_ns)
 @example(first=[4_000_000, 200_000_000, 1_500_000_000], second=[100_000, 20_000_000_000])
 def test_other_readers_see_the_points_of_the_public_api(
@@ -220,6 +225,26 @@ def test_a_reader_that_is_added_just_when_a_series_is_bound_leaves_it_bound(
     assert len(series._batches) == 2
 
 
+def test_a_reader_that_goes_just_when_a_series_is_bound_leaves_it_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, gone = InMemoryMetricReader(), InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider.add_metric_reader(gone)
+    histogram = provider.get_meter("test").create_histogram(NAME)
+    series = BoundHistogram(histogram, ATTRIBUTES)
+    record = type(histogram).record
+
+    def meanwhile(*args: Any) -> None:
+        monkeypatch.undo()
+        provider.remove_metric_reader(gone)
+        record(*args)
+
+    monkeypatch.setattr(type(histogram), "record", meanwhile)
+    for _ in range(3):
+        series.record(1, Context(), 1, NO_IDS, False)
+    assert [point["count"] for point in points(reader)] == [3]
+    assert len(series._batches) == 1
+
+
 @pytest.mark.parametrize("gone", ["_reader_storages", "_sdk_config"])
 def test_without_the_seam_the_public_api_is_used(gone: str) -> None:
     reader = InMemoryMetricReader()
@@ -276,8 +301,10 @@ def exemplars(reader: InMemoryMetricReader) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("chosen", [TraceBasedExemplarFilter(), AlwaysOnExemplarFilter(), AlwaysOffExemplarFilter()])
-@pytest.mark.parametrize("view", ["no view", "other boundaries", "fewer attributes", "twice", "exponential"])
-@settings(max_examples=20)  # 15 times
+@pytest.mark.parametrize(
+    "view", ["no view", "other boundaries", "fewer attributes", "twice", "other reservoir", "exponential"]
+)
+@settings(max_examples=20)  # 18 times
 @given(batches=st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=70), max_size=3))
 @example(batches=[[(0, True)] * 70, [], [(3, False), (3, True), (3, False)]])
 def test_exemplars_are_those_of_the_public_api(
@@ -291,7 +318,7 @@ def test_exemplars_are_those_of_the_public_api(
         for reader in (ours, reference)
     ]
     series = BoundHistogram(histograms[0], ATTRIBUTES)
-    random.seed(0)  # exponential histograms keep some of the values, by chance
+    random.seed(0)  # the reservoirs of some keep some of the values, by chance
     series.record(0, Context(), 1, NO_IDS, False)
     histograms[1].record(0, ATTRIBUTES, Context())
     for number, batch in enumerate(batches):
