@@ -381,7 +381,7 @@ def _is_sampled() -> bool:
 
 
 class _Passing:
-    """Stands for the aggregations of a match that throws them away with each collection: each value looks for its own there."""
+    """Stands for the aggregations of a match that has none for good: each value looks for its own there."""
 
     def __init__(self, match: Any) -> None:
         self.aggregate = match.consume_measurement
@@ -392,11 +392,13 @@ def _throws_away(match: Any) -> bool:
     return bool(getattr(match, "_reset_on_collect", False))
 
 
-def _find(match: Any, attributes: Mapping[str, Any]) -> list[_Aggregation[Any]]:
+def _find(match: Any, attributes: Mapping[str, Any]) -> Sequence[_Aggregation[Any] | _Passing]:
     keys = match._view._attribute_keys
     wanted = attributes if keys is None else {key: value for key, value in attributes.items() if key in keys}
     known = list(match._attributes_aggregation.values())  # a copy: other threads add series meanwhile
     found = [aggregation for aggregation in known if aggregation._attributes == wanted]
+    if not found and len(known) > getattr(match, "_cardinality_limit", len(known)):
+        return [_Passing(match)]  # beyond the limit that there is from version 1.45.2 on: the values share one point
     if len(found) != 1:
         raise LookupError(f"{len(found)} aggregations of {match._name} have the attributes {wanted}")
     return found

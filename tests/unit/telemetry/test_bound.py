@@ -569,6 +569,34 @@ def test_series_that_other_threads_add_do_not_disturb_the_search_for_one() -> No
     assert bound._find(match, {"route": "/"}) == [known["wanted"]]
 
 
+def test_series_beyond_the_limit_of_the_sdk_are_bound_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    reader = InMemoryMetricReader()
+    histogram = MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_histogram(NAME)
+    series = [BoundHistogram(histogram, {"http.route": f"/{number}"}) for number in range(2010)]
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            for each in series:
+                each.record(1, Context(), 1, NO_IDS, False)
+    assert caplog.messages == []
+    assert sum(point["count"] for point in points(reader)) == 2 * 2010  # type: ignore[misc]
+
+
+def test_a_series_beyond_the_limit_looks_for_its_point_with_each_value() -> None:
+    known = {number: SimpleNamespace(_attributes={"route": f"/{number}"}) for number in range(3)}
+    match = SimpleNamespace(
+        _attributes_aggregation=known,
+        _view=SimpleNamespace(_attribute_keys=None),
+        _name=NAME,
+        _cardinality_limit=2,
+        consume_measurement=lambda *_: None,
+    )
+    (found,) = bound._find(match, {"route": "/"})
+    assert found.aggregate is match.consume_measurement
+    match._cardinality_limit = 3
+    with pytest.raises(LookupError):
+        bound._find(match, {"route": "/"})
+
+
 @pytest.mark.parametrize("throws_away", [False, True])
 def test_deltas_are_told_in_each_collection_also_where_the_sdk_throws_aggregations_away_with_it(
     throws_away: bool, monkeypatch: pytest.MonkeyPatch
