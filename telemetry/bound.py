@@ -134,8 +134,8 @@ _FEW: Final = 8
 
 
 class _BatchedHistogram(_ExplicitBucketHistogramAggregation):
-    """The SDK's histogram, taking values in batches, at a third of the price; `_batched` makes one of an aggregation that is
-    in use. Thread-safe under the interpreter's lock, which makes appending to an array one step, and copying it another.
+    """The SDK's histogram, taking values in batches, at half of the price; `_batched` makes one of an aggregation that is in
+    use. Thread-safe under the interpreter's lock, which makes appending to an array one step, and copying it another.
     """
 
     pending: array[float]

@@ -69,7 +69,7 @@ class PerformanceMetricReader(MetricReader):
 
 
 _MOST_SERIES: Final = 20_000
-"""More than anything here makes: how many routes have a window is `max_routes`, whatever their methods, statuses and errors."""
+"""Of one instrument: twice as many as requests make. Each may lead to a window, whose number is bounded by `max_routes`."""
 _TAKES_LIMITS: Final = "cardinality_limits" in inspect.signature(MetricReader.__init__).parameters  # from SDK 1.45.2 on
 _LIMITS: Final[dict[str, Any]] = {"cardinality_limits": {Histogram: _MOST_SERIES}} if _TAKES_LIMITS else {}
 
