@@ -274,6 +274,22 @@ def test_an_exception_where_nobody_listens_is_counted_and_not_written_down(
     assert TellingError.written == 0
 
 
+def test_a_span_that_was_looked_at_where_nobody_listens_ends_with_the_exception(instrumented: Instrumented) -> None:
+    kept: list[Any] = []
+
+    def view() -> str:
+        kept.append(trace.get_current_span())
+        assert kept[0].is_recording()
+        raise LookupError("no such film")
+
+    assert instrumented(app_of(view)).test_client().get("/").status_code == 500
+    (span,) = kept
+    assert not span.is_recording()
+    assert span.end_time is not None
+    assert [event.name for event in span.events] == ["exception"]
+    assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, "LookupError")
+
+
 class Recorder(SpanProcessor):
     """Somebody's own processor."""
 
@@ -386,11 +402,29 @@ def test_queries_of_a_streamed_body_and_of_a_thread_are_exported_with_their_requ
     assert all(span.parent == server for span in queries)
 
 
-def test_exemplars_lead_to_spans_that_were_exported(instrumented: Instrumented, backend: Backend) -> None:
+@pytest.mark.parametrize(
+    ("metric_name", "query_count"),
+    [
+        ("http.server.request.duration", 0),
+        ("db.client.operation.duration", 1),
+        ("db.client.operation.duration", MAX_PENDING_QUERIES),  # recorded while the request goes on
+    ],
+)
+def test_exemplars_lead_to_spans_that_were_exported(
+    metric_name: str, query_count: int, instrumented: Instrumented, backend: Backend
+) -> None:
+    def view() -> str:
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            for _ in range(query_count):
+                connection.execute("SELECT 1")
+        return "ok"
+
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
-    client = instrumented(app_of(lambda: "ok"), tracer_provider=backend.provider, meter_provider=meters).test_client()
-    for _ in range(3):
+    client = instrumented(app_of(view), tracer_provider=backend.provider, meter_provider=meters).test_client()
+    client.get("/")
+    reader.get_metrics_data()  # those of the public API, which the first of a series goes through
+    for _ in range(2):
         client.get("/")
     data = reader.get_metrics_data()
     assert data is not None
@@ -399,12 +433,13 @@ def test_exemplars_lead_to_spans_that_were_exported(instrumented: Instrumented, 
         for resource in data.resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
-        if metric.name == "http.server.request.duration"
+        if metric.name == metric_name
         for point in metric.data.data_points
         if isinstance(point, HistogramDataPoint)
         for exemplar in point.exemplars
     }
-    exported = {(span.context.trace_id, span.context.span_id) for span in backend.spans() if span.context}
+    servers = [span.context for span in backend.spans() if span.name == "GET /"]
+    exported = {(context.trace_id, context.span_id) for context in servers if context}
     assert exemplars
     assert exemplars <= exported
 
