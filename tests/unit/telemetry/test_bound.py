@@ -702,7 +702,7 @@ def locks_of(provider: MeterProvider) -> Iterator[Any]:
 
 
 def test_a_forked_child_keeps_its_windows_and_waits_for_no_thread_of_its_parent() -> None:
-    provider = MeterProvider(exemplar_filter=AlwaysOnExemplarFilter(), shutdown_on_exit=False)
+    provider = MeterProvider([InMemoryMetricReader()], exemplar_filter=AlwaysOnExemplarFilter(), shutdown_on_exit=False)
     metrics = PerformanceMetrics(meter_provider=provider)
     metrics.record_endpoint_latency("GET /", 0.25)
     metrics.record_cache_hit()
