@@ -14,7 +14,7 @@ from flask import Flask
 
 from telemetry import pipeline, source
 from telemetry.admin import create_blueprint, guard
-from telemetry.admin.routes import METRICS
+from telemetry.admin.routes import METRICS_PATH
 from telemetry.errors import InstrumentationError, SettingsError
 from telemetry.exporters import registry
 from telemetry.instrumentation import sqlite
@@ -220,10 +220,10 @@ def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[st
             "instrument(app) must be called before the app's first request (or with the setting admin=False), "
             f"got {app.name!r}, which has answered one"
         ) from error
-    pages = [rule.endpoint for rule in app.url_map.iter_rules() if rule.rule == METRICS]
+    pages = [rule.endpoint for rule in app.url_map.iter_rules() if rule.rule == METRICS_PATH]
     if len(pages) > 1 and f"{ADMIN_BLUEPRINT}.metrics" in pages:
         _log.warning(
-            "the page %s of the exporter prometheus can't be reached: %s has one of its own", METRICS, app.name
+            "the page %s of the exporter prometheus can't be reached: %s has one of its own", METRICS_PATH, app.name
         )
 
 

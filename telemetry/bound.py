@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import operator
 import threading
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ class _Measurement:
         self.context = context
 
 
-class _Bound:
+class _Bound(ABC):
     """One series of an instrument. Thread-safe, as far as the SDK's own aggregations are."""
 
     __slots__ = ("_adds", "_consumer", "_filter_kind", "_instrument", "_others", "_storages", "attributes")
@@ -119,9 +120,23 @@ class _Bound:
         self._sort_others()
         self._storages = storages  # last: from here on, other threads take this series for bound
 
+    @abstractmethod
     def _sort_others(self) -> None:
         """Find out how each of the others takes its values."""
-        raise NotImplementedError
+
+    def _aggregate(
+        self,
+        aggregations: Sequence[_Aggregation[Any]],
+        value: float,
+        time_unix_nano: int,
+        context: Context,
+        sampled: bool,
+    ) -> None:
+        """Give `value` to `aggregations` as the SDK does, as an exemplar where the filter wants it."""
+        one = _Measurement(value, time_unix_nano, self.attributes, context)
+        offered = self.offers(value, time_unix_nano, context, sampled)
+        for aggregation in aggregations:
+            aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
 
 
 Ids = tuple[int, int]
@@ -284,7 +299,7 @@ class BoundHistogram(_Bound):
             if len(pending) >= _BATCH:
                 batched.take_unless_busy()
         if self._single:
-            self._record_singly((value,), context, time_unix_nano, sampled)
+            self._aggregate(self._single, value, time_unix_nano, context, sampled)
 
     def record_many(
         self, durations_ns: Sequence[int], context: Context, time_unix_nano: int, ids: Ids, sampled: bool
@@ -316,16 +331,8 @@ class BoundHistogram(_Bound):
             if sampled and self._gives_exemplars:
                 batched.offer(max(durations_ns) / 1e9, time_unix_nano, self.attributes, ids)
         if self._single:
-            durations_s = [duration_ns / 1e9 for duration_ns in durations_ns]
-            self._record_singly(durations_s, context, time_unix_nano, sampled)
-
-    def _record_singly(self, values: Sequence[float], context: Context, time_unix_nano: int, sampled: bool) -> None:
-        """Record `values` where the aggregation or the exemplar filter wants to see each of them."""
-        for value in values:
-            one = _Measurement(value, time_unix_nano, self.attributes, context)
-            offered = self.offers(value, time_unix_nano, context, sampled)
-            for aggregation in self._single:
-                aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
+            for duration_ns in durations_ns:
+                self._aggregate(self._single, duration_ns / 1e9, time_unix_nano, context, sampled)
 
     def _sort_others(self) -> None:
         self._gives_exemplars = self._filter_kind is TraceBasedExemplarFilter
@@ -357,18 +364,11 @@ class BoundCounter(_Bound):
         record = serving.get()
         sampled = (record is None or record.eager or record.exported) and _is_sampled()
         if sampled or not self._sums:
-            self._offer(amount, sampled)
+            self._aggregate(self._others, amount, time_ns(), get_current(), sampled)
             return
         for aggregation in self._sums:
             with aggregation._lock:
                 aggregation._value = (aggregation._value or 0) + amount
-
-    def _offer(self, amount: int, sampled: bool) -> None:
-        context, now = get_current(), time_ns()
-        one = _Measurement(amount, now, self.attributes, context)
-        offered = self.offers(amount, now, context, sampled)
-        for aggregation in self._others:
-            aggregation.aggregate(one, offered)  # type: ignore[arg-type]  # the stand-in has what is read
 
     def _sort_others(self) -> None:
         is_plain = self._filter_kind in (TraceBasedExemplarFilter, AlwaysOffExemplarFilter)

@@ -36,7 +36,8 @@ def listed(admin: Admin) -> Response:
 
 def one(admin: Admin, trace_id: str) -> Response:
     """Answer with all that is known of one request."""
-    kept, reader = find(admin.reader, trace_id), admin.reader
+    reader = admin.reader
+    kept = find(reader, trace_id)
     return not_kept(trace_id) if kept is None else answers.json(reader.detail(kept, reader.analyse(kept)))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from telemetry.exporters.status import Exporting
 
 Look = Callable[[], Sequence["Exporting"]]
-METRICS: Final = "/metrics"
+METRICS_PATH: Final = "/metrics"
 _PAGES: Final = "/admin/performance"
 _REQUESTS: Final = f"{_PAGES}/requests"
 API: Final = "/api/admin/performance"
@@ -70,7 +70,7 @@ ROUTES: Final = (
     Route(f"{API}/requests/<trace_id>/plan", "performance_request_plan", "requests_api:plan"),
     Route(f"{API}/requests/<trace_id>/otlp", "performance_request_otlp", "requests_api:otlp"),
 )
-_METRICS: Final = Route(METRICS, "metrics", "exporters:metrics")
+_METRICS: Final = Route(METRICS_PATH, "metrics", "exporters:metrics")
 
 
 def add_routes(blueprint: Blueprint, admin: Admin) -> None:

@@ -51,6 +51,12 @@ def test_this_version_of_the_sdk_has_been_checked() -> None:
     assert opentelemetry.sdk.version.__version__ in CHECKED_WITH
 
 
+def bound_for(reader: InMemoryMetricReader) -> BoundHistogram:
+    """Return a series of a provider with that reader."""
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    return BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+
+
 def points(reader: InMemoryMetricReader) -> list[dict[str, object]]:
     data = reader.get_metrics_data()
     if data is None:
@@ -278,8 +284,7 @@ def test_an_instrument_that_is_not_the_sdks_is_recorded_through_its_api() -> Non
 
 def test_an_aggregation_that_can_t_be_found_means_the_public_api(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
 
     def lost(*_: object) -> None:
         raise LookupError("moved")
@@ -337,8 +342,7 @@ def test_exemplars_are_those_of_the_public_api(
 @pytest.mark.parametrize("number", [1, 5, 20])
 def test_of_many_queries_the_longest_is_the_exemplar(number: int) -> None:
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
     series.record(0, Context(), 1, NO_IDS, False)
     series.record_many([at * 10**9 for at in range(number, 0, -1)], Context(), 1, (5, 7), True)
     assert exemplars(reader) == [(NAME, number, 5, 7, {})]
@@ -414,8 +418,7 @@ def test_what_is_pending_is_bounded(at_once: int) -> None:
 @pytest.mark.parametrize("at_once", [1, 3, 20])
 def test_threads_and_a_collector_lose_no_value(at_once: int) -> None:
     reader = InMemoryMetricReader({Histogram: AggregationTemporality.DELTA})
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
     series.record(1, Context(), 1, NO_IDS, False)
 
     def record() -> None:
@@ -494,8 +497,7 @@ def test_values_that_come_while_others_are_taken_hurt_nothing(meanwhile: str, at
 @pytest.mark.parametrize("at_once", [1, 8, 40])
 def test_nobody_waits_for_who_aggregates(at_once: int) -> None:
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
     series.record(1, Context(), 1, NO_IDS, False)
     (batched,) = series._batches
     with batched._lock:  # which the thread that records may hold itself, where it collects garbage meanwhile
@@ -508,8 +510,7 @@ def test_a_value_that_is_recorded_while_another_thread_binds_the_series_is_not_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
     batched = bound._batched
 
     def meanwhile(aggregation: bound._Aggregation[object]) -> bound._BatchedHistogram | None:
@@ -528,8 +529,7 @@ def test_threads_that_bind_one_series_at_once_neither_wait_for_each_other_nor_lo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
     used = bound._used
     ended: list[bool] = []
 
@@ -637,8 +637,7 @@ def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monke
 
     monkeypatch.setattr(bound._BatchedHistogram, "begin", slotted)
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
     for _ in range(3):
         series.record(1, Context(), 1, NO_IDS, False)
     series.record_many([1, 2], Context(), 1, NO_IDS, False)
@@ -660,8 +659,7 @@ def test_a_histogram_that_lacks_a_part_which_batches_need_takes_one_value_after_
 
     monkeypatch.setattr(bound, "_batched", without)
     reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    series = BoundHistogram(provider.get_meter("test").create_histogram(NAME), ATTRIBUTES)
+    series = bound_for(reader)
     for _ in range(3):
         series.record(1, Context(), 1, NO_IDS, False)
     series.record_many([1, 2], Context(), 1, NO_IDS, False)
