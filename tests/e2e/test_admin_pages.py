@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from urllib.request import urlopen
 
@@ -413,25 +414,24 @@ def test_a_server_that_is_gone_gets_a_quiet_word_and_is_resumed(overview, shop, 
     shop.visit("/")
     page = overview()
     page.clock.install()
+    page.clock.pause_at(datetime.now() + timedelta(minutes=1))
     page.goto(OVERVIEW)
     expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
     shop.stop()
     try:
         for wait_s in (4, 8, 16):
             page.clock.fast_forward(60_000)
-            soon = "|".join(str(wait_s - passed) for passed in range(3))
-            expect(page.locator("#pulse-word")).to_have_text(
-                re.compile(rf"^no answer from the server · again in ({soon}) s$")
-            )
+            expect(page.locator("#pulse-word")).to_have_text(f"no answer from the server · again in {wait_s} s")
         expect(page.locator("#announcer")).to_have_text("No answer from the server")
         assert rows(page) == ["GET /"]
     finally:
         shop.start()
     shop.visit("/item/5")
+    page.clock.resume()
     page.clock.fast_forward(60_000)
     expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
     expect(page.locator("#routes tbody tr")).to_have_count(2)
-    assert all(re.search("ERR_CONNECTION_REFUSED|Failed to fetch", said) for said in watched.complaints)
+    assert all(re.search("net::ERR_|Failed to fetch", said) for said in watched.complaints)
     watched.complaints.clear()
 
 
