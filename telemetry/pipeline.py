@@ -11,9 +11,11 @@ import time
 import uuid
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import metrics, trace
+from opentelemetry.environment_variables import OTEL_PYTHON_METER_PROVIDER, OTEL_PYTHON_TRACER_PROVIDER
 from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 _lock = threading.Lock()
 _exporting: weakref.WeakKeyDictionary[object, dict[object, Any]] = weakref.WeakKeyDictionary()
 """By provider, what each exporter that was added to it has made."""
+_GROUPS: Final = {
+    OTEL_PYTHON_TRACER_PROVIDER: "opentelemetry_tracer_provider",
+    OTEL_PYTHON_METER_PROVIDER: "opentelemetry_meter_provider",
+}
+"""By the variable that may name a provider, the entry points among which it is looked for."""
 
 
 class _MeterProvider(MeterProvider):
@@ -63,6 +70,7 @@ class _MeterProvider(MeterProvider):
 def meter_provider(service_name: str, service_version: str | None = None) -> metrics.MeterProvider:
     """Return the process's meter provider; where the app has set none, make one and set it."""
     with _lock:
+        _check_names()
         known = metrics.get_meter_provider()
         if _is_set(known):
             return known
@@ -102,6 +110,7 @@ def end(provider: metrics.MeterProvider) -> None:
 def tracer_provider(service_name: str, service_version: str | None = None) -> trace.TracerProvider:
     """Return the process's tracer provider; where the app has set none, make one and set it."""
     with _lock:
+        _check_names()
         known = trace.get_tracer_provider()
         if _is_set(known):
             return known
@@ -112,8 +121,17 @@ def tracer_provider(service_name: str, service_version: str | None = None) -> tr
         return made
 
 
+def _check_names() -> None:
+    """Raise `SettingsError` where a variable names a provider that is not there: looking for it would log a traceback."""
+    for variable in _GROUPS.keys() & os.environ.keys():
+        name, known = os.environ[variable], entry_points(group=_GROUPS[variable]).names
+        if name not in known:
+            raise SettingsError(f"{variable} must be one of {', '.join(sorted(known))}, got {name!r}")
+
+
 def check() -> None:
-    """Raise `SettingsError` where the SDK can't use a variable of its own: it says so when a provider is made."""
+    """Raise `SettingsError` where OpenTelemetry can't use a variable of its own: it says so when a provider is made."""
+    _check_names()
     try:
         SpanLimits()
     except ValueError as error:

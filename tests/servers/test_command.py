@@ -68,7 +68,14 @@ def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_
 
 
 @pytest.mark.parametrize(
-    "variable", ["OTEL_PROPAGATORS", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT"]
+    "variable",
+    [
+        "OTEL_PROPAGATORS",
+        "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+        "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+        "OTEL_PYTHON_TRACER_PROVIDER",
+        "OTEL_PYTHON_METER_PROVIDER",
+    ],
 )
 def test_a_variable_that_opentelemetry_cannot_use_is_one_line_that_names_it(folder, variable):
     done = subprocess.run(

@@ -278,7 +278,15 @@ def test_the_sdk_can_be_switched_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("figures", ["None", "PerformanceMetrics()"])
-@pytest.mark.parametrize("variable", ["OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_METRICS_EXEMPLAR_FILTER"])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+        "OTEL_METRICS_EXEMPLAR_FILTER",
+        "OTEL_PYTHON_METER_PROVIDER",
+        "OTEL_PYTHON_TRACER_PROVIDER",
+    ],
+)
 def test_a_variable_that_opentelemetry_can_not_use_is_a_wrong_setting(
     tmp_path: Path, variable: str, figures: str
 ) -> None:
