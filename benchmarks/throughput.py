@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import statistics
 import subprocess
 from collections import defaultdict
 from contextlib import AbstractContextManager, ExitStack
@@ -17,7 +18,8 @@ from benchmarks.report import Grid, Report, Verdict, quartiles, spread
 from benchmarks.servers import VideoServerLoader, serving
 
 ROUNDS = 9
-SECONDS = 3
+TURNS = 3
+SECONDS = 1
 WORKERS = (1, 2)
 CONNECTIONS = 8
 THREADS = 4
@@ -28,33 +30,39 @@ Samples = dict[tuple[int, str, bool], list[float]]
 
 
 def run(plan: Plan) -> Report:
-    """Load both servers in turn, in each round in the other order."""
+    """Load both servers in turn, second by second; each round starts both anew.
+
+    Two processes of one server differ by up to a tenth for as long as they live, so that one pair alone would tell little.
+    """
     report = Report("Throughput of the video server")
     wrk = shutil.which("wrk")
     if wrk is None:
         report.notes.append("left out: `wrk` is not installed (Debian's package wrk)")
         return report
     samples: Samples = defaultdict(list)
-    rounds, seconds = plan.rounds_or(ROUNDS), 1 if plan.quick else SECONDS
+    rounds, turns = plan.rounds_or(ROUNDS), 1 if plan.quick else TURNS
     with Progress(console=plan.console, transient=True) as progress:
-        task = progress.add_task("throughput", total=rounds * len(WORKERS) * len(PATHS) * 2)
+        task = progress.add_task("throughput", total=rounds * len(WORKERS) * len(PATHS) * turns * 2)
         for workers in WORKERS:
-            with ExitStack() as stack:
-                ports = {
-                    telemetry: stack.enter_context(_video_server(telemetry, workers)) for telemetry in (False, True)
-                }
-                for port in ports.values():
-                    _warm_up(port)
-                for at in range(rounds):
+            for _ in range(rounds):
+                with ExitStack() as stack:
+                    ports = {
+                        telemetry: stack.enter_context(_video_server(telemetry, workers)) for telemetry in (False, True)
+                    }
+                    for port in ports.values():
+                        _warm_up(port)
                     for shown, path in PATHS.items():
-                        for telemetry in sorted(ports, reverse=at % 2 == 1):
-                            measured = _requests_per_s(wrk, ports[telemetry], path, seconds)
-                            samples[workers, shown, telemetry].append(measured)
-                            progress.advance(task)
+                        measured: dict[bool, list[float]] = {telemetry: [] for telemetry in ports}
+                        for turn in range(turns):
+                            for telemetry in sorted(ports, reverse=turn % 2 == 1):
+                                measured[telemetry].append(_requests_per_s(wrk, ports[telemetry], path))
+                                progress.advance(task)
+                        for telemetry, each in measured.items():
+                            samples[workers, shown, telemetry].append(statistics.median(each))
     report.grids.append(_grid(samples))
     report.verdicts = verdicts(samples)
     report.notes.append(
-        f"wrk with 1 thread and {CONNECTIONS} connections on the same machine, {SECONDS} s a measurement"
+        f"wrk with 1 thread and {CONNECTIONS} connections on the same machine; of each round the median of {TURNS} seconds"
     )
     report.samples = [
         {"workers": workers, "path": path, "telemetry": telemetry, "requests_per_s": values}
@@ -83,8 +91,8 @@ def _warm_up(port: int) -> None:
                 answer.read()
 
 
-def _requests_per_s(wrk: str, port: int, path: str, seconds: int) -> float:
-    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://127.0.0.1:{port}{path}"]
+def _requests_per_s(wrk: str, port: int, path: str) -> float:
+    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", f"http://127.0.0.1:{port}{path}"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(said)
