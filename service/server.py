@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -158,12 +158,18 @@ def _keep_interrupts_from_workers() -> None:
     """
     resource_tracker.ensure_running()  # its start, which the first worker's would be, lets the signal through again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGTERM, _leave)  # until Granian listens to it
+    server = threading.get_ident()
 
     def wait() -> None:
         signal.sigwait({signal.SIGINT})
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pthread_kill(server, signal.SIGTERM)  # a thread that waits is woken by its own signals alone
 
     threading.Thread(target=wait, name="interrupt", daemon=True).start()
+
+
+def _leave(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def run(settings: Settings) -> None:

@@ -67,6 +67,29 @@ def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_
     assert "Traceback" not in server.output
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_a_ctrl_c_before_granian_listens_to_signals_ends_it_quietly(folder):
+    starting = """
+import os, signal, time
+from local_video_server import main
+from service import server
+def start(*given, **named):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+server.Granian = start
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", starting, "serve", "--port", "0"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize(
     "variable",
     [
