@@ -16,7 +16,7 @@ from opentelemetry import metrics as metrics_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from telemetry import PerformanceMetrics, instrument, set_metrics, uninstrument
+from telemetry import PerformanceMetrics, instrument, locks, set_metrics, uninstrument
 from telemetry.recent import KeptRequest
 
 hypothesis_settings.register_profile("default", deadline=None, print_blob=True)
@@ -24,6 +24,13 @@ hypothesis_settings.register_profile("repeatable", deadline=None, print_blob=Tru
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _original_connect = sqlite3.connect
+
+
+@pytest.fixture(autouse=True)
+def _no_known_files() -> None:
+    """Forget the database files of other tests, which may have run the same statements in them."""
+    locks._files.clear()
+    locks._file_of.clear()
 
 
 @pytest.fixture(autouse=True)
