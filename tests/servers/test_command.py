@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -67,6 +68,18 @@ def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_
     assert "Traceback" not in server.output
 
 
+def serve_by(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Return what became of a server that Python `code` starts and that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-c", code, "serve", "--port", "0"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_a_ctrl_c_before_granian_listens_to_signals_ends_it_quietly(folder):
     starting = """
@@ -79,14 +92,7 @@ def start(*given, **named):
 server.Granian = start
 main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", starting, "serve", "--port", "0"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = serve_by(starting, folder)
     assert (done.returncode, done.stderr) == (130, "")
 
 
@@ -101,14 +107,7 @@ main()
     ],
 )
 def test_a_variable_that_opentelemetry_cannot_use_is_one_line_that_names_it(folder, variable):
-    done = subprocess.run(
-        [sys.executable, "-c", "from local_video_server import main; main()", "serve", "--port", "0"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), variable: "foo"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = serve_by("from local_video_server import main; main()", folder, **{variable: "foo"})
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"local-video-server: {variable} .*foo.*\n", done.stderr)
 
