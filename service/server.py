@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -33,6 +33,8 @@ from service.security import MAX_BODIES
 from telemetry.logs import JsonFormatter, TraceContextFilter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask
 
 # A worker that is still sending a film, or waits for a body, is ended after this long: with all around it, within 5 s.
@@ -150,34 +152,28 @@ def _outward_address(host: str) -> str:
             return "::1" if is_v6 else "127.0.0.1"
 
 
-def _keep_interrupts_from_workers() -> None:
-    """Turn a Ctrl-C, which the terminal sends to all processes, into a SIGTERM to this one alone.
+def _keep_interrupts_from_workers(tell: Callable[[], None]) -> None:
+    """Take a Ctrl-C, which the terminal sends to all processes, from all of them, and `tell` the server alone.
 
     Workers inherit what is blocked here. One that starts would end with a traceback, and one that serves is told by the server
-    as well: Granian's workers may never end after two signals at once.
+    as well: Granian's workers may never end after two signals at once. The server is told by a thread: a signal's handler is
+    not run when the signal comes just before the server waits, and waits for ever when it comes as the wait begins.
     """
     resource_tracker.ensure_running()  # its start, which the first worker's would be, lets the signal through again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGTERM, _leave)  # until Granian listens to it
-    server = threading.get_ident()
 
     def wait() -> None:
-        signal.sigwait({signal.SIGINT})
-        signal.pthread_kill(server, signal.SIGTERM)  # a thread that waits is woken by its own signals alone
+        while True:
+            signal.sigwait({signal.SIGINT})
+            tell()
 
     threading.Thread(target=wait, name="interrupt", daemon=True).start()
-
-
-def _leave(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def run(settings: Settings) -> None:
     """Serve until a signal ends it. `settings.port` is a real port."""
     multiprocessing.set_start_method("spawn", force=True)
-    if sys.platform != "win32":
-        _keep_interrupts_from_workers()
-    Granian(
+    server = Granian(
         "local-video-server",
         address=settings.host,
         port=settings.port,
@@ -187,4 +183,7 @@ def run(settings: Settings) -> None:
         workers_kill_timeout=_KILL_TIMEOUT_S,
         respawn_failed_workers=True,
         log_level=LogLevels.debug if settings.log_level == "debug" else LogLevels.error,
-    ).serve(target_loader=WorkerLoader(settings), wrap_loader=False)
+    )
+    if sys.platform != "win32":
+        _keep_interrupts_from_workers(server.signal_handler_interrupt)
+    server.serve(target_loader=WorkerLoader(settings), wrap_loader=False)

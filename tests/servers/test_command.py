@@ -83,17 +83,20 @@ def serve_by(code: str, folder: Path, **environment: str) -> subprocess.Complete
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_a_ctrl_c_before_granian_listens_to_signals_ends_it_quietly(folder):
     starting = """
-import os, signal, time
+import os, signal
 from local_video_server import main
 from service import server
-def start(*given, **named):
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(20)
-server.Granian = start
-main()
+class Granian(server.Granian):
+    def startup(self, *given):
+        os.kill(os.getpid(), signal.SIGINT)
+        super().startup(*given)
+if __name__ == "__main__":
+    server.Granian = Granian
+    main()
 """
     done = serve_by(starting, folder)
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("Stopped.\n")
 
 
 @pytest.mark.parametrize(
