@@ -65,6 +65,7 @@ def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_
         server.wait_for_output("library: ")
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.process.wait(20) in {0, 130}
+    server.stop()
     assert "Traceback" not in server.output
 
 
@@ -118,12 +119,14 @@ def test_a_variable_that_opentelemetry_cannot_use_is_one_line_that_names_it(fold
 def test_two_workers_agree_and_one_of_them_keeps_the_index(start):
     server = start("serve", "--port", "0", "--workers", "2")
     server.wait_until("/", lambda page: b"2 videos" in page)
-    assert server.output.count("2 files, 2 examined") == 1
+    server.wait_for_output("2 files, 2 examined")  # it is said after it can be seen
     media_hash = hash_of(server, "red%201%25.mp4")
     for value in (1, 5, 3, 4, 2):
         cookie = {"Cookie": "lvs_user=" + "a" * 32}
         assert server.request(f"/api/ratings/{media_hash}", "POST", {"value": value}, cookie)[0] == 201
         assert all(ratings(server, media_hash)["average"] == value for _ in range(6))
+    server.stop()
+    assert server.output.count("2 files, 2 examined") == 1
 
 
 def test_paused_players_do_not_keep_the_pages_from_being_answered(start, folder):
