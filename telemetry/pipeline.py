@@ -241,11 +241,11 @@ class _Nameless:
 
 def _end_at_exit(provider: TracerProvider | MeterProvider) -> None:
     _made.add(provider)
-    _register_shutdown()
+    _watch_end_and_forks()
 
 
 @functools.cache
-def _register_shutdown() -> None:
+def _watch_end_and_forks() -> None:
     atexit.register(shutdown)
     _end_with_multiprocessing()
     if hasattr(os, "register_at_fork"):

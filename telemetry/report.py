@@ -236,9 +236,10 @@ def _fanning_out(
         found.append(Finding("all routes", text, WARNING))
     otherwise = "No request yet."
     if database["count"]:
+        newest = "request" if database["count"] == 1 else figures.plural(database["count"], "request")
         otherwise = (
             f"Nothing: at most {figures.plural(most, 'query')} in one request, {figures.digits(database['avg_per_request'])} "
-            f"on average over the last {figures.plural(database['count'], 'request')}."
+            f"on average over the last {newest}."
         )
     rule = (
         f"From {settings.fan_out_warning} queries in one request on it is worth a look: "

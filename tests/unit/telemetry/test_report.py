@@ -77,7 +77,7 @@ def test_where_all_is_well_it_says_so_with_the_worst_figure() -> None:
     assert section(report, "slow").otherwise == "Nothing. The slowest is GET / with a p95 of 8.00 ms."
     assert section(report, "failing").otherwise == "Nothing: no request ended in an error."
     assert section(report, "fan_out").otherwise == (
-        "Nothing: at most 3 queries in one request, 3.00 on average over the last 1 request."
+        "Nothing: at most 3 queries in one request, 3.00 on average over the last request."
     )
 
 
