@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -100,8 +100,8 @@ class Group:
     more_transactions: int = 0
     """Transactions beside those, which are not known by their numbers."""
     runs_kept: list[Query] = field(default_factory=list)
-    parameters: list[object] = field(default_factory=list)
-    """For each of them what is equal where statement and parameters are."""
+    repeats: Mapping[int, int] = field(default_factory=dict)
+    """For the starts of runs whose parameters others have too, what is equal where the parameters are."""
 
     @property
     def line(self) -> SourceLine | None:
@@ -121,17 +121,31 @@ class Group:
             return False
         return code is caller or any(caller is each for each in code.co_consts)
 
-    def add(self, query: Query, parameters: object, fetch: tuple[int, int] | None = None) -> None:
-        """Add one run; equal `parameters` are of equal runs, and `fetch` is what its rows took and how many there were."""
-        sql, _, duration_ns, error_type, flags, rows, transaction = query[:7]
-        if fetch is not None:
-            duration_ns, rows = duration_ns + fetch[0], max(rows, 0) + fetch[1]
-        self._count(1, duration_ns, duration_ns, int(error_type is not None), rows, flags)
-        self.listed += statement(sql).list_size
-        if transaction:
-            self.transactions.add(transaction)
-        self.runs_kept.append(query)
-        self.parameters.append((sql, parameters))
+    @property
+    def parameters(self) -> list[object]:
+        """For each of `runs_kept` what is equal where statement and parameters are."""
+        return [(query[0], self.repeats.get(query[1], query[1])) for query in self.runs_kept]
+
+    def sum_up(self, fetches: Mapping[int, tuple[int, int]]) -> None:
+        """Count `runs_kept`; `fetches` are of queries by their starts what their rows took and how many there were."""
+        runs = self.runs_kept
+        durations_ns, rows = [query[2] for query in runs], [query[5] for query in runs]
+        if fetches:
+            for at, query in enumerate(runs):
+                fetch = fetches.get(query[1])
+                if fetch is not None:
+                    durations_ns[at] += fetch[0]
+                    rows[at] = max(rows[at], 0) + fetch[1]
+        flags = 0
+        for each in {query[4] for query in runs}:
+            flags |= each
+        errors, known_rows = sum([query[3] is not None for query in runs]), [number for number in rows if number >= 0]
+        of_all = sum(known_rows) if known_rows else -1
+        self._count(len(runs), sum(durations_ns), max(durations_ns), errors, of_all, flags)
+        of_statements = Counter([query[0] for query in runs])
+        self.listed = sum([statement(sql).list_size * number for sql, number in of_statements.items()])
+        self.transactions = {query[6] for query in runs if query[6]}
+        self.distinct = len(set(self.parameters)) if self.repeats else len(runs)
 
     def _count(self, runs: int, duration_ns: int, longest_ns: int, errors: int, rows: int, flags: int) -> None:
         self.runs += runs
@@ -162,15 +176,20 @@ class Finding(NamedTuple):
     """A verdict or a remark on one group, or on the request as a whole."""
 
     kind: str
-    text: str
-    """What is the matter, with the evidence, as a sentence."""
-    mend: str
+    tell: Callable[[], str]
+    """Writes `text`: of most requests nobody reads more than the verdict."""
+    mend: str = ""
     """What would help; empty where nothing has to."""
     group: Group | None = None
     feeder: Group | None = None
     """The query whose rows the group runs for, where it can be told."""
     of_all_callers: int = 0
     """How often the line ran it, where that is more often than the group's caller did."""
+
+    @property
+    def text(self) -> str:
+        """What is the matter, with the evidence, as a sentence."""
+        return self.tell()
 
     @property
     def is_warning(self) -> bool:
@@ -268,11 +287,16 @@ def group(kept: KeptRequest) -> list[Group]:
         return found
 
     if kept.sums is None:
-        equal = kept.repeats or {}
+        alike: dict[tuple[object, ...], Group] = {}  # by statement and place as they are, which is quicker told
         for at, query in enumerate(kept.queries):
-            of(query[0], query[7:], at).add(query, equal.get(query[1], query[1]), kept.fetches.get(query[1]))
+            place = (query[0], id(query[7]), query[8], id(query[9]), query[10])
+            known = alike.get(place)
+            if known is None:
+                known = alike[place] = of(query[0], query[7:], at)
+            known.runs_kept.append(query)
         for found in groups.values():
-            found.distinct = len(set(found.parameters))
+            found.repeats = kept.repeats or {}
+            found.sum_up(kept.fetches)
         return list(groups.values())
     for at, each in enumerate(kept.sums):
         found = of(each.sql, each.site, at)
@@ -317,11 +341,12 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     if one.flags & SCRIPT:
         return None
     if one.flags & MANY:
-        return Finding(BULK, f"{_ran(one)}{_rows(one)}, by executemany", "", one) if one.runs < repeats else None
+        by_many = Finding(BULK, lambda: f"{_ran(one)}{_rows(one)}, by executemany", group=one)
+        return by_many if one.runs < repeats else None
     if one.runs < repeats:
         return None
     if one.errors >= one.runs - 1:
-        return Finding(RETRIES, f"{_ran(one)}, {one.errors} of them failed: it was tried again", "", one)
+        return Finding(RETRIES, lambda: f"{_ran(one)}, {one.errors} of them failed: it was tried again", group=one)
     if one.statement.writes:
         return _chunks(one) if _is_in_chunks(one) else _write_loop(one)
     if not one.statement.reads:
@@ -330,7 +355,8 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
         return None if _may_have_changed(one, groups) else _same_again(one)
     feeder = _feeder(one, groups)
     if _is_paging(one, feeder):
-        return Finding(PAGING, f"{_ran(one)}, each for another part of {one.statement.table or 'the rows'}", "", one)
+        part = f"each for another part of {one.statement.table or 'the rows'}"
+        return Finding(PAGING, lambda: f"{_ran(one)}, {part}", group=one)
     return _n_plus_one(one, feeder)
 
 
@@ -345,9 +371,9 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
         if each.statement.reads and is_one_query and not each.errors and id(each) not in told:
             of_lines.setdefault(_line_of(each), []).append(each)
     for alike in of_lines.values():
-        runs = Counter(parameters for each in alike for parameters in each.parameters)
-        if len(alike) < 2 or not runs:
+        if len(alike) < 2 or not alike[0].repeats:
             continue
+        runs = Counter(parameters for each in alike for parameters in each.parameters)
         most, number = runs.most_common(1)[0]
         if number < repeats:
             continue
@@ -356,11 +382,10 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
         for each in alike:
             same = [query for query, asked in zip(each.runs_kept, each.parameters, strict=True) if asked == most]
             places += bool(same)
-            for query in same:
-                together.add(query, most)
+            together.runs_kept += same
+        together.sum_up({})
         if not _may_have_changed(together, groups):
-            place = f"at {together.line}, called from {places} places" if together.line else ""
-            yield _same_again(together, place)._replace(group=alike[0], of_all_callers=number)
+            yield _same_again(together, places)._replace(group=alike[0], of_all_callers=number)
 
 
 def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
@@ -375,21 +400,29 @@ def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
     return len(seen) * 2 > one.runs
 
 
-def _same_again(one: Group, place: str = "") -> Finding:
-    ran = _ran(one, place)
+def _same_again(one: Group, places: int = 0) -> Finding:
+    def ran() -> str:
+        return _ran(one, f"at {one.line}, called from {places} places" if places and one.line else "")
+
     if one.pauses:
-        return Finding(POLLING, f"{ran} with the same parameters, with pauses: it waited for something", "", one)
+        return Finding(
+            POLLING, lambda: f"{ran()} with the same parameters, with pauses: it waited for something", group=one
+        )
     mend = "ask once and keep the answer for the request, in flask.g or a local variable"
-    return Finding(DUPLICATES, f"{ran}, each time with the same parameters", mend, one)
+    return Finding(DUPLICATES, lambda: f"{ran()}, each time with the same parameters", mend, one)
 
 
 def _n_plus_one(one: Group, feeder: Group | None) -> Finding:
-    told = f"one statement {_ran(one)[3:]}" if _ran(one).startswith("it ") else _ran(one)
-    if one.distinct < one.runs:
-        told += f", for {one.distinct} different parameters"
-    if feeder is not None:
-        told += f". It follows the query {_at(feeder)}" if feeder.line else f". It follows {feeder.statement.text}"
-    return Finding(N_PLUS_ONE, told, _mend(one, feeder), one, feeder)
+    def tell() -> str:
+        ran = _ran(one)
+        told = f"one statement {ran[3:]}" if ran.startswith("it ") else ran
+        if one.distinct < one.runs:
+            told += f", for {one.distinct} different parameters"
+        if feeder is not None:
+            told += f". It follows the query {_at(feeder)}" if feeder.line else f". It follows {feeder.statement.text}"
+        return told
+
+    return Finding(N_PLUS_ONE, tell, _mend(one, feeder), one, feeder)
 
 
 def _mend(one: Group, feeder: Group | None) -> str:
@@ -410,11 +443,11 @@ def _write_loop(one: Group) -> Finding:
     mend = "one executemany" if verb in ("INSERT", "REPLACE") else f"one executemany, or one {verb} for all rows"
     if number > 1:
         mend += ", in one transaction: each commit waits for the disk"
-    return Finding(WRITE_LOOP, f"{_ran(one)} {where}", mend, one)
+    return Finding(WRITE_LOOP, lambda: f"{_ran(one)} {where}", mend, one)
 
 
 def _chunks(one: Group) -> Finding:
-    return Finding(CHUNKS, f"{_ran(one)}{_rows(one)}: many at a time", "", one)
+    return Finding(CHUNKS, lambda: f"{_ran(one)}{_rows(one)}: many at a time", group=one)
 
 
 def _is_in_chunks(one: Group) -> bool:
@@ -452,9 +485,8 @@ def _feeder(one: Group, groups: Sequence[Group]) -> Group | None:
 
 def full_scan(one: Group, index: str) -> Finding:
     """Return what is to be said of a statement that reads all of a table for want of an `index`, such as `tags(video_id)`."""
-    return Finding(
-        FULL_SCAN, f"{_ran(one)}, and read all of {index.partition('(')[0]} each time", f"an index on {index}", one
-    )
+    table = index.partition("(")[0]
+    return Finding(FULL_SCAN, lambda: f"{_ran(one)}, and read all of {table} each time", f"an index on {index}", one)
 
 
 def _waits(kept: KeptRequest) -> Iterator[Finding]:
@@ -464,14 +496,16 @@ def _waits(kept: KeptRequest) -> Iterator[Finding]:
         return
     holder = f", which {kept.waited_for} held" if kept.waited_for else ""
     text = f"{_ms(kept.wait_ns)} of {_ms(whole_ns)} went by waiting for the database's write lock{holder}"
-    yield Finding(LOCK_WAIT, text, "shorter write transactions: nothing slow between the first write and the commit")
+    yield Finding(
+        LOCK_WAIT, lambda: text, "shorter write transactions: nothing slow between the first write and the commit"
+    )
 
 
 def _batch(groups: Sequence[Group], queries: int, repeats: int) -> Finding | None:
     statements = len({each.statement.text for each in groups})
     if queries < repeats or statements * 2 <= queries:
         return None
-    return Finding(BATCH, f"{queries} queries of {statements} different statements: a fixed batch", "")
+    return Finding(BATCH, lambda: f"{queries} queries of {statements} different statements: a fixed batch")
 
 
 def _ran(one: Group, place: str = "") -> str:
