@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanLimits
 
     from telemetry.exporters.tail import Decision
+    from telemetry.recent import Row
 
 _BREATH_SPANS = 256
 """So many spans are encoded before other threads may run: a request should not wait for the whole batch."""
@@ -46,13 +47,21 @@ _MAX_STATEMENTS = 2048
 _INTERNAL, _SERVER, _CLIENT = b"\x30\x01", b"\x30\x02", b"\x30\x03"  # kind (6)
 _UNSET, _ERROR = b"\x7a\x00", b"\x7a\x02\x18\x02"  # status (15): empty, or code (3) = ERROR
 # Span: trace_id (1), span_id (2), parent_span_id (4), start_time_unix_nano (7), end_time_unix_nano (8).
-_WITH_PARENT = struct.Struct("<2s16s2s8s2s8scQcQ")
-_ROOT = struct.Struct("<2s16s2s8scQcQ")
+_TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
+_IDS_AND_TIMES = 18 + 10 + 10 + 9 + 9  # bytes
+_pack_times = struct.Struct("<cQcQ").pack
+_START, _END = b"\x39", b"\x41"
+_pack_double = struct.Struct("<d").pack
 _FEW = 6  # so many of ENVIRON_KEYS have few values; behind them are script name, path, client and agent
+
+
+_ONE_BYTE = [bytes((value,)) for value in range(0x80)]
 
 
 def varint(value: int) -> bytes:
     """Return a not negative number as protobuf writes it."""
+    if value < 0x80:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -139,50 +148,40 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
         out += _server_span(item, server, trace_id, span_id, trace_state)
     if not item.queries:
         return
-    offset_ns = item.start_unix_ns - item.start_ns
-    pack, operation = _WITH_PARENT.pack, item.source.operation
-    query_ids = iter(item.query_ids())
-    for sql, start_ns, duration_ns, _, flags, _, _, code, position, _, _ in item.queries:
-        if flags & MADE:
-            continue
-        if trace_state or len(sql) > _MAX_KEPT_SQL:
-            head, tail = _statement_with(operation, sql, code, position, trace_state)
-        else:
-            head, tail = _statement(operation, sql, code, position)
+    offset_ns, operation = item.start_unix_ns - item.start_ns, item.source.operation
+    before, behind = _TRACE_ID + trace_id + _SPAN_ID, _PARENT_ID + span_id
+    queries, query_ids = item.queries, item.query_ids()
+    if len(query_ids) < len(queries):
+        queries = [query for query in queries if not query[4] & MADE]
+    for (sql, start_ns, duration_ns, _, _, _, _, code, position, _, _), query_id in zip(
+        queries, query_ids, strict=True
+    ):
+        head, tail = _statement(operation, sql, code, position, trace_state)
         start = start_ns + offset_ns
-        out.append(head)
-        out.append(
-            pack(
-                *(b"\x0a\x10", trace_id, b"\x12\x08", next(query_ids), b"\x22\x08", span_id),
-                *(b"\x39", start, b"\x41", start + duration_ns),
-            )
-        )
-        out.append(tail)
+        out += (head, before, query_id, behind, _pack_times(_START, start, _END, start + duration_ns), tail)
 
 
 def _server_span(
     item: EndedRequest, server: ServerFacts, trace_id: bytes, span_id: bytes, trace_state: bytes
 ) -> tuple[bytes, bytes]:
-    start, parent = item.start_unix_ns, server.parent
-    interval = (b"\x39", start, b"\x41", start + server.duration_ns)
-    if parent is None:
-        fixed = _ROOT.pack(b"\x0a\x10", trace_id, b"\x12\x08", span_id, *interval)
-    else:
-        ids = (b"\x0a\x10", trace_id, b"\x12\x08", span_id, b"\x22\x08", parent.span_id.to_bytes(8))
-        fixed = _WITH_PARENT.pack(*ids, *interval)
-    environ = server.environ
+    start, parent, environ = item.start_unix_ns, server.parent, server.environ
     script_name, path, address, agent = environ[_FEW:]
     content = b"".join(
         (
-            fixed,
+            _TRACE_ID,
+            trace_id,
+            _SPAN_ID,
+            span_id,
+            b"" if parent is None else _PARENT_ID + parent.span_id.to_bytes(8),
+            _pack_times(_START, start, _END, start + server.duration_ns),
             trace_state,
             _SERVER if parent is None or parent.is_remote else _INTERNAL,
             _server_constant(
                 server.method, server.rule, server.status, server.error_type, environ[:_FEW], server.decision
             ),
-            _own_attribute("url.path", url_path(f"{script_name or ''}{path or ''}")),
+            _path(script_name, path),
             _client(address, agent),
-            attributes(9, database_attributes(server.kept)),
+            _database(server.kept),
             b"\x85\x01\x00\x03\x00\x00" if parent is not None and parent.is_remote else _LOCAL,
         )
     )
@@ -215,34 +214,54 @@ def _client(address: str | None, agent: str | None) -> bytes:
     return attributes(9, {key: value for key, value in values.items() if value})
 
 
-def _own_attribute(key: str, value: str) -> bytes:
-    return field(9, field(1, text(key)) + field(2, field(1, text(value))))
+@functools.lru_cache(maxsize=512)
+def _path(script_name: str | None, path: str | None) -> bytes:
+    return attributes(9, {"url.path": url_path(f"{script_name or ''}{path or ''}")})
+
+
+def _database(row: Row | None) -> bytes:
+    """Return what the queries of a request come to, of which the times alone differ between most."""
+    return b"".join(
+        [
+            _double_key(key) + _pack_double(value) if isinstance(value, float) else _attribute(key, value)
+            for key, value in database_attributes(row).items()
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _attribute(key: str, value: object) -> bytes:
+    return attributes(9, {key: value})
+
+
+@functools.lru_cache(maxsize=8)
+def _double_key(key: str) -> bytes:
+    """Return what stands before the eight bytes of an attribute that is a double."""
+    return attributes(9, {key: 0.0})[:-8]
 
 
 Code = CodeType | str | None
-_statements: dict[tuple[Any, str, int, int], tuple[bytes, bytes, Code]] = {}
+_statements: dict[tuple[Any, str, int, int], tuple[tuple[bytes, bytes], Code]] = {}
 
 
-def _statement(operation: Any, sql: str, code: Code, position: int) -> tuple[bytes, bytes]:
+def _statement(operation: Any, sql: str, code: Code, position: int, trace_state: bytes) -> tuple[bytes, bytes]:
     """Return what stands before and behind the ids and times of a query's span.
 
     Code objects are told apart by identity, which keeping them here makes safe: hashing one goes through its constants.
     """
     key = (operation, sql, id(code), position)
-    known = _statements.get(key)
+    known = None if trace_state else _statements.get(key)
     if known is None:
-        if len(_statements) >= _MAX_STATEMENTS:
-            _statements.clear()
-        known = _statements[key] = (*_statement_with(operation, sql, code, position, b""), code)
-    return known[0], known[1]
-
-
-def _statement_with(operation: Any, sql: str, code: Code, position: int, trace_state: bytes) -> tuple[bytes, bytes]:
-    values = operation(sql)
-    name = field(5, text(query_span_name(values)))
-    found = query_attributes(values, sql) | source_attributes(code, position)
-    tail = b"".join((trace_state, name, _CLIENT, attributes(9, found), _UNSET, _LOCAL))
-    return b"\x12" + varint(_WITH_PARENT.size + len(tail)), tail
+        values = operation(sql)
+        name = field(5, text(query_span_name(values)))
+        found = query_attributes(values, sql) | source_attributes(code, position)
+        tail = b"".join((trace_state, name, _CLIENT, attributes(9, found), _UNSET, _LOCAL))
+        known = (b"\x12" + varint(_IDS_AND_TIMES + len(tail)), tail), code
+        if not trace_state and len(sql) <= _MAX_KEPT_SQL:
+            if len(_statements) >= _MAX_STATEMENTS:
+                _statements.clear()
+            _statements[key] = known
+    return known[0]
 
 
 def _trace_state(ids: SpanContext) -> bytes:
