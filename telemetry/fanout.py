@@ -142,8 +142,10 @@ class Group:
         errors, known_rows = sum([query[3] is not None for query in runs]), [number for number in rows if number >= 0]
         of_all = sum(known_rows) if known_rows else -1
         self._count(len(runs), sum(durations_ns), max(durations_ns), errors, of_all, flags)
-        of_statements = Counter([query[0] for query in runs])
-        self.listed = sum([statement(sql).list_size * number for sql, number in of_statements.items()])
+        if len({query[0] for query in runs}) == 1:
+            self.listed = self.statement.list_size * len(runs)
+        else:
+            self.listed = sum([statement(query[0]).list_size for query in runs])
         self.transactions = {query[6] for query in runs if query[6]}
         self.distinct = len(set(self.parameters)) if self.repeats else len(runs)
 
@@ -266,13 +268,12 @@ def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
 
 
 def _summary(groups: Sequence[Group], verdict: str) -> Summary:
-    of_lines: Counter[tuple[object, ...]] = Counter()
+    of_lines: dict[tuple[object, ...], int] = {}
     for each in groups:
         if each.sql:  # else it stands for all that there was no room for
-            of_lines[_line_of(each)] += each.runs
-    return Summary(
-        len({each.statement.text for each in groups if each.sql}), verdict, max(of_lines.values(), default=0)
-    )
+            line = _line_of(each)
+            of_lines[line] = of_lines.get(line, 0) + each.runs
+    return Summary(len({line[0] for line in of_lines}), verdict, max(of_lines.values(), default=0))
 
 
 def group(kept: KeptRequest) -> list[Group]:
