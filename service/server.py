@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # A worker that is still sending a film, or waits for a body, is ended after this long: with all around it, within 5 s.
 _KILL_TIMEOUT_S = 4
+_ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
 class CannotListenError(ServerError):
@@ -52,6 +53,8 @@ class WorkerLoader:
     settings: Settings
 
     def __call__(self) -> Flask:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         set_up_logging(self.settings)
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # It tells of every burst of changes.
         for name in ("opentelemetry.baggage.propagation", "opentelemetry.trace.span"):
@@ -152,22 +155,23 @@ def _outward_address(host: str) -> str:
             return "::1" if is_v6 else "127.0.0.1"
 
 
-def _keep_interrupts_from_workers(tell: Callable[[], None]) -> None:
-    """Take a Ctrl-C, which the terminal sends to all processes, from all of them, and `tell` the server alone.
+def _wait_for_signals(tell: Callable[[], None]) -> None:
+    """Have a thread wait for a Ctrl-C and SIGTERM, and `tell` the server.
 
-    Workers inherit what is blocked here. One that starts would end with a traceback, and one that serves is told by the server
-    as well: Granian's workers may never end after two signals at once. The server is told by a thread: a signal's handler is
-    not run when the signal comes just before the server waits, and waits for ever when it comes as the wait begins.
+    A signal's handler would not do: it is not run when the signal comes just before the server waits, and it waits for ever when
+    it comes while the server, or the handler of another signal, holds the lock of what both wait for. Workers inherit what is
+    blocked here, and let SIGTERM through again; a Ctrl-C, which the terminal sends to all processes, would end one that starts
+    with a traceback, and is two signals at once to one that serves.
     """
-    resource_tracker.ensure_running()  # its start, which the first worker's would be, lets the signal through again
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # its start, which the first worker's would be, lets the signals through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
 
     def wait() -> None:
         while True:
-            signal.sigwait({signal.SIGINT})
+            signal.sigwait(_ENDING)
             tell()
 
-    threading.Thread(target=wait, name="interrupt", daemon=True).start()
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 def run(settings: Settings) -> None:
@@ -185,5 +189,5 @@ def run(settings: Settings) -> None:
         log_level=LogLevels.debug if settings.log_level == "debug" else LogLevels.error,
     )
     if sys.platform != "win32":
-        _keep_interrupts_from_workers(server.signal_handler_interrupt)
+        _wait_for_signals(server.signal_handler_interrupt)
     server.serve(target_loader=WorkerLoader(settings), wrap_loader=False)

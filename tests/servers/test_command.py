@@ -57,6 +57,19 @@ def test_a_signal_ends_it_cleanly_and_a_rating_outlives_it(start, how):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_signals_that_come_one_upon_another_end_it(start, how):
+    server = start("serve", "--port", "0")
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    for _ in range(50):  # `timeout make run` sends two: one to the group, and one that make passes on
+        os.killpg(server.process.pid, how)
+    assert server.process.wait(20) == 0
+    server.stop()
+    assert server.output.endswith("Stopped.\n")
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups are POSIX's")
 @pytest.mark.parametrize("is_up", [True, False])
 def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_up):
     server = start("serve", "--port", "0", "--workers", "2")
