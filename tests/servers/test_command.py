@@ -95,14 +95,15 @@ def serve_by(code: str, folder: Path, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_a_ctrl_c_before_granian_listens_to_signals_ends_it_quietly(folder):
-    starting = """
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
+def test_a_signal_before_granian_listens_to_them_ends_it_quietly(folder, how):
+    starting = f"""
 import os, signal
 from local_video_server import main
 from service import server
 class Granian(server.Granian):
     def startup(self, *given):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.{how})
         super().startup(*given)
 if __name__ == "__main__":
     server.Granian = Granian
