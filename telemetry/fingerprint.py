@@ -61,6 +61,7 @@ _WORDS: Final = (
     "RIGHT ROLLBACK ROW ROWS SAVEPOINT SELECT SET TABLE TEMP TEMPORARY THEN TIES TO TRANSACTION TRIGGER UNBOUNDED UNION "
     "UNIQUE UPDATE USING VACUUM VALUES VIEW VIRTUAL WHEN WHERE WINDOW WITH WITHOUT"
 )
+_INT_DIGITS: Final = 20  # SQLite's numbers have fewer, and Python reads no more than some thousands
 _KEYWORDS: Final = frozenset(_WORDS.split())
 _MASKED: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _SPACE: Final = re.compile(r"\s+")
@@ -163,7 +164,7 @@ def _words(sql: str) -> tuple[list[str], int | None]:
         following = tokens[at + 1] if at + 1 < len(tokens) else None
         if kind in _LITERALS:
             is_limit = kind == "NUMBER" and words[-1:] == ["LIMIT"] and (following is None or following.text != ",")
-            if is_limit and text.isdecimal():
+            if is_limit and text.isdecimal() and len(text) < _INT_DIGITS:
                 limit = int(text)
             if words and words[-1] == "-" and _is_sign(words):
                 words.pop()

@@ -76,6 +76,7 @@ class ServerFacts(NamedTuple):
         return SpanKind.SERVER if self.parent is None or self.parent.is_remote else SpanKind.INTERNAL
 
 
+_PORT_DIGITS: Final = 5  # a client may send any number, which fits nowhere
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
 _SQL: Final = itemgetter(0)  # of a query
 
@@ -300,7 +301,7 @@ def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None
     address, port = _server(environ)
     if address:
         attributes["server.address"] = address
-    if port.isdecimal():
+    if port.isdecimal() and len(port) <= _PORT_DIGITS:
         attributes["server.port"] = int(port)
     protocol = str(environ.get("SERVER_PROTOCOL") or "").partition("/")[2]
     if protocol:

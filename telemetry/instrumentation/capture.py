@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 
 from telemetry import instruments, source
 from telemetry.bound import NO_IDS, BoundHistogram, Ids
-from telemetry.exporters.ended import ServerFacts, decision_attributes, request_path, span_name
+from telemetry.exporters.ended import ServerFacts, decision_attributes, environ_facts, request_path, span_name
 from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of, random_ids
 from telemetry.instruments import Instruments
@@ -224,7 +224,7 @@ class Capture:
                 record.status,
                 error_type,
                 duration_ns,
-                span.facts,
+                span.facts or environ_facts(environ),
                 record.decision,
                 kept,
             )
@@ -373,13 +373,15 @@ ADMIN_BLUEPRINT: Final = "telemetry_admin"
 
 def excludes(rule: Rule, patterns: Sequence[str]) -> bool:
     """Tell whether `rule` is one of static files or admin pages, or matches one of `patterns`."""
-    if (
-        rule.endpoint == "static"
-        or rule.endpoint.endswith(".static")
-        or rule.endpoint.startswith(ADMIN_BLUEPRINT + ".")
-    ):
+    if rule.endpoint.startswith(ADMIN_BLUEPRINT + ".") or _is_static(rule):
         return True
     return any(fnmatch.fnmatchcase(rule.rule, pattern) for pattern in patterns)
+
+
+def _is_static(rule: Rule) -> bool:
+    """Tell whether Flask itself has made the rule, for the files of a folder; a view may well have that name."""
+    is_named = rule.endpoint == "static" or rule.endpoint.endswith(".static")
+    return is_named and rule.rule.endswith("/<path:filename>")
 
 
 def method_of(environ_method: str, rule: Rule | None) -> str:

@@ -13,6 +13,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
 from werkzeug.wsgi import ClosingIterator
 
+from telemetry.exporters.ended import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.spans import SPAN_KEY, DeferredSpan, Environ, Mode, incoming_context, traceparent
 from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, serving
@@ -95,7 +96,10 @@ class RequestMiddleware:
         try:
             body = self._wsgi_app(environ, recording_start_response)
         except BaseException as error:
-            record.error = error
+            if not isinstance(
+                error, StopIteration
+            ):  # which tells gunicorn that a websocket has taken the connection, and ended
+                record.error = error
             self._finish(record, environ, perf_counter_ns())
             raise
         finally:
@@ -154,6 +158,11 @@ class RequestMiddleware:
         record: RequestRecord | None = environ.get(ENVIRON_KEY)
         if record is not None and record.capture is self.capture:
             record.request = context.request
+            method = environ.get("REQUEST_METHOD", "")
+            if method != record.method:  # other middleware may choose it
+                record.method = method.upper()
+            if record.exported and isinstance(record.span, DeferredSpan):
+                record.span.facts = environ_facts(environ)
         return context
 
     def _process_response(self, *args: Any, **kwargs: Any) -> Any:

@@ -23,7 +23,6 @@ from telemetry import instruments
 from telemetry.exporters.ended import (
     EndedRequest,
     Source,
-    environ_facts,
     query_attributes,
     query_span_name,
     request_attributes,
@@ -107,12 +106,11 @@ class DeferredSpan(trace.Span):
         """The rule that was known when the span was made."""
         self._ids: SpanContext | None = None
         self.facts: tuple[Any, ...] = ()
+        """What is told of the environment, where the span is exported: as the app gets it, behind other middleware."""
         self.reserved: tuple[int, int] | None = None
         """Trace and span id that the span must have whatever becomes of it: from the start while nobody listens, else once they
         have been told to somebody."""
-        if record.exported:
-            self.facts = environ_facts(environ)
-        else:
+        if not record.exported:
             self.reserved = tracing.new_ids(self.parent_context if parent else None)
 
     @property

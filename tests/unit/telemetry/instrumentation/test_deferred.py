@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.exporters.processor import DeferredSpanProcessor
@@ -488,3 +489,49 @@ def test_the_server_span_carries_the_verdict_whoever_makes_it(
     assert attributes["telemetry.request.verdict"] == "n_plus_one"
     assert (attributes["telemetry.request.db_operations"], attributes["telemetry.request.db_statements"]) == (7, 2)
     assert attributes.get("app.looked", False) is looks
+
+
+FORWARDED = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example"}
+
+
+def test_a_span_tells_what_the_app_was_told_by_middleware_before_it(
+    backend: Backend, instrumented: Instrumented
+) -> None:
+    app = app_of(lambda: "x", "/x")
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # type: ignore[method-assign]
+    client = instrumented(app, tracer_provider=backend.provider).test_client()
+    client.get("/x", headers=FORWARDED, environ_base={"REMOTE_ADDR": "10.0.0.1"})
+    attributes = dict(backend.named("GET /x").attributes or {})
+    assert attributes["client.address"] == "203.0.113.9"
+    assert attributes["url.scheme"] == "https"
+    assert attributes["server.address"] == "shop.example"
+
+
+def test_a_span_has_the_method_that_middleware_has_chosen(backend: Backend, instrumented: Instrumented) -> None:
+    app = Flask("shop")
+    app.add_url_rule("/x", "view", lambda: "x", methods=["DELETE"])
+    inner = app.wsgi_app
+
+    def override(environ: Any, start_response: Any) -> Any:
+        environ["REQUEST_METHOD"] = "DELETE"
+        return inner(environ, start_response)
+
+    app.wsgi_app = override  # type: ignore[method-assign]
+    instrumented(app, tracer_provider=backend.provider).test_client().post("/x")
+    assert "http.request.method_original" not in (backend.named("DELETE /x").attributes or {})
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_no_port_that_a_client_makes_up_costs_the_request_or_its_span(
+    looks: bool, backend: Backend, instrumented: Instrumented
+) -> None:
+    def view() -> str:
+        if looks:
+            trace.get_current_span().set_attribute("user.id", 7)
+        return "x"
+
+    client = instrumented(app_of(view), tracer_provider=backend.provider).test_client()
+    assert client.get("/", headers={"Host": "a:" + "9" * 5000}).status_code == 200
+    attributes = backend.named("GET /").attributes or {}
+    assert attributes["server.address"] == "a"
+    assert "server.port" not in attributes

@@ -190,6 +190,29 @@ def test_the_admin_pages_static_files_and_ping_stay_out_of_the_windows(
     assert metrics.snapshot()["database"]["count"] == 0
 
 
+def test_a_view_that_is_called_static_is_a_view(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    pages = Blueprint("pages", __name__)
+    pages.add_url_rule("/pages/<slug>", "static", lambda slug: slug)
+    app = Flask(__name__)
+    app.register_blueprint(pages)
+    instrumented(app).test_client().get("/pages/about")
+    assert list(metrics.endpoint_latencies) == ["GET /pages/<slug>"]
+
+
+def test_a_websocket_that_ends_under_gunicorn_is_no_error(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    class TakenOver(Response):
+        def __call__(self, *_: object) -> Any:
+            raise StopIteration
+
+    app = Flask(__name__)
+    app.add_url_rule("/socket", "socket", lambda: TakenOver(""))
+    with pytest.raises(StopIteration):
+        instrumented(app).wsgi_app(EnvironBuilder("/socket").get_environ(), lambda *_: None)
+    assert [(row["route"], row["error_count"]) for row in metrics.route_stats()] == [("GET /socket", 0)]
+
+
 def test_a_setting_leaves_more_routes_out(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
     app = one_view(lambda **_: "ok", "/internal/<name>")
     instrumented(app, settings=TelemetrySettings.load(excluded_routes=("/internal/*",)))
