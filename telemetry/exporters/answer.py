@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -96,7 +97,8 @@ def _retry_after_s(headers: Any) -> float | None:
     if text.isascii() and text.isdecimal():
         return float(text)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        asked = parsedate_to_datetime(text)
+        return max(0.0, (asked if asked.tzinfo else asked.replace(tzinfo=UTC)).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return None
 

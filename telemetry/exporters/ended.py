@@ -79,6 +79,7 @@ class ServerFacts(NamedTuple):
 _PORT_DIGITS: Final = 5  # a client may send any number, which fits nowhere
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
 _SQL: Final = itemgetter(0)  # of a query
+_of_clients: Final = itemgetter(*map(ENVIRON_KEYS.index, ("HTTP_HOST", "SCRIPT_NAME", "PATH_INFO", "HTTP_USER_AGENT")))
 
 
 class EndedRequest:
@@ -128,8 +129,9 @@ class EndedRequest:
 
     @property
     def characters(self) -> int:
-        """How long the statements of its queries are, together."""
-        return sum(map(len, map(_SQL, self.queries)))
+        """How long the statements of its queries are, together with what a client chooses of the request."""
+        own = 0 if self.server is None else sum([len(text) for text in _of_clients(self.server.environ) if text])
+        return own + sum(map(len, map(_SQL, self.queries)))
 
     @property
     def exact_span_count(self) -> int:

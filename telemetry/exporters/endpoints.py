@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from telemetry.errors import SettingsError
 
@@ -18,6 +19,8 @@ PROTOCOLS: Final = ("http/protobuf", "grpc")
 _SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics")
 _FILES: Final = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
 _COMPRESSIONS: Final = ("none", "gzip", "deflate")
+_GRPC_NAME: Final = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|vsock):[^:]")
+_UNFIT_FOR_HEADERS: Final = re.compile(r"[^\t\x20-\x7e\xa0-\xff]")
 
 
 def is_set(signal: Signal, environment: Mapping[str, str]) -> bool:
@@ -50,6 +53,14 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
         variable, given = _value("TIMEOUT", signal, environment)
         if given and not _is_positive(given):
             raise SettingsError(f"{variable} must be a number of seconds over 0, got {given!r}")
+        variable, given = _value("HEADERS", signal, environment)
+        for header in given.split(","):
+            key, _, value = header.partition("=")
+            if _UNFIT_FOR_HEADERS.search(unquote(value).strip()):
+                raise SettingsError(
+                    f"{variable} must be headers such as key=value, without line breaks and what is beyond Latin-1: "
+                    f"the value of {key.strip()!r} can't be sent"
+                )
         for name in _FILES:
             variable, given = _value(name, signal, environment)
             if given and not Path(given).is_file():
@@ -57,7 +68,9 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def is_address(text: str, *, may_lack_scheme: bool = False) -> bool:
-    """Tell whether `text` is an http(s) URL with a host; gRPC's addresses may lack the scheme."""
+    """Tell whether `text` is an http(s) URL with a host; gRPC's addresses may lack the scheme, or have one of its resolvers."""
+    if may_lack_scheme and _GRPC_NAME.match(text):
+        return True
     try:
         parts = urlsplit(text if "//" in text or not may_lack_scheme else f"http://{text}")
         return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)

@@ -44,6 +44,7 @@ _LATER: Final = frozenset(  # OTLP specification, "Failures" of OTLP/gRPC
 _SIZE: Final = frozenset({StatusCode.RESOURCE_EXHAUSTED, StatusCode.OUT_OF_RANGE})
 _TOO_LARGE: Final = re.compile(r"larger than max|exceeds maximum size|too large")
 """How servers in C, Go, Java and Rust say with one of these codes that it is the size of the message."""
+_ANSWER_TOO_LARGE: Final = re.compile(r"^CLIENT: Received message larger than max")
 _attempts: Final = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
 
@@ -85,6 +86,8 @@ class _Listening:
         if code is None:
             return Delivery(False, why="the exporter could not deliver them")
         said = self.error.details() or "the backend does not say why"
+        if code is StatusCode.RESOURCE_EXHAUSTED and _ANSWER_TOO_LARGE.search(said):
+            return Delivery(True, why=f"the backend's answer can't be read: {said}")
         asked_s = _asked_s(self.error)
         too_large = asked_s is None and code in _SIZE and _TOO_LARGE.search(said) is not None
         later = code in _LATER or (code is StatusCode.RESOURCE_EXHAUSTED and asked_s is not None)

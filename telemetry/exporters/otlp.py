@@ -56,10 +56,17 @@ class RecordSender:
             body = self.encode(items)
             if len(body) > MAX_BODY_BYTES and exact_count(items) > 1:
                 return Delivery(False, too_large=True)
-            succeeded = bool(getattr(self._send_bytes(body), "success", False))
+            succeeded = self._succeeds(body)
         if self._answers is None:
             return Delivery(succeeded, why="" if succeeded else "the exporter could not deliver them")
         return self._answers.judge(succeeded)
+
+    def _succeeds(self, body: bytes) -> bool:
+        assert self._send_bytes is not None
+        try:
+            return bool(getattr(self._send_bytes(body), "success", False))
+        except OverflowError:  # the SDK reads for how long the backend asks to wait, which may be a date of any year
+            return False
 
     @staticmethod
     def encode(items: Sequence[Item]) -> bytes:

@@ -33,7 +33,8 @@ Send = Callable[[Sequence[Item]], Delivery]
 
 MAX_QUEUE_SPANS = 65_536
 MAX_QUEUE_CHARACTERS = 64_000_000
-"""How much SQL may wait: an app may well put large values into its statements."""
+"""How much SQL, and what clients choose, such as paths, may wait: an app may well put large values into its statements."""
+_MANY_CHARACTERS = MAX_QUEUE_CHARACTERS // 2  # so many are sent at once, so that there is room for more meanwhile
 MAX_HELD_SPANS = 4096
 """Spans of an app that are kept back in one request until it is known whether it is exported."""
 MAX_BATCH_SPANS = 4096
@@ -50,11 +51,11 @@ class DeferredSpanProcessor(SpanProcessor):
     """Batches ended requests, and the spans that the SDK has made beside them, for one exporter.
 
     Spans are made of requests in a thread of its own, which starts with the first of them. The queue is bounded in spans and
-    in characters of SQL, those that are being sent included: what does not fit in is dropped and counted, a request as a
-    whole. A batch that the backend can't take now stays at the head of the queue and is tried again, after a pause that
-    doubles up to half a minute, or after the one that the backend asks for; one that is too large is sent in parts. The
-    standard variables `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` apply.
-    Thread-safe; after `shutdown` everything is dropped.
+    in characters of SQL and requests, those that are being sent included: what does not fit in is dropped and counted, a
+    request as a whole. A batch that the backend can't take now stays at the head of the queue and is tried again, after a
+    pause that doubles up to half a minute, or after the one that the backend asks for; one that is too large is sent in
+    parts. The standard variables `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`
+    apply. Thread-safe; after `shutdown` everything is dropped.
     """
 
     signal: Signal = "traces"
@@ -75,7 +76,10 @@ class DeferredSpanProcessor(SpanProcessor):
         self._send = send or self._export_spans
         self._shutdown_timeout_s = shutdown_timeout_s
         self._max_queue_spans = _environment_number(OTEL_BSP_MAX_QUEUE_SIZE, MAX_QUEUE_SPANS)
-        self._max_batch_spans = _environment_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, MAX_BATCH_SPANS)
+        self._max_batch_spans = min(
+            _environment_number(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, MAX_BATCH_SPANS), self._max_queue_spans
+        )
+        self._many_spans = min(self._max_batch_spans, max(self._max_queue_spans // 2, 1))
         self._delay_s = _environment_number(OTEL_BSP_SCHEDULE_DELAY, SCHEDULE_DELAY_MS) / 1000
         self._closed = self._is_shut_down = False
         self._tally = Tally(self._max_queue_spans)
@@ -138,7 +142,7 @@ class DeferredSpanProcessor(SpanProcessor):
             self._tell_failed(why)
         if not fits:
             self._tally.dropped(exact_count((item,)), counts.SHUTDOWN if self._closed else counts.QUEUE_FULL)
-        elif held >= self._max_batch_spans and not self._wake.is_set():
+        if (held >= self._many_spans or held_characters >= _MANY_CHARACTERS) and not self._wake.is_set():
             self._wake.set()
 
     def _start_thread(self) -> str:
@@ -178,6 +182,12 @@ class DeferredSpanProcessor(SpanProcessor):
         taken: list[tuple[Item, int]] = []
         spans = 0
         with self._lock:
+            while (
+                self._queue
+                and self._queue[0][1] > max(self._batch_spans, 1)
+                and isinstance(self._queue[0][0], EndedRequest)
+            ):
+                self._split_first()
             for entry in self._queue:
                 spans += entry[1]
                 if taken and spans > self._batch_spans:
@@ -197,7 +207,10 @@ class DeferredSpanProcessor(SpanProcessor):
                 self._pause_s = max(_FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
             self._tell_failed(f"{delivery.why}; kept, to be tried again")
             return False
-        if delivery.too_large and self._halve(batch, spans):
+        if delivery.unwritable and spans > 1:
+            return self._send_parts(batch)
+        if delivery.too_large and spans > 1:
+            self._batch_spans = spans // 2
             return True
         self._pause_s = 0.0
         if not self._remove(batch, spans):
@@ -215,40 +228,29 @@ class DeferredSpanProcessor(SpanProcessor):
     def _deliver(self, items: Sequence[Item]) -> Delivery:
         token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
-            return self._send_apart(items)
+            return self._send(items)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            return Delivery(False, why=why, unwritable=isinstance(error, (TypeError, ValueError)))
         finally:
             detach(token)
 
-    def _send_apart(self, items: Sequence[Item]) -> Delivery:
-        """Send `items`; where one of them can't be written, such as text that is no UTF-8, it alone is rejected."""
-        try:
-            return self._send(items)
-        except (TypeError, ValueError) as error:
-            if len(items) == 1:
-                return Delivery(False, why=f"{type(error).__name__}: {error}")
-            delivery, rejected = Delivery(False), 0
-            for part in (items[: len(items) // 2], items[len(items) // 2 :]):
-                found = self._send_apart(part)
-                if (found.retry or found.too_large) and not found:
-                    return found
-                rejected += found.rejected if found else exact_count(part)
-                delivery = Delivery(bool(found or delivery), why=delivery.why or found.why)
-            return delivery._replace(rejected=rejected) if delivery else delivery
-        except Exception as error:
-            return Delivery(False, why=f"{type(error).__name__}: {error}")
-
-    def _halve(self, batch: list[tuple[Item, int]], spans: int) -> bool:
-        """Have the next batch be half of this one, which is too large; false if it is a single span."""
-        if spans < 2:
-            return False
-        self._batch_spans = spans // 2
-        (item, _), *others = batch
-        if not others and isinstance(item, EndedRequest):
-            with self._lock:
-                if self._queue:  # else shutdown was quicker
-                    self._queue.popleft()
-                    self._queue.extendleft((part, part.span_count) for part in reversed(item.halves()))
+    def _send_parts(self, batch: list[tuple[Item, int]]) -> bool:
+        """Send a batch in two, one behind the other, so that what can't be written is rejected alone."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return self._send_batch(batch[:middle]) and self._send_batch(batch[middle:])
+        with self._lock:
+            self._split_first()
         return True
+
+    def _split_first(self) -> None:
+        """Have the first request in the queue be two, each with a part of its spans."""
+        if self._queue:  # else shutdown was quicker
+            first, _ = self._queue[0]
+            if isinstance(first, EndedRequest):
+                self._queue.popleft()
+                self._queue.extendleft((part, part.span_count) for part in reversed(first.halves()))
 
     def _remove(self, batch: list[tuple[Item, int]], spans: int) -> bool:
         """Take what is settled from the queue; false if shutdown was quicker, and has counted it as dropped."""
@@ -308,7 +310,7 @@ class DeferredSpanProcessor(SpanProcessor):
 
 
 def _characters(item: Item) -> int:
-    return item.characters if isinstance(item, EndedRequest) and item.queries else 0
+    return item.characters if isinstance(item, EndedRequest) else 0
 
 
 def exact_count(items: Sequence[Item]) -> int:

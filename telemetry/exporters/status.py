@@ -33,6 +33,8 @@ class Delivery(NamedTuple):
     """How many items of a batch that was taken the backend says that it has thrown away."""
     too_large: bool = False
     """Whether the batch was not taken for its size, so that a part of it may be."""
+    unwritable: bool = False
+    """Whether something in the batch can't be written, such as text that is no UTF-8."""
 
     def __bool__(self) -> bool:
         return self.delivered

@@ -7,6 +7,7 @@ import enum
 import functools
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
@@ -457,14 +458,27 @@ def end_span(
     description = None
     if error is not None:
         try:
-            span.record_exception(error, escaped=True)
-            description = f"{type(error).__name__}: {error}"
+            span.record_exception(error, _cleaned(error), escaped=True)
+            description = _clean(f"{type(error).__name__}: {error}")
         except Exception:  # it can't be written as text
             span.add_event("exception", {"exception.type": error_type or ""})
     if error_type is not None:
         span.set_attribute(instruments.ERROR_TYPE, error_type)
         span.set_status(Status(StatusCode.ERROR, description))
     span.end(started_ns + duration_ns)
+
+
+def _cleaned(error: BaseException) -> Attributes:
+    """Return what the event of an exception says in place of text that is no Unicode, such as file names may be in part."""
+    message = str(error)
+    if _clean(message) == message:
+        return None
+    stacktrace = "".join(traceback.format_exception(error))
+    return {"exception.message": _clean(message), "exception.stacktrace": _clean(stacktrace)}
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def error_type_of(error: BaseException) -> str:

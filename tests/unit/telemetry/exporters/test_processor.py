@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry.exporters.ended import EndedRequest, Source
+from telemetry.exporters import processor
+from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, environ_facts
 from telemetry.exporters.processor import DeferredSpanProcessor, Item, as_spans
 from telemetry.exporters.status import Delivery
 from telemetry.requests import MADE
@@ -30,6 +31,11 @@ SOURCE = Source(Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdG
 
 def ended(queries: int) -> EndedRequest:
     return EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [query("SELECT 1")] * queries)
+
+
+def of_path(path: str) -> EndedRequest:
+    facts = ServerFacts(None, "GET", None, 404, None, 1, environ_facts({"PATH_INFO": path}))
+    return EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, facts, ())
 
 
 class Exporter(SpanExporter):
@@ -87,12 +93,14 @@ def test_what_is_queued_leaves_in_batches_of_whole_requests(make: Make) -> None:
     assert queue.status.last_success_unix_ns is not None
 
 
-def test_a_request_over_the_size_of_a_batch_is_a_batch_of_its_own(make: Make) -> None:
+def test_a_request_over_the_size_of_a_batch_is_sent_in_parts(make: Make) -> None:
     exporter = Exporter()
     queue = make(exporter, max_export_batch_size=10)
     queue.emit(ended(25))
     assert queue.force_flush()
-    assert [len(batch) for batch in exporter.batches] == [25]
+    assert max(len(batch) for batch in exporter.batches) <= 10
+    assert len({span.context.span_id for batch in exporter.batches for span in batch if span.context}) == 25
+    assert (queue.status.sent, queue.status.queued) == (25, 0)
 
 
 def test_a_full_batch_wakes_the_thread(make: Make) -> None:
@@ -100,6 +108,25 @@ def test_a_full_batch_wakes_the_thread(make: Make) -> None:
     queue = make(Exporter(sent.set), max_export_batch_size=10, schedule_delay=3_600_000)
     queue.emit(ended(10))
     assert sent.wait(10)
+
+
+@pytest.mark.parametrize("held", ["spans", "characters"])
+def test_half_a_queue_wakes_the_thread_before_anything_is_dropped(
+    make: Make, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    monkeypatch.setattr(processor, "_MANY_CHARACTERS", 10_000)
+    sent = threading.Event()
+    queue = make(Exporter(sent.set), max_queue_size=20, schedule_delay=3_600_000)
+    queue.emit(ended(10) if held == "spans" else of_path("/" + "p" * 10_000))
+    assert sent.wait(10)
+
+
+def test_what_clients_choose_of_a_request_counts_as_what_is_held(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "MAX_QUEUE_CHARACTERS", 1000)
+    queue = make(Exporter(), schedule_delay=3_600_000)
+    for _ in range(3):
+        queue.emit(of_path("/" + "p" * 400))
+    assert queue.status.dropped_by == {"queue_full": 1}
 
 
 def test_a_batch_that_is_not_full_leaves_after_the_delay(make: Make) -> None:
@@ -215,7 +242,7 @@ def test_a_backend_that_goes_away_while_the_rest_is_sent_gets_it_again(make: Mak
     assert queue.status.dropped == 0
     sender.is_up = True
     assert queue.force_flush()
-    assert set(sender.sent) == {id(item) for item in items}
+    assert sender.sent == [id(item) for item in items], "each once"
     queue.shutdown()
 
 
@@ -285,6 +312,7 @@ def queue(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deferre
     for name, value in (("SCHEDULE_DELAY", 3_600_000), ("MAX_QUEUE_SIZE", 10), ("MAX_EXPORT_BATCH_SIZE", 10)):
         monkeypatch.setenv(f"OTEL_BSP_{name}", str(value))
     made = DeferredSpanProcessor(Exporter(), backend, name="otlp", target="http://collector")
+    monkeypatch.setattr(made, "_many_spans", 10)
     yield made
     made.shutdown()
 

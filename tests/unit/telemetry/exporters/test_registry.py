@@ -114,6 +114,23 @@ def test_a_wrong_endpoint_is_told_without_its_password() -> None:
         choose(["otlp"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://name:secret@collector:x"})
 
 
+@pytest.mark.parametrize("value", ["Basic%20AAAA%0ASECRET", "AAAA\nSECRET", "%E2%82%AC SECRET"])
+def test_a_header_that_can_t_be_sent_is_told_at_the_start_without_its_value(value: str) -> None:
+    variable = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+    with pytest.raises(SettingsError, match=f"^{variable} must be headers .* the value of 'authorization'") as caught:
+        choose(["otlp"], {variable: f"a=b,authorization={value}"})
+    assert "SECRET" not in str(caught.value)
+    choose(["otlp"], {variable: "authorization=Basic%20AAAA,x-name=caf%C3%A9"})
+
+
+@pytest.mark.parametrize("endpoint", ["dns:///localhost:4317", "unix:///run/otlp.sock", "ipv4:127.0.0.1:4317"])
+def test_endpoints_of_grpc_may_be_named_as_grpc_has_it(endpoint: str) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
+    choose(["otlp"], {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    with pytest.raises(SettingsError, match="must be an address"):
+        choose(["otlp"], {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+
+
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.exporter.prometheus"):
         monkeypatch.setitem(sys.modules, module, None)

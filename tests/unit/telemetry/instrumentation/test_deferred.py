@@ -13,6 +13,7 @@ import pytest
 from flask import Flask, Response, abort
 from opentelemetry import trace
 from opentelemetry.context import attach, detach, get_current
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -535,3 +536,18 @@ def test_no_port_that_a_client_makes_up_costs_the_request_or_its_span(
     attributes = backend.named("GET /").attributes or {}
     assert attributes["server.address"] == "a"
     assert "server.port" not in attributes
+
+
+def test_a_request_that_fails_with_text_that_is_no_unicode_has_its_span(
+    backend: Backend, instrumented: Instrumented
+) -> None:
+    def view() -> str:
+        raise ValueError("cannot read \udc80.mp4")
+
+    app = instrumented(app_of(view), tracer_provider=backend.provider)
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    app.logger.disabled = True  # what it says could not be told of a test that fails
+    app.test_client().get("/")
+    span = backend.named("GET /")
+    assert span.status.description == "ValueError: cannot read ?.mp4"
+    encode_spans([span]).SerializeToString()
