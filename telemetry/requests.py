@@ -165,6 +165,7 @@ class RequestRecord:
     __slots__ = (
         "_cursors",
         "_hashes",
+        "_in_time",
         "_late",
         "_spilled",
         "add",
@@ -239,7 +240,7 @@ class RequestRecord:
         self.kept: Row | None = None  # what is known of it, while the SDK's span of it ends
         self.wait_ns = 0  # lost to locks of the database
         self.waited_for: tuple[int, str] | None = None  # the longest of that, in ns, and the route of who held the lock
-        self._spilled = 0
+        self._spilled = self._in_time = 0
 
     def find_rule(self) -> Rule | None:
         """Return the rule that the request has been found to match, if it has been routed."""
@@ -300,7 +301,14 @@ class RequestRecord:
         with _spill_lock:
             self.add = None
             self.is_ending = True
-            self.queries = self.queries[:]  # a thread may be about to append to the other one
+            queries = self.queries = self.queries[:]  # a thread may be about to append to the other one
+            self._in_time = len(queries)
+
+    def came_late(self, add: Callable[[Query], None], query: Query) -> bool:
+        """Tell whether a query came too late, which `add` has added in a thread that outlives the request."""
+        held: list[Query] = add.__self__  # type: ignore[attr-defined]  # of a list's method
+        with _spill_lock:
+            return not any(each is query for each in held[: self._in_time])
 
     def spill(self) -> None:
         """Record the queries held, and hold their sums alone."""

@@ -109,6 +109,8 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
             else:
                 query = (sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame))
             add(query)
+            if record.is_ending and record.came_late(add, query):
+                _record_late(record, query)
             hashed = None
             if not flags:
                 try:
@@ -169,8 +171,18 @@ def _add_failed(
         span = record.capture.tracing.start_query_span(sql, started_ns, site)
         end_span(span, error, error_type, duration_ns, started_ns)
     query = (sql, start_ns, duration_ns, error_type, flags | record.exported, -1, 0, *site)
-    record.add_query(query)
+    if not record.add_query(query):
+        record.capture.record_queries((query,), get_current(), time_ns())
     _tell(query, hashed)
+
+
+def _record_late(record: RequestRecord, query: Query) -> None:
+    """Record a query of a thread that has outlived its request: it is none of the request's, but a child of its span."""
+    capture, started_ns = record.capture, record.start_unix_ns + query[1] - record.start_ns
+    capture.record_queries((query,), get_current(), started_ns + query[2])
+    if capture.tracing.listened_to:
+        span = capture.tracing.start_query_span(query[0], started_ns, query[7:])
+        span.end(started_ns + query[2])
 
 
 def _tell(query: Query, hashed: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import sqlite3
 import threading
 from collections import Counter
@@ -551,3 +552,54 @@ def test_a_request_that_fails_with_text_that_is_no_unicode_has_its_span(
     span = backend.named("GET /")
     assert span.status.description == "ValueError: cannot read ?.mp4"
     encode_spans([span]).SerializeToString()
+
+
+def reader_count(reader: InMemoryMetricReader) -> int:
+    """Return how many queries the metric has."""
+    data = reader.get_metrics_data()
+    return sum(
+        point.count
+        for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "db.client.operation.duration"
+        for point in metric.data.data_points
+        if isinstance(point, HistogramDataPoint)
+    )
+
+
+@pytest.mark.parametrize("listened_to", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_query_that_runs_on_when_its_request_ends_is_measured_and_a_child_of_its_span(
+    listened_to: bool, fails: bool, backend: Backend, instrumented: Instrumented, database: Database
+) -> None:
+    begun, answered, threads = threading.Event(), threading.Event(), []
+
+    def wait() -> int:
+        begun.set()
+        assert answered.wait(10)
+        if fails:
+            raise ValueError
+        return 1
+
+    def work() -> None:
+        connection = database()
+        connection.create_function("wait", 0, wait)
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("SELECT wait()").fetchall()
+
+    def view() -> str:
+        threads.append(threading.Thread(target=contextvars.copy_context().run, args=(work,)))
+        threads[0].start()
+        assert begun.wait(10)
+        return "x"
+
+    reader = InMemoryMetricReader()
+    providers = {"tracer_provider": backend.provider} if listened_to else {}
+    app = instrumented(app_of(view), meter_provider=MeterProvider([reader]), **providers)
+    app.test_client().get("/")
+    answered.set()
+    threads[0].join()
+    assert reader_count(reader) == 1
+    if listened_to:
+        assert backend.named("SELECT").parent == backend.named("GET /").context
