@@ -36,7 +36,7 @@ def main() -> None:
         if error.name in {"service", "config", "telemetry"} or str(error.name).startswith(("service.", "config.")):
             raise
         sys.exit(
-            f"local-video-server needs the [server] extra ({error.name} is missing): pip install 'local-video-server[server]'"
+            f"local-video-server needs the [server] extra ({error.name} is missing): pip install '.[server]' in its checkout"
         )
     command()
 

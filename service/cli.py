@@ -50,7 +50,11 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--samples", is_flag=True, help="With no video in the folder, make a few short clips there first.")
+@click.option(
+    "--samples",
+    is_flag=True,
+    help="With no video in the folder, make a few short clips there first. The default folder need not exist.",
+)
 @setting_options
 def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
     """Serve a folder of videos."""
@@ -94,10 +98,12 @@ def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
     name = _name(loaded, "videos")
     if folder.exists() and not folder.is_dir():
         fail(f"{name} must be a folder, got the file '{folder}'", WRONG_SETTING)
-    if samples and _wants_samples(folder):
+    is_chosen = loaded.origins["videos"] != "default"
+    if samples and not (is_chosen and not folder.exists()) and _wants_samples(folder):
         _make_samples(folder, console)
     if not folder.is_dir():
-        fail(f"{name} must be a folder that exists, got '{folder}'; --samples makes one", WRONG_SETTING)
+        remedy = "" if is_chosen else "; --samples makes it, with a few clips"
+        fail(f"{name} must be a folder that exists, got '{folder}'{remedy}", WRONG_SETTING)
 
 
 def _prepare_data(loaded: Loaded) -> None:

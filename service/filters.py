@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from flask import Flask
 
+from telemetry.admin import figures
+
 
 def duration(seconds: float) -> str:
     """Return `1:02:03` or `4:05`."""
@@ -25,3 +27,4 @@ def file_size(number_bytes: int) -> str:
 def install(app: Flask) -> None:
     app.add_template_filter(duration)
     app.add_template_filter(file_size)
+    app.add_template_filter(figures.percent)

@@ -16,6 +16,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from telemetry import source
+from telemetry.admin import figures
 from telemetry.fingerprint import Statement, statement
 from telemetry.requests import MANY, SCRIPT
 
@@ -65,7 +66,7 @@ _NAMES: Final = {
     BATCH: "fixed batch",
     BULK: "executemany",
     CHUNKS: "in chunks",
-    OK: "ok",
+    OK: "no finding",
 }
 
 
@@ -531,8 +532,7 @@ def _rows(one: Group) -> str:
 
 
 def _ms(duration_ns: int) -> str:
-    ms = duration_ns / 1e6
-    return f"{ms:.0f} ms" if ms >= 99.5 else f"{ms:.3g} ms"
+    return figures.milliseconds(duration_ns / 1e6)
 
 
 class Step(NamedTuple):

@@ -91,7 +91,8 @@ class Target:
             body = _read(answer)
         except (OSError, UnicodeError) as error:
             reason = why(error)
-            raise FetchError(f"no server answers at {self}: {reason}; 'local-video-server serve' starts one") from error
+            hint = "'local-video-server serve' starts one, --url asks another"
+            raise FetchError(f"no server answers at {self}: {reason}; {hint}") from error
         except (HTTPException, ValueError) as error:
             raise FetchError(f"what answers at {self} is no web server: {type(error).__name__}") from error
         finally:

@@ -21,7 +21,7 @@ _WHOLE: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 @click.command()
-@click.argument("url", required=False)
+@click.argument("url", required=False, metavar="URL")
 @click.option("--requests", default="100", metavar="N", show_default=True, help="How many requests to make.")
 @click.option("--concurrency", default="4", metavar="N", show_default=True, help="How many to make at a time.")
 @click.option("--timeout", default="30", metavar="SECONDS", show_default=True, help="How long one request may take.")

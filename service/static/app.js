@@ -9,7 +9,7 @@ if (toggle) {
   toggle.addEventListener("click", () => {
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* storage may be off */ }
+    try { localStorage.setItem("telemetry-theme", root.dataset.theme); } catch { /* storage may be off */ }
   });
 }
 

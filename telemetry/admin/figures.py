@@ -101,6 +101,11 @@ def clock(unix_nano: int) -> str:
     return datetime.fromtimestamp(unix_nano / 1e9, UTC).strftime("%H:%M:%S")
 
 
+def day(unix_nano: int) -> str:
+    """Return the date in UTC."""
+    return datetime.fromtimestamp(unix_nano / 1e9, UTC).strftime("%Y-%m-%d")
+
+
 def ago(unix_nano: int, now_unix_nano: int) -> str:
     """Return how long ago that was, in the largest unit: `now`, `12 s`, `4 min`, `2 h`, `3 d`."""
     seconds = max(0, (now_unix_nano - unix_nano) // 1_000_000_000)

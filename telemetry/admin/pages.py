@@ -6,13 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Response, request, url_for
+from flask import Response, current_app, request, url_for
 from werkzeug.routing import BuildError
 
 from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
+from telemetry.instrumentation.capture import excludes
 
 if TYPE_CHECKING:
     from telemetry.admin.routes import Admin
+    from telemetry.settings import TelemetrySettings
 
 LIBRARIES: Final = ("htmx.min.js", "uplot.min.js", "uplot.min.css")
 RELOAD_S: Final = 5
@@ -39,6 +41,7 @@ def common(admin: Admin) -> dict[str, Any]:
     """Return what the layout of every page needs."""
     return {
         "title": admin.title,
+        "here": (request.endpoint or "").rpartition(".")[2],
         "links": _resolved(admin.links),
         "vendored": _has_libraries(),
         "reload_s": RELOAD_S,
@@ -72,8 +75,18 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         "chart": None,
         "now_unix_nano": now_unix_nano,
         "exporters": exporting,
-        "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
+        "app_url": some_page(settings),
     }
+
+
+def some_page(settings: TelemetrySettings) -> str:
+    """Return the address of a page of the app that is measured: `/` if it has one, else the first without arguments."""
+    rules = [
+        rule.rule
+        for rule in current_app.url_map.iter_rules()
+        if "GET" in (rule.methods or ()) and not rule.arguments and not excludes(rule, settings.excluded_routes)
+    ]
+    return f"{request.host_url.rstrip('/')}{request.script_root}{'/' if '/' in rules or not rules else rules[0]}"
 
 
 def _resolved(links: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from flask import Response, request
 from telemetry import fanout
 from telemetry.admin import answers, attention, exporters, exports, figures, overview, requests_facts, waterfall
 from telemetry.admin.columns import Column, TableState
-from telemetry.admin.pages import common
+from telemetry.admin.pages import common, some_page
 from telemetry.admin.requests_api import as_file, find
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def as_test(admin: Admin, trace_id: str) -> Response:
 def report(admin: Admin) -> Response:
     """Answer with the overview and the worst requests as one file that opens offline."""
     page = answers.page("report_file.html", **common(admin) | _report(admin.reader), css=answers.style())
-    return as_file(page, "performance.html")
+    return as_file(page, f"performance-{figures.day(time.time_ns())}.html")
 
 
 def _gone(admin: Admin, trace_id: str) -> Response:
@@ -155,7 +155,7 @@ def _list(reader: Reader) -> dict[str, Any]:
         "request_status": request_status,
         "databases": requests_facts.databases(),
         "now_unix_nano": time.time_ns(),
-        "app_url": f"{request.host_url.rstrip('/')}{request.script_root}/",
+        "app_url": some_page(reader.settings),
     }
 
 

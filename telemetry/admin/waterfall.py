@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from telemetry.admin import figures
+
 WIDTH: Final = 1000
 _LEAST: Final = 2.0
 MOST_ROWS: Final = 60
@@ -19,6 +21,7 @@ class Bar:
     x: float
     width: float
     title: str
+    is_failed: bool = False
 
 
 @dataclass(slots=True)
@@ -28,7 +31,7 @@ class Row:
     group: int
     label: str
     duration_ms: float
-    is_failed: bool = False
+    failures: int = 0
     bars: list[Bar] = field(default_factory=list)
     left_out: int = 0
 
@@ -63,7 +66,7 @@ def rows(detail: Mapping[str, Any]) -> list[Row]:
             found.append(row)
         last[group] = row
         row.duration_ms += query["duration_ms"]
-        row.is_failed |= query["error_type"] is not None
+        row.failures += query["error_type"] is not None
         if len(row.bars) < MOST_UNFOLDED:
             row.bars.append(_bar(query, all_ms))
         else:
@@ -80,4 +83,5 @@ def _label(group: Mapping[str, Any]) -> str:
 def _bar(query: Mapping[str, Any], whole_ms: float) -> Bar:
     x = min(WIDTH - _LEAST, max(0.0, query["start_ms"] / whole_ms * WIDTH))
     width = min(WIDTH - x, max(_LEAST, query["duration_ms"] / whole_ms * WIDTH))
-    return Bar(round(x, 1), round(width, 1), f"at {query['start_ms']:.3g} ms, {query['duration_ms']:.3g} ms")
+    title = f"at {figures.milliseconds(query['start_ms'])}, {figures.milliseconds(query['duration_ms'])}"
+    return Bar(round(x, 1), round(width, 1), title, query["error_type"] is not None)

@@ -3,6 +3,11 @@
 // logarithmic scale. Without uPlot the server's drawing stays.
 window.telemetryChart = (() => {
   const REACH_PX = 24;
+  const MIN = 60, HOUR = 3600, DAY = 86400;
+  const STEPS_S = [ // of the time axis; by those of uPlot there is nothing between one minute and five
+    ...[1, 2, 5, 10, 15, 30], ...[1, 2, 3, 5, 10, 15, 20, 30].map((each) => each * MIN),
+    ...[1, 2, 3, 4, 6, 8, 12].map((each) => each * HOUR), ...[1, 2, 7, 14, 30].map((each) => each * DAY),
+  ];
   const LINES = [
     ["p50_ms", "--secondary", 1.5],
     ["p95_ms", "--accent", 2],
@@ -166,7 +171,12 @@ window.telemetryChart = (() => {
         y: { distr: 3, range: decades },
       },
       axes: [
-        axis({ values: (u, splits) => splits.map((at) => clock(at, body.end - body.start)), space: 72, size: 28 }),
+        axis({
+          incrs: STEPS_S,
+          values: (u, splits) => splits.map((at) => clock(at, body.end - body.start)),
+          space: 72,
+          size: 28,
+        }),
         axis({
           values: (u, splits) => splits.map((ms) => (ms === null ? null : scaleSaid(ms))),
           filter: (u, splits) => splits.map((ms) => (Math.log10(ms) % 1 === 0 ? ms : null)),

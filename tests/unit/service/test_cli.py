@@ -63,11 +63,18 @@ def test_a_wrong_setting_is_one_line_on_stderr_and_2(run, served):
 
 
 def test_a_folder_that_is_not_there_is_one_line_and_2(run, served):
-    result = run("serve", "--videos", "none")
+    result = run("serve")
     assert result.exit_code == 2
-    assert (
-        result.stderr == "local-video-server: --videos must be a folder that exists, got 'none'; --samples makes one\n"
+    assert result.stderr == (
+        "local-video-server: --videos must be a folder that exists, got 'videos'; --samples makes it, with a few clips\n"
     )
+
+
+def test_no_folder_is_made_of_a_typing_error(run, served, tmp_path):
+    result = run("serve", "--samples", "--videos", "none/of/these")
+    assert result.exit_code == 2
+    assert result.stderr == "local-video-server: --videos must be a folder that exists, got 'none/of/these'\n"
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_file_in_place_of_the_folder_is_one_line_and_2(run, served, tmp_path, monkeypatch):
@@ -199,7 +206,7 @@ def test_samples_that_were_begun_are_completed_unless_there_are_other_videos(
 
 def test_samples_that_cannot_be_made_are_one_line_and_1(run, served, few_samples, tmp_path):
     (tmp_path / "file").write_bytes(b"a file")
-    result = run("serve", "--samples", "--videos", "file/videos")
+    result = run("make-samples", "file/videos")
     assert result.exit_code == 1
     assert result.stderr == "local-video-server: can't make the sample clips in 'file/videos': Not a directory\n"
 

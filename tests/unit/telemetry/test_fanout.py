@@ -30,7 +30,7 @@ def test_one_statement_for_each_row_is_an_n_plus_one_with_its_evidence_and_the_q
     assert found.verdict == fanout.N_PLUS_ONE
     assert finding.is_warning
     assert finding.text == (
-        "SELECT users ran 20 times at /srv/app/views.py:3, 20 ms. It follows the query at /srv/app/views.py:3"
+        "SELECT users ran 20 times at /srv/app/views.py:3, 20.0 ms. It follows the query at /srv/app/views.py:3"
     )
     assert finding.mend == "a JOIN of users in the query of posts, or one query with id IN (…)"
     assert finding.feeder is not None
@@ -104,7 +104,7 @@ def test_one_line_that_asks_the_same_from_many_places_is_told_once_for_all_of_th
     (finding,) = found.findings
     assert finding.kind == fanout.DUPLICATES
     assert finding.text == (
-        "SELECT users ran 6 times at /srv/app/views.py:3, called from 6 places, 6 ms, each time with the same parameters"
+        "SELECT users ran 6 times at /srv/app/views.py:3, called from 6 places, 6.00 ms, each time with the same parameters"
     )
     assert finding.group is found.groups[0]
     assert found.summary == (1, "duplicates", 6)
@@ -291,7 +291,7 @@ def test_no_run_is_lost_in_groups_nor_in_sums(runs: list[tuple[str, bool]]) -> N
 
 def test_names_of_all_verdicts_and_remarks() -> None:
     assert [fanout.name_of(kind) for kind in (*fanout.VERDICTS, *fanout.REMARKS)] == [
-        *("N+1", "duplicates", "loop of writes", "full scan", "lock wait", "ok"),
+        *("N+1", "duplicates", "loop of writes", "full scan", "lock wait", "no finding"),
         *("retries", "polling", "paging", "in chunks", "executemany", "fixed batch"),
     ]
 
@@ -332,7 +332,7 @@ def test_a_request_that_lost_much_of_its_time_to_a_lock_says_who_held_it() -> No
     request = kept([POSTS], **WAITED, waited_for="POST /orders")
     (found,) = fanout.analyse(request).findings
     assert (found.kind, found.is_warning) == (fanout.LOCK_WAIT, True)
-    assert found.text == "20 ms of 40 ms went by waiting for the database's write lock, which POST /orders held"
+    assert found.text == "20.0 ms of 40.0 ms went by waiting for the database's write lock, which POST /orders held"
     assert fanout.summary(request).verdict == fanout.LOCK_WAIT
     (unknown,) = fanout.analyse(kept([POSTS], **WAITED)).findings
     assert unknown.text.endswith("the database's write lock")

@@ -195,7 +195,8 @@ def test_a_dead_server_is_one_line(run):
     result = run("report", "--url", url)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"local-video-server: no server answers at {url}: connection refused; 'local-video-server serve' starts one\n"
+        f"local-video-server: no server answers at {url}: connection refused; 'local-video-server serve' starts one, "
+        "--url asks another\n"
     )
 
 

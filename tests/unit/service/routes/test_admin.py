@@ -45,7 +45,7 @@ def test_the_library_page_lists_what_is_left_out_and_why(client, server):
 
 
 def test_an_empty_library_page_says_so(client):
-    assert "Every file in the folder is a video" in client.get("/admin/library").text
+    assert "There is no file in the folder" in client.get("/admin/library").text
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,21 @@ def test_before_the_first_request_there_are_dashes_and_what_to_do(path: str, cli
     assert page.by_id("command").text == "curl http://localhost/"
 
 
+def test_before_the_first_request_it_names_a_page_that_the_app_has(instrumented: Instrumented, read) -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/items/<int:number>", "item", lambda number: "x")
+    app.add_url_rule("/items", "items", lambda: "x")
+    client = instrumented(app).test_client()
+    for path in (PAGE, "/admin/performance/requests"):
+        assert read(client.get(path).text).by_id("command").text == "curl http://localhost/items"
+
+
+def test_the_page_that_one_is_on_is_told_among_the_links(client: FlaskClient, read) -> None:
+    for path, label in ((PAGE, "Routes"), ("/admin/performance/requests", "Requests")):
+        links = read(client.get(path).text).all("a", **{"aria-current": "page"})
+        assert [link.text for link in links] == [label]
+
+
 def test_the_page_has_every_figure_of_the_json(metrics: PerformanceMetrics, instrumented: Instrumented, read) -> None:
     client = instrumented(busy_shop()).test_client()
     for path in ("/queries/0", "/queries/25", "/fail"):

@@ -39,3 +39,11 @@ def test_bars_are_parts_of_the_request_or_of_the_transfer_that_has_queries(
 def test_a_bar_stands_at_its_share_of_the_whole() -> None:
     (row,) = waterfall.rows(detail(7_200_000.0, (2.5, 5.0)))
     assert (row.bars[0].x, row.bars[0].width) == (250, 500)
+
+
+def test_a_row_tells_how_many_of_its_queries_failed() -> None:
+    one = detail(None, (1, 1), (2, 1), (3, 1))
+    one["queries"][1]["error_type"] = "sqlite3.OperationalError"
+    (row,) = waterfall.rows(one)
+    assert (row.runs, row.failures) == (3, 1)
+    assert [bar.is_failed for bar in row.bars] == [False, True, False]
