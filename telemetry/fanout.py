@@ -350,7 +350,8 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     if one.errors >= one.runs - 1:
         return Finding(RETRIES, lambda: f"{_ran(one)}, {one.errors} of them failed: it was tried again", group=one)
     if one.statement.writes:
-        return _chunks(one) if _is_in_chunks(one) else _write_loop(one)
+        in_chunks = Finding(CHUNKS, lambda: f"{_ran(one)}{_rows(one)}: many at a time", group=one)
+        return in_chunks if _is_in_chunks(one) else _write_loop(one)
     if not one.statement.reads:
         return None
     if one.distinct == 1:
@@ -403,15 +404,12 @@ def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
 
 
 def _same_again(one: Group, places: int = 0) -> Finding:
-    def ran() -> str:
-        return _ran(one, f"at {one.line}, called from {places} places" if places and one.line else "")
-
+    place = f"at {one.line}, called from {places} places" if places and one.line else ""
     if one.pauses:
-        return Finding(
-            POLLING, lambda: f"{ran()} with the same parameters, with pauses: it waited for something", group=one
-        )
+        told = "with the same parameters, with pauses: it waited for something"
+        return Finding(POLLING, lambda: f"{_ran(one, place)} {told}", group=one)
     mend = "ask once and keep the answer for the request, in flask.g or a local variable"
-    return Finding(DUPLICATES, lambda: f"{ran()}, each time with the same parameters", mend, one)
+    return Finding(DUPLICATES, lambda: f"{_ran(one, place)}, each time with the same parameters", mend, one)
 
 
 def _n_plus_one(one: Group, feeder: Group | None) -> Finding:
@@ -446,10 +444,6 @@ def _write_loop(one: Group) -> Finding:
     if number > 1:
         mend += ", in one transaction: each commit waits for the disk"
     return Finding(WRITE_LOOP, lambda: f"{_ran(one)} {where}", mend, one)
-
-
-def _chunks(one: Group) -> Finding:
-    return Finding(CHUNKS, lambda: f"{_ran(one)}{_rows(one)}: many at a time", group=one)
 
 
 def _is_in_chunks(one: Group) -> bool:
