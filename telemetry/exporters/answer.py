@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -122,7 +123,8 @@ def _in_words(error: Exception | None) -> str:
 class Session(requests.Session):
     """A session whose own certificate is not overruled by `REQUESTS_CA_BUNDLE`, as that of `requests` is.
 
-    A forked child makes connections of its own: on those of its parent, what both send would mix.
+    The body of an answer comes within the timeout as a whole; to `requests` that is one for each piece of it. A forked child
+    makes connections of its own: on those of its parent, what both send would mix.
     """
 
     def __init__(self) -> None:
@@ -132,6 +134,19 @@ class Session(requests.Session):
     def _connect_anew(self) -> None:
         for prefix in tuple(self.adapters):
             self.mount(prefix, HTTPAdapter())
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        response: requests.Response = super().send(request, **options | {"stream": True})
+        timeout_s = options.get("timeout")
+        if isinstance(timeout_s, (int, float)):
+            watch = threading.Timer(timeout_s, getattr(response.raw, "shutdown", response.close))
+            watch.daemon = True
+            watch.start()
+            try:
+                _ = response.content  # reads it
+            finally:
+                watch.cancel()
+        return response
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         if verify is None and self.verify is not True:

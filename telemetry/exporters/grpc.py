@@ -44,7 +44,7 @@ _LATER: Final = frozenset(  # OTLP specification, "Failures" of OTLP/gRPC
 _SIZE: Final = frozenset({StatusCode.RESOURCE_EXHAUSTED, StatusCode.OUT_OF_RANGE})
 _TOO_LARGE: Final = re.compile(r"larger than max|exceeds maximum size|too large")
 """How servers in C, Go, Java and Rust say with one of these codes that it is the size of the message."""
-_ANSWER_TOO_LARGE: Final = re.compile(r"^CLIENT: Received message larger than max")
+_ANSWER_TOO_LARGE: Final = re.compile(r"CLIENT: Received message larger than max")
 _attempts: Final = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
 

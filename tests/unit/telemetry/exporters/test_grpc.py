@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -230,3 +231,15 @@ def test_points_that_the_server_rejects_are_counted(backend: Backend, monkeypatc
     provider.shutdown()
     assert (reader.status.sent, reader.status.dropped_by) == (1, {"rejected": 1})
     assert reader.status.last_error == "the backend has rejected 1: nope"
+
+
+def test_an_answer_that_is_too_large_to_read_is_one() -> None:
+    listening = exporters._Listening()
+    listening.error = SimpleNamespace(
+        code=lambda: grpc.StatusCode.RESOURCE_EXHAUSTED,
+        details=lambda: "Stream removed (CLIENT: Received message larger than max (5000010 vs. 4194304))",
+        trailing_metadata=lambda: (),
+    )
+    delivery = listening.judge(False)
+    assert delivery.delivered
+    assert "can't be read" in delivery.why

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import time
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, unquote
@@ -19,7 +22,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry.exporters import otlp
+from telemetry.exporters import answer, otlp
 from telemetry.exporters.ended import EndedRequest, Source
 from telemetry.exporters.otlp import RecordSender
 from telemetry.exporters.registry import Options
@@ -168,3 +171,62 @@ def test_without_the_seam_the_public_api_is_used(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(exporter, "export", lambda spans: exported.extend(spans) or SpanExportResult.FAILURE)
     assert not RecordSender(exporter)([ended()])
     assert [span.name for span in exported] == ["sqlite"]
+
+
+class Dripping(BaseHTTPRequestHandler):
+    """Never comes to the end of an answer, piece by piece."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_the_timeout_is_one_for_the_answer_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Dripping)) as server:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.3")
+        queue = otlp.processor(Options(), endpoint=f"http://127.0.0.1:{server.server_port}/v1/traces")
+        queue.emit(ended())
+        assert not queue.force_flush()
+        assert (queue.status.is_failing, queue.status.queued) == (True, 1)
+        queue.shutdown()
+
+
+class LateDate(BaseHTTPRequestHandler):
+    """Asks to wait until a date that no clock reaches, then takes what it gets."""
+
+    asked = False
+
+    def do_POST(self) -> None:
+        self.send_response(200 if LateDate.asked else 503)
+        self.send_header("Content-Length", "0")
+        self.send_header("Retry-After", "Mon, 01 Jan 2024 00:00:00 +99999999999999")
+        self.end_headers()
+        LateDate.asked = True
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_wait_that_can_t_be_understood_costs_no_batch() -> None:
+    with serving(HTTPServer(("127.0.0.1", 0), LateDate)) as server:
+        queue = otlp.processor(Options(), endpoint=f"http://127.0.0.1:{server.server_port}/v1/traces")
+        queue.emit(ended())
+        assert not queue.force_flush()
+        assert queue.force_flush()
+        assert (queue.status.sent, queue.status.dropped) == (1, 0)
+        queue.shutdown()
+
+
+def test_a_date_without_a_zone_is_utc() -> None:
+    later = datetime.now(UTC) + timedelta(seconds=100)
+    asked_s = answer._retry_after_s({"retry-after": later.strftime("%a %b %d %H:%M:%S %Y")})
+    assert asked_s is not None
+    assert 90 < asked_s <= 100
