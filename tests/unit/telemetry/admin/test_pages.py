@@ -309,6 +309,7 @@ def test_a_filter_that_finds_nothing_offers_the_way_back(client: FlaskClient, re
     client.get("/")
     routes = read(client.get(f"{PAGE}?q=nothing+such").text).by_id("routes")
     assert "No route matches nothing such" in routes.text
+    assert "routes 0 of 1" in routes.text
     assert [link["href"] for link in routes.all("a")] == ["?"]
 
 
