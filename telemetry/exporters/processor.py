@@ -236,10 +236,9 @@ class DeferredSpanProcessor(SpanProcessor):
             detach(token)
 
     def _send_parts(self, batch: list[tuple[Item, int]]) -> bool:
-        """Send a batch in two, one behind the other, so that what can't be written is rejected alone."""
+        """Send the first half of a batch, and leave the rest for the next, so that what can't be written is rejected alone."""
         if len(batch) > 1:
-            middle = len(batch) // 2
-            return self._send_batch(batch[:middle]) and self._send_batch(batch[middle:])
+            return self._send_batch(batch[: len(batch) // 2])
         with self._lock:
             self._split_first()
         return True

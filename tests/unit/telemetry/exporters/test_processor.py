@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, get_value
 from opentelemetry.sdk.resources import Resource
@@ -27,6 +29,9 @@ from telemetry.requests import MADE
 from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdGenerator(), lambda sql: {"sql": sql})
+
+
+POISON = "SELECT poison"
 
 
 def ended(queries: int) -> EndedRequest:
@@ -243,6 +248,43 @@ def test_a_backend_that_goes_away_while_the_rest_is_sent_gets_it_again(make: Mak
     sender.is_up = True
     assert queue.force_flush()
     assert sender.sent == [id(item) for item in items], "each once"
+    queue.shutdown()
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=12), st.integers(1, 8), st.lists(st.booleans()))
+def test_whatever_becomes_of_batches_each_span_is_sent_once_in_order_or_counted(
+    requests: list[tuple[int, bool]], most: int, is_down: list[bool]
+) -> None:
+    """Requests of so many queries, some with one that can't be written, for a backend that takes few spans and is often down."""
+    arrived: list[str] = []
+    moments = iter(is_down)
+
+    def send(items: Sequence[Item]) -> Delivery:
+        spans = as_spans(items)
+        if any((span.attributes or {})["db.query.text"] == POISON for span in spans):
+            raise ValueError("can't be written")
+        if len(spans) > most:
+            return Delivery(False, too_large=True)
+        if next(moments, False):
+            return Delivery(False, retry=True, why="down")
+        arrived.extend(str((span.attributes or {})["db.query.text"]) for span in spans)
+        return Delivery(True)
+
+    queue = DeferredSpanProcessor(Exporter(), send)
+    queue._start_thread = lambda: "it would send beside the test"  # type: ignore[method-assign]
+    wanted, poisoned = [], 0
+    for at, (number, is_poisoned) in enumerate(requests):
+        texts = [f"SELECT {at}, {each}" for each in range(number)]
+        wanted += texts
+        poisoned += is_poisoned
+        queries = [query(text) for text in (*texts, *[POISON] * is_poisoned)]
+        if queries:
+            queue.emit(EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, queries))
+    while not queue.force_flush():
+        pass
+    assert arrived == wanted
+    assert queue.status.dropped_by == ({"rejected": poisoned} if poisoned else {})
+    assert (queue.status.sent, queue.status.queued) == (len(wanted), 0)
     queue.shutdown()
 
 
