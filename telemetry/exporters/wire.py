@@ -38,8 +38,11 @@ if TYPE_CHECKING:
     from telemetry.exporters.tail import Decision
     from telemetry.recent import Row
 
-_BREATH_SPANS = 256
+_BREATH_SPANS = 64
 """So many spans are encoded before other threads may run: a request should not wait for the whole batch."""
+_BREATH_S = 0.0005
+"""So long, at least: without a pause this thread has the interpreter's lock back before another one is awake, which then
+waits for 5 ms, again for each query that it makes."""
 
 _MAX_KEPT_SQL = 10_000  # characters; longer statements are written anew each time
 _MAX_STATEMENTS = 2048
@@ -113,7 +116,7 @@ def encode(items: Sequence[EndedRequest]) -> bytes:
         since_breath += item.span_count
         if since_breath >= _BREATH_SPANS:
             since_breath = 0
-            time.sleep(0)
+            time.sleep(_BREATH_S)
     return b"".join(_resource_spans(source, b"".join(written)) for source, written in by_source.values() if written)
 
 
