@@ -95,11 +95,11 @@ class RequestMiddleware:
         serving_token = serving.set(record)
         try:
             body = self._wsgi_app(environ, recording_start_response)
+        except StopIteration:  # by which gunicorn learns that a websocket had taken the connection, and has ended
+            self._finish(record, environ, perf_counter_ns())
+            raise
         except BaseException as error:
-            if not isinstance(
-                error, StopIteration
-            ):  # which tells gunicorn that a websocket has taken the connection, and ended
-                record.error = error
+            record.error = error
             self._finish(record, environ, perf_counter_ns())
             raise
         finally:
