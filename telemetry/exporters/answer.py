@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -141,7 +142,10 @@ class Session(requests.Session):
         if isinstance(timeout_s, (int, float)):
             watch = threading.Timer(timeout_s, getattr(response.raw, "shutdown", response.close))
             watch.daemon = True
-            watch.start()
+            with contextlib.suppress(
+                RuntimeError
+            ):  # the system has no more threads, or Python 3.12 ends and makes none
+                watch.start()
             try:
                 _ = response.content  # reads it
             finally:

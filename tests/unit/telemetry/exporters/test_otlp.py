@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -196,6 +197,20 @@ def test_the_timeout_is_one_for_the_answer_as_a_whole(monkeypatch: pytest.Monkey
         queue.emit(ended())
         assert not queue.force_flush()
         assert (queue.status.is_failing, queue.status.queued) == (True, 1)
+        queue.shutdown()
+
+
+def test_an_answer_is_read_where_no_thread_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Timer) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    with serving(HTTPServer(("127.0.0.1", 0), Page)) as server:
+        queue = otlp.processor(Options(), endpoint=f"http://127.0.0.1:{server.server_port}/{quote('a/b', safe='')}")
+        monkeypatch.setattr(threading.Timer, "start", start)
+        queue._start_thread = lambda: "none"  # type: ignore[method-assign]
+        queue.emit(ended())
+        assert queue.force_flush()
+        assert queue.status.sent == 1
         queue.shutdown()
 
 
