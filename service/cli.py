@@ -98,11 +98,11 @@ def _prepare_folder(loaded: Loaded, samples: bool, console: Console) -> None:
     name = _name(loaded, "videos")
     if folder.exists() and not folder.is_dir():
         fail(f"{name} must be a folder, got the file '{folder}'", WRONG_SETTING)
-    is_chosen = loaded.origins["videos"] != "default"
-    if samples and not (is_chosen and not folder.exists()) and _wants_samples(folder):
+    is_default = loaded.origins["videos"] == "default"
+    if samples and (is_default or folder.exists()) and _wants_samples(folder):
         _make_samples(folder, console)
     if not folder.is_dir():
-        remedy = "" if is_chosen else "; --samples makes it, with a few clips"
+        remedy = "; --samples makes it, with a few clips" if is_default else ""
         fail(f"{name} must be a folder that exists, got '{folder}'{remedy}", WRONG_SETTING)
 
 

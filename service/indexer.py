@@ -156,7 +156,9 @@ class Indexer:
                 continue
             if not is_servable(path):
                 shown = _shown(path)
-                walk.files[shown] = FoundFile(shown, 0, 0, "its name can't be part of a portable address")
+                walk.files[shown] = FoundFile(
+                    shown, _own_size(entry), 0, "its name can't be part of a portable address"
+                )
             elif entry.is_dir(follow_symlinks=False):
                 yield f"{path}/", Path(entry.path)
             else:
@@ -312,6 +314,14 @@ class Indexer:
         if key not in self._told and len(self._told) < 1000:
             self._told.add(key)
             _log.warning(message)
+
+
+def _own_size(entry: os.DirEntry[str]) -> int:
+    """Return the size of a file, 0 for anything else."""
+    try:
+        return entry.stat(follow_symlinks=False).st_size if entry.is_file(follow_symlinks=False) else 0
+    except OSError:
+        return 0
 
 
 def _shown(path: str) -> str:

@@ -41,6 +41,7 @@ def test_the_library_page_lists_what_is_left_out_and_why(client, server):
     assert "not readable as a video" in page.text
     assert "two\\nlines.mp4" in page.text
     assert "portable address" in page.text
+    assert page.text.count(">8 B<") == 2, "the sizes of both files"
     assert "a link that leads to no file in the folder" in page.text
 
 
