@@ -343,15 +343,17 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     if one.flags & SCRIPT:
         return None
     if one.flags & MANY:
-        by_many = Finding(BULK, lambda: f"{_ran(one)}{_rows(one)}, by executemany", group=one)
-        return by_many if one.runs < repeats else None
+        if one.runs >= repeats:
+            return None
+        return Finding(BULK, lambda: f"{_ran(one)}{_rows(one)}, by executemany", group=one)
     if one.runs < repeats:
         return None
     if one.errors >= one.runs - 1:
         return Finding(RETRIES, lambda: f"{_ran(one)}, {one.errors} of them failed: it was tried again", group=one)
     if one.statement.writes:
-        in_chunks = Finding(CHUNKS, lambda: f"{_ran(one)}{_rows(one)}: many at a time", group=one)
-        return in_chunks if _is_in_chunks(one) else _write_loop(one)
+        if not _is_in_chunks(one):
+            return _write_loop(one)
+        return Finding(CHUNKS, lambda: f"{_ran(one)}{_rows(one)}: many at a time", group=one)
     if not one.statement.reads:
         return None
     if one.distinct == 1:

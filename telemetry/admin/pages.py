@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -75,7 +76,7 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         "chart": None,
         "now_unix_nano": now_unix_nano,
         "exporters": exporting,
-        "app_url": some_page(settings),
+        "some_page": functools.partial(some_page, settings),
     }
 
 

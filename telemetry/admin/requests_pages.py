@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def _list(reader: Reader) -> dict[str, Any]:
         "request_status": request_status,
         "databases": requests_facts.databases(),
         "now_unix_nano": time.time_ns(),
-        "app_url": some_page(reader.settings),
+        "some_page": functools.partial(some_page, reader.settings),
     }
 
 

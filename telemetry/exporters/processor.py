@@ -182,11 +182,7 @@ class DeferredSpanProcessor(SpanProcessor):
         taken: list[tuple[Item, int]] = []
         spans = 0
         with self._lock:
-            while (
-                self._queue
-                and self._queue[0][1] > max(self._batch_spans, 1)
-                and isinstance(self._queue[0][0], EndedRequest)
-            ):
+            while self._queue and self._queue[0][1] > self._batch_spans:
                 self._split_first()
             for entry in self._queue:
                 spans += entry[1]
@@ -240,16 +236,15 @@ class DeferredSpanProcessor(SpanProcessor):
         if len(batch) > 1:
             return self._send_batch(batch[: len(batch) // 2])
         with self._lock:
-            self._split_first()
+            if self._queue:  # else shutdown was quicker
+                self._split_first()
         return True
 
     def _split_first(self) -> None:
         """Have the first request in the queue be two, each with a part of its spans."""
-        if self._queue:  # else shutdown was quicker
-            first, _ = self._queue[0]
-            if isinstance(first, EndedRequest):
-                self._queue.popleft()
-                self._queue.extendleft((part, part.span_count) for part in reversed(first.halves()))
+        first, _ = self._queue.popleft()
+        assert isinstance(first, EndedRequest)  # nothing else is more than one span
+        self._queue.extendleft((part, part.span_count) for part in reversed(first.halves()))
 
     def _remove(self, batch: list[tuple[Item, int]], spans: int) -> bool:
         """Take what is settled from the queue; false if shutdown was quicker, and has counted it as dropped."""

@@ -459,7 +459,7 @@ def end_span(
     if error is not None:
         try:
             span.record_exception(error, _cleaned(error), escaped=True)
-            description = _clean(f"{type(error).__name__}: {error}")
+            description = clean(f"{type(error).__name__}: {error}")
         except Exception:  # it can't be written as text
             span.add_event("exception", {"exception.type": error_type or ""})
     if error_type is not None:
@@ -471,14 +471,19 @@ def end_span(
 def _cleaned(error: BaseException) -> Attributes:
     """Return what the event of an exception says in place of text that is no Unicode, such as file names may be in part."""
     message = str(error)
-    if _clean(message) == message:
+    if clean(message) is message:
         return None
     stacktrace = "".join(traceback.format_exception(error))
-    return {"exception.message": _clean(message), "exception.stacktrace": _clean(stacktrace)}
+    return {"exception.message": clean(message), "exception.stacktrace": clean(stacktrace)}
 
 
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+def clean(text: str) -> str:
+    """Return `text` itself where it can be written, else with a mark for each lone surrogate, such as file names may have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def error_type_of(error: BaseException) -> str:

@@ -30,7 +30,7 @@ from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
 
 from telemetry import locks, source
-from telemetry.instrumentation.spans import SPAN_KEY, end_span, error_type_of
+from telemetry.instrumentation.spans import SPAN_KEY, clean, end_span, error_type_of
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:
@@ -132,13 +132,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
 
 def _text(sql: object) -> str:
     """Return a statement as text that can be kept and sent; of what is no text and never reached SQLite, its type."""
-    if not isinstance(sql, str):
-        return f"<{type(sql).__name__}>"
-    try:
-        sql.encode()
-    except UnicodeEncodeError:  # lone surrogates, such as file names may have; SQLite refuses them too
-        return sql.encode("utf-8", "replace").decode()
-    return sql
+    return clean(sql) if isinstance(sql, str) else f"<{type(sql).__name__}>"  # SQLite refuses what is no Unicode too
 
 
 def _hash_of(sql: str, parameters: Any) -> int | None:
