@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from telemetry import source
 from telemetry.admin import figures
 from telemetry.fingerprint import Statement, statement
-from telemetry.requests import MANY, SCRIPT
+from telemetry.requests import MANY, SCRIPT, by_query
 
 if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
@@ -127,13 +127,13 @@ class Group:
         """For each of `runs_kept` what is equal where statement and parameters are."""
         return [(query[0], self.repeats.get(query[1], query[1])) for query in self.runs_kept]
 
-    def sum_up(self, fetches: Mapping[int, tuple[int, int]]) -> None:
-        """Count `runs_kept`; `fetches` are of queries by their starts what their rows took and how many there were."""
+    def sum_up(self, fetched: Mapping[int, tuple[int, int]]) -> None:
+        """Count `runs_kept`; `fetched` is of queries by their starts what their rows took and how many there were."""
         runs = self.runs_kept
         durations_ns, rows = [query[2] for query in runs], [query[5] for query in runs]
-        if fetches:
+        if fetched:
             for at, query in enumerate(runs):
-                fetch = fetches.get(query[1])
+                fetch = fetched.get(query[1])
                 if fetch is not None:
                     durations_ns[at] += fetch[0]
                     rows[at] = max(rows[at], 0) + fetch[1]
@@ -296,9 +296,10 @@ def group(kept: KeptRequest) -> list[Group]:
             if known is None:
                 known = alike[place] = of(query[0], query[7:], at)
             known.runs_kept.append(query)
+        fetched = by_query(kept.fetches)
         for found in groups.values():
             found.repeats = kept.repeats or {}
-            found.sum_up(kept.fetches)
+            found.sum_up(fetched)
         return list(groups.values())
     for at, each in enumerate(kept.sums):
         found = of(each.sql, each.site, at)

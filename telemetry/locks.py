@@ -74,8 +74,8 @@ _WRITES_AT_ONCE: Final = (
 
 _lock = threading.Lock()
 _numbers = itertools.count(1)
-_open: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
-"""What is in a write transaction; SQLite rolls back that of a connection that is thrown away without being closed."""
+_connections: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
+"""Of the connections to files: SQLite rolls back the transaction of one that is thrown away without being closed."""
 
 _past: deque[Hold] = deque(maxlen=256)
 _files: dict[str, None] = {}
@@ -86,12 +86,14 @@ _longest: dict[str, Hold] = {}
 def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     """Note which file `connection` is to."""
     file = path_of(database, is_uri)
+    state = ConnectionState(file)
     try:
-        connection._telemetry = ConnectionState(file)  # type: ignore[attr-defined]
+        connection._telemetry = state  # type: ignore[attr-defined]
     except Exception:  # a class with slots, or with a mind of its own about attributes
         return
     if file is not None:
         with _lock:
+            _connections[id(state)] = state
             _files.pop(file, None)
             _files[file] = None
             while len(_files) > _MOST_FILES:
@@ -174,9 +176,8 @@ _NEVER_NS: Final = 2**63
 
 
 def _hold(state: ConnectionState, since_ns: int, sure_ns: int, record: RequestRecord | None) -> None:
-    state.transaction, state.since_ns, state.sure_ns, state.record = next(_numbers), since_ns, sure_ns, record
-    if state.file is not None:
-        _open[id(state)] = state
+    state.since_ns, state.sure_ns, state.record = since_ns, sure_ns, record
+    state.transaction = next(_numbers)
 
 
 def ran_long(connection: sqlite3.Connection, sql: str) -> None:
@@ -212,7 +213,7 @@ def released(connection: sqlite3.Connection, *, is_closed: bool = False) -> None
 def _release(state: ConnectionState) -> None:
     state.transaction = 0
     record, state.record = state.record, None
-    if _open.pop(id(state), None) is not None and state.file is not None:
+    if state.file is not None:
         _note(Hold(state.file, state.since_ns, perf_counter_ns(), _route_of(record), state.sure_ns))
 
 
@@ -234,8 +235,8 @@ def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start
         holds = [hold for hold in _past if hold.file == file]
         holds += [
             Hold(file, other.since_ns, end_ns, _route_of(other.record), other.sure_ns)
-            for reference in _open.valuerefs()
-            if (other := reference()) is not None and other.file == file and other is not own
+            for reference in _connections.valuerefs()
+            if (other := reference()) is not None and other.transaction and other.file == file and other is not own
         ]
     holds = [hold for hold in holds if hold.end_ns > start_ns and hold.start_ns < end_ns]
     waited_ns = sum(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns) for hold in holds)

@@ -18,7 +18,7 @@ from werkzeug.urls import uri_to_iri
 
 from telemetry import source
 from telemetry.readers.window import copied, route_name
-from telemetry.requests import Sums, masked, sums_of, url_path
+from telemetry.requests import Sums, by_query, masked, sums_of, url_path
 
 if TYPE_CHECKING:
     from werkzeug.routing import Rule
@@ -30,11 +30,10 @@ MAX_KEPT_QUERIES: Final = 500
 
 _REQUEST_BYTES: Final = 500
 _QUERY_BYTES: Final = 280
-_FETCH_BYTES: Final = 260
+_FETCHED_BYTES: Final = 30  # a number of three
 _SUMS_BYTES: Final = 1200
 _MANY_SUMS: Final = 50
 _MAX_SQL: Final = 2000
-_NO_FETCHES: Final[Mapping[int, tuple[int, int]]] = {}
 _CUT: Final = " …"
 
 
@@ -67,8 +66,8 @@ class KeptRequest(NamedTuple):
     repeats: Mapping[int, int] | None
     """A number for each start of a query, equal where statement and parameters are; `None` if no two are."""
     sums: Sequence[Sums] | None
-    fetches: Mapping[int, tuple[int, int]]
-    """For starts of queries whose rows were fetched at once, how long that took and how many there were."""
+    fetches: Sequence[int]
+    """For each time that rows were fetched at once the start of their query, how long it took and how many there were."""
     estimated_bytes: int
 
     @property
@@ -99,7 +98,7 @@ class KeptRequest(NamedTuple):
     @property
     def db_time_ns(self) -> int:
         """Time in the database: all queries, and fetching their rows at once; with threads it may exceed the duration."""
-        fetched_ns = sum([took_ns for took_ns, _ in self.fetches.values()]) if self.fetches else 0
+        fetched_ns = sum(self.fetches[1::3])
         if self.sums is not None:
             return fetched_ns + sum(each.duration_ns for each in self.sums)
         return fetched_ns + sum([query[2] for query in self.queries])
@@ -111,7 +110,7 @@ class KeptRequest(NamedTuple):
         """
         sums = self.sums
         if sums is None:
-            sums = summed(self.queries, self.repeats or {}, self.fetches)
+            sums = summed(self.queries, self.repeats or {}, by_query(self.fetches))
         cut: dict[str, str] = {}
         queries = [(_cut(query[0], cut), *query[1:]) for query in self.queries[:100]]
         for each in sums:
@@ -123,7 +122,7 @@ class KeptRequest(NamedTuple):
         while queries and _queries_bytes(queries) > room:
             queries = queries[: len(queries) // 2]
         cost = _REQUEST_BYTES + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
-        fetches = {} if self.sums is None else self.fetches
+        fetches = () if self.sums is None else self.fetches
         return tuple(self._replace(queries=queries, repeats=None, sums=sums, fetches=fetches, estimated_bytes=cost))
 
 
@@ -145,9 +144,9 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         sums = settled(record.sums or {})
     elif record.calls:
         repeats = _ordinals(record.calls)
-    fetches: Mapping[int, tuple[int, int]] = record.fetches.copy() if record.fetches else _NO_FETCHES
+    fetches = tuple(record.fetches)
     if sums is None:
-        cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCH_BYTES * len(fetches)
+        cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCHED_BYTES * len(fetches)
     else:
         fetches = _together(fetches)
         cost = _REQUEST_BYTES + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
@@ -193,11 +192,9 @@ def _queries_bytes(queries: Sequence[Query]) -> int:
     return _QUERY_BYTES * len(queries) + sum(map(sys.getsizeof, statements.values()))
 
 
-def _together(fetches: Mapping[int, tuple[int, int]]) -> Mapping[int, tuple[int, int]]:
+def _together(fetches: tuple[int, ...]) -> tuple[int, ...]:
     """Return `fetches` of queries that are known by their sums alone as one."""
-    if not fetches:
-        return fetches
-    return {0: (sum(took_ns for took_ns, _ in fetches.values()), sum(rows for _, rows in fetches.values()))}
+    return (0, sum(fetches[1::3]), sum(fetches[2::3])) if fetches else fetches
 
 
 def summed(queries: Sequence[Query], repeats: Mapping[int, int], fetches: Mapping[int, tuple[int, int]]) -> list[Sums]:

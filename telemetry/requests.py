@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
 from types import CodeType
@@ -37,6 +37,7 @@ _MAX_DISTINCT: Final = 2000
 _SAMPLE: Final = 1000
 _LITERAL: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _FEW: Final = 8
+_MOST_FETCHES: Final = 6000  # of three numbers each: twice what the queries that are held may have made
 
 
 MADE: Final = 1
@@ -232,9 +233,8 @@ class RequestRecord:
         # Of queries that were summed up: cursor -> start of its last one; and hashes of those that are yet to be.
         self._cursors = self._hashes = _NONE
         self._late = _NO_SUMS  # start of a query -> its sums, where rows of it may be fetched yet
-        self.fetches: dict[
-            int, tuple[int, int]
-        ] = {}  # start of a query -> time to fetch its rows in ns, and their number
+        # For each time that rows were fetched at once the start of their query, how long it took and how many there were.
+        self.fetches: list[int] = []
         self.first: list[Query] | None = None  # the first queries, where there were too many to hold
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
         self.kept: Row | None = None  # what is known of it, while the SDK's span of it ends
@@ -257,6 +257,7 @@ class RequestRecord:
         self.calls = []
         if self.sums is not None:
             self.first = self.sums = None
+            self._cursors = self._hashes = _NONE
             self._late = _NO_SUMS
         if self.held is not None or self.outer is not None:
             self.held = self.outer = None
@@ -270,21 +271,25 @@ class RequestRecord:
         """Time in the database so far."""
         total_ns = sum([query[2] for query in self.queries])
         if self.fetches:
-            total_ns += sum([took_ns for took_ns, _ in self.fetches.copy().values()])  # threads may be fetching
+            total_ns += sum(self.fetches[1::3])
         if self.sums:
             total_ns += sum([each.duration_ns for each in self.sums.copy().values()])
         return total_ns
 
     def fetched(self, start_ns: int, took_ns: int, rows: int) -> None:
-        """Note that rows were fetched of the query that began then."""
+        """Note that rows were fetched of the query that began then. Thread-safe."""
+        fetches = self.fetches
         if self._late:
             with _spill_lock:
                 late = self._late.get(start_ns)
                 if late is not None:
                     late.fetched(took_ns, rows)
                     return
-        before_ns, before = self.fetches.get(start_ns, (0, 0))
-        self.fetches[start_ns] = (before_ns + took_ns, before + rows)
+        fetches += (start_ns, took_ns, rows)
+        if len(fetches) > _MOST_FETCHES:  # one row after another, it seems
+            with _spill_lock:
+                known = fetches[:]
+                fetches[: len(known)] = _flat(by_query(known))
 
     def add_query(self, query: Query) -> bool:
         """Add one query, and tell whether the request goes on, so that it is one of its. Thread-safe."""
@@ -332,22 +337,25 @@ class RequestRecord:
         del self.calls[: len(calls)]
         last = set(self._cursors.values())
         self._late = {start_ns: sums for start_ns, sums in self._late.items() if start_ns in last}
+        known = self.fetches[:]
+        fetched = by_query(known)
         for query in queries:
             sums = sums_of(self.sums, query)
             if query[1] in last:
                 self._late[query[1]] = sums
-            sums.add(query, self._hashes.pop(query[1], None), self.fetches.pop(query[1], None))
+            sums.add(query, self._hashes.pop(query[1], None), fetched.pop(query[1], None))
+        self.fetches[: len(known)] = _flat(fetched)
 
     def last_of(self, cursor: object) -> int | None:
         """Return the start of the query that `cursor` ran last; `None` if it ran none in this request."""
-        calls, wanted = self.calls, id(cursor)
-        if calls[-2:-1] != [wanted]:
-            calls = calls[:]
-            try:
-                calls = calls[: -3 * calls[-2::-3].index(wanted) or None]
-            except ValueError:
-                return self._cursors.get(wanted)
-        return calls[-3]
+        calls, wanted = self.calls[-3:], id(cursor)
+        if calls and calls[1] == wanted:
+            return calls[0]
+        calls = self.calls[:]
+        try:
+            return calls[-3 - 3 * calls[-2::-3].index(wanted)]
+        except ValueError:
+            return self._cursors.get(wanted)
 
 
 class Transfer:
@@ -377,6 +385,19 @@ def begin_transfer() -> Transfer:
         return Transfer(perf_counter_ns())
     record.handed_over = Transfer(record.start_ns)
     return record.handed_over
+
+
+def by_query(fetches: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """Return for the start of each query in the `fetches` of a request how long these took, and how many rows there were."""
+    found: dict[int, tuple[int, int]] = {}
+    for start_ns, took_ns, rows in zip(fetches[::3], fetches[1::3], fetches[2::3], strict=True):
+        before_ns, before = found.get(start_ns, (0, 0))
+        found[start_ns] = (before_ns + took_ns, before + rows)
+    return found
+
+
+def _flat(fetched: Mapping[int, tuple[int, int]]) -> list[int]:
+    return [number for start_ns, (took_ns, rows) in fetched.items() for number in (start_ns, took_ns, rows)]
 
 
 def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:

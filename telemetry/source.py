@@ -94,14 +94,18 @@ def find(frame: FrameType | None) -> Site:
     Where there is none, such as in the middleware of a library, the nearest frame outside of this package stands for it.
     """
     outside: FrameType | None = None
+    kinds = KINDS
+    # A query of an ORM comes through ten frames or twenty: a call for each of them would be half of the time.
     while frame is not None:
-        kind = _kind(frame)
-        if kind is None:
-            return (*_template_line(frame), *_nearest_code(frame.f_back))
-        if kind:
-            caller = frame.f_back
-            return (frame.f_code, frame.f_lasti, *((caller.f_code, caller.f_lasti) if caller else (None, 0)))
-        if outside is None and not frame.f_code.co_filename.startswith(_OURS):
+        file = frame.f_code.co_filename
+        if kinds.get(file, True) is not False:
+            kind = _kind(frame)
+            if kind is None:
+                return (*_template_line(frame), *_nearest_code(frame.f_back))
+            if kind:
+                caller = frame.f_back
+                return (frame.f_code, frame.f_lasti, *((caller.f_code, caller.f_lasti) if caller else (None, 0)))
+        if outside is None and not file.startswith(_OURS):
             outside = frame
         frame = frame.f_back
     return (outside.f_code, outside.f_lasti, None, 0) if outside is not None else NO_SITE

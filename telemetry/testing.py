@@ -78,7 +78,7 @@ class QueryRecorder:
         """Return the statements by how often they ran, with the lines that ran them, as text."""
         with self._lock:
             queries, asked = list(self._queries), self._asked.copy()
-        made = SimpleNamespace(queries=queries, sums=None, repeats=asked, fetches={}, query_count=len(queries))
+        made = SimpleNamespace(queries=queries, sums=None, repeats=asked, fetches=(), query_count=len(queries))
         analysis = fanout.analyse(_as_kept(made))
         lines = []
         for group in sorted(analysis.groups, key=lambda group: -group.runs)[:_MOST_LINES]:

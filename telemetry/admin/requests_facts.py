@@ -13,6 +13,7 @@ from telemetry import fanout, locks, plans
 from telemetry.admin import figures
 from telemetry.percentiles import percentile
 from telemetry.performance import rounded
+from telemetry.requests import by_query
 from telemetry.source import text_of
 
 if TYPE_CHECKING:
@@ -137,13 +138,16 @@ class Reader:
         slow = {id(group): plans.explain(group.sql, [file]) for group, file in _slow(analysis.groups)}
         groups = [_group(group, slow.get(id(group))) for group in analysis.groups]
         findings = [_finding(finding, number) for finding in analysis.findings]
-        of_queries = fanout.numbers(kept, analysis.groups)
+        of_queries, fetched = fanout.numbers(kept, analysis.groups), by_query(kept.fetches)
         return {
             **self.brief(kept),
             "findings": findings,
             "checked": _checked(kept, analysis, self.settings.repeats_warning),
             "groups": groups,
-            "queries": [_query(kept, query, group) for query, group in zip(kept.queries, of_queries, strict=True)],
+            "queries": [
+                _query(kept, query, fetched.get(query[1], (0, -1)), group)
+                for query, group in zip(kept.queries, of_queries, strict=True)
+            ],
         }
 
 
@@ -178,9 +182,9 @@ def _checked(kept: KeptRequest, analysis: fanout.Analysis, repeats: int) -> str 
     return f"nothing to mend, though one statement ran {most:,} times from one line"
 
 
-def _query(kept: KeptRequest, query: Query, group: int | None) -> dict[str, Any]:
-    fetch_ns, fetched = kept.fetches.get(query[1], (0, -1))
-    rows = max(query[5], fetched)
+def _query(kept: KeptRequest, query: Query, fetched: tuple[int, int], group: int | None) -> dict[str, Any]:
+    fetch_ns, fetched_rows = fetched
+    rows = max(query[5], fetched_rows)
     return {
         "group": group,
         "start_ms": rounded((query[1] - kept.start_ns) / 1e6),

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
+from telemetry import instruments
 from telemetry.exporters.ended import (
     ENVIRON_KEYS,
     EndedRequest,
     ServerFacts,
     Source,
     database_attributes,
-    query_attributes,
     query_span_name,
     server_attributes,
     source_attributes,
@@ -245,6 +245,8 @@ def _double_key(key: str) -> bytes:
 
 Code = CodeType | str | None
 _statements: dict[tuple[Any, str, int, int], tuple[tuple[bytes, bytes], Code]] = {}
+_places: dict[tuple[tuple[tuple[str, str], ...], int, int], tuple[bytes, Code]] = {}
+_QUERY_TEXT = field(1, text(instruments.DB_QUERY_TEXT))
 
 
 def _statement(operation: Any, sql: str, code: Code, position: int, trace_state: bytes) -> tuple[bytes, bytes]:
@@ -255,15 +257,26 @@ def _statement(operation: Any, sql: str, code: Code, position: int, trace_state:
     key = (operation, sql, id(code), position)
     known = None if trace_state else _statements.get(key)
     if known is None:
-        values = operation(sql)
-        name = field(5, text(query_span_name(values)))
-        found = query_attributes(values, sql) | source_attributes(code, position)
-        tail = b"".join((trace_state, name, _CLIENT, attributes(9, found), _UNSET, _LOCAL))
+        query_text = field(9, _QUERY_TEXT + field(2, field(1, text(sql))))
+        tail = b"".join((trace_state, _place(operation(sql), code, position), query_text, _UNSET, _LOCAL))
         known = (b"\x12" + varint(_IDS_AND_TIMES + len(tail)), tail), code
         if not trace_state and len(sql) <= _MAX_KEPT_SQL:
             if len(_statements) >= _MAX_STATEMENTS:
                 _statements.clear()
             _statements[key] = known
+    return known[0]
+
+
+def _place(values: Mapping[str, str], code: Code, position: int) -> bytes:
+    """Return name, kind, and the attributes of a query's span but for its text, which may be another one each time."""
+    key = (tuple(values.items()), id(code), position)
+    known = _places.get(key)
+    if known is None:
+        name = field(5, text(query_span_name(values)))
+        known = name + _CLIENT + attributes(9, {**values, **source_attributes(code, position)}), code
+        if len(_places) >= _MAX_STATEMENTS:
+            _places.clear()
+        _places[key] = known
     return known[0]
 
 

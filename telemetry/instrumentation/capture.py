@@ -45,6 +45,7 @@ _FIRST_WORD = re.compile(r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*([A-Za-z]+)", re.DOTAL
 _NAME = r"""(?:"([^"]+)"|'([^']+)'|`([^`]+)`|\[([^\]]+)\]|(\w+))"""
 _SCHEMA = r"""(?:(?:"[^"]+"|'[^']+'|`[^`]+`|\[[^\]]+\]|\w+)\s*\.\s*)?"""
 _COLLECTION = re.compile(rf"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+{_SCHEMA}{_NAME}", re.IGNORECASE)
+_UP_TO_LITERAL = re.compile(r"[^'0-9]*")
 _MAX_STATEMENTS = 1024
 _MAX_STATEMENT_CHARACTERS = 2_000_000
 _MAX_COLLECTIONS = 200
@@ -89,8 +90,9 @@ class Capture:
         self._excluded: dict[tuple[str, str], bool] = {}
         self._statements: dict[str, _Statement] = {}
         self._statement_characters = 0
-        self._operations: dict[tuple[tuple[str, str], ...], BoundHistogram] = {}
+        self._operations: dict[tuple[tuple[str, str], ...], _Statement] = {}
         self._collections: set[str] = set()
+        self._leads: dict[str, dict[str, str]] = {}  # what statements begin with -> their attributes
         self._count_failure = count_failure
         self._has_failed = False
 
@@ -333,19 +335,27 @@ class Capture:
         attributes = self.operation(sql)
         if error_type is not None:
             attributes[instruments.ERROR_TYPE] = error_type
-        made = BoundHistogram(self.instruments.operation_duration, attributes)
-        series = self._operations.setdefault(tuple(sorted(attributes.items())), made)
+        key = tuple(attributes.items())  # which come in one order
+        short = self._operations.get(key)
+        if short is None:
+            made = _Statement(BoundHistogram(self.instruments.operation_duration, attributes), 0)
+            short = self._operations.setdefault(key, made)
+        new = _Statement(short.series, len(sql))
         if error_type is not None:
-            return _Statement(series, len(sql))
+            return new
         self._statement_characters += len(sql)
         if len(self._statements) >= _MAX_STATEMENTS or self._statement_characters > _MAX_STATEMENT_CHARACTERS:
             self._statements.clear()
             self._statement_characters = len(sql)
-        self._statements[sql] = _Statement(series, len(sql) if len(sql) > _SHORT_SQL else 0)
-        return _Statement(series, len(sql))
+        self._statements[sql] = new if len(sql) > _SHORT_SQL else short
+        return new
 
     def operation(self, sql: str) -> dict[str, str]:
         """Return the attributes of a statement: bounded in number whatever the SQL, by leaving out what is not known."""
+        lead = _UP_TO_LITERAL.match(sql)[0]  # type: ignore[index]  # it matches anything
+        known = self._leads.get(lead)
+        if known is not None:
+            return known.copy()
         attributes = {instruments.DB_SYSTEM_NAME: "sqlite"}
         first = _FIRST_WORD.match(sql)
         word = first.group(1).upper() if first else ""
@@ -358,6 +368,10 @@ class Capture:
             if name in self._collections or len(self._collections) < _MAX_COLLECTIONS:
                 self._collections.add(name)
                 attributes[instruments.DB_COLLECTION_NAME] = name
+            if found.end() < len(lead) < min(len(sql), _SHORT_SQL):  # whatever the literals are, it is the same
+                if len(self._leads) >= _MAX_STATEMENTS:
+                    self._leads.clear()
+                self._leads[lead] = attributes.copy()
         return attributes
 
     def fail(self, what: str) -> None:

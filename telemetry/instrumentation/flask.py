@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
 _EAGER, _DEFERRED = Mode.EAGER, Mode.DEFERRED
+_NO_QUERIES = 'db;dur=0.000;desc="0 queries"'
 MayLook = Callable[[dict[str, Any]], bool]
 """Tells whether a request, by its environment, may see what it costs."""
 
@@ -181,10 +182,11 @@ class RequestMiddleware:
             if rule is None or self.capture.is_excluded(rule) or not may_look(environ):
                 return ()
             number, span = record.query_count, record.span
-            timing = (
-                f'db;dur={record.db_time_ns() / 1e6:.3f};desc="{number} {"query" if number == 1 else "queries"}", '
-                f"total;dur={(perf_counter_ns() - record.start_ns) / 1e6:.3f}"
-            )
+            database = _NO_QUERIES
+            if number:
+                what = "query" if number == 1 else "queries"
+                database = f'db;dur={record.db_time_ns() / 1e6:.3f};desc="{number} {what}"'
+            timing = f"{database}, total;dur={(perf_counter_ns() - record.start_ns) / 1e6:.3f}"
             if span is None:
                 return (("Server-Timing", timing),)
             if isinstance(span, DeferredSpan):

@@ -6,6 +6,7 @@ import copy
 import enum
 import functools
 import logging
+import re
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,14 @@ from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry import instruments
 from telemetry.exporters.ended import (
@@ -65,20 +68,37 @@ SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """Where a context keeps its span, as the public API puts it there."""
 
 
-_W3C_FIELDS = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE", "baggage": "HTTP_BAGGAGE"}
+_W3C_FIELDS = {"traceparent", "tracestate", "baggage"}
 
 
 @functools.lru_cache(maxsize=8)
 def _is_w3c(propagator: TextMapPropagator) -> bool:
     """Tell whether it reads W3C headers alone. Others may read more than the `fields` that they write: B3 has two forms."""
-    return propagator.fields <= _W3C_FIELDS.keys()
+    return propagator.fields <= _W3C_FIELDS
+
+
+@functools.lru_cache(maxsize=8)
+def _is_plain_w3c(propagator: TextMapPropagator) -> bool:
+    """Tell whether it is OpenTelemetry's own for `traceparent`, alone or with others of its own for W3C headers."""
+    kinds = {type(each) for each in getattr(propagator, "_propagators", (propagator,))}
+    return TraceContextTextMapPropagator in kinds <= {TraceContextTextMapPropagator, W3CBaggagePropagator}
+
+
+_TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def incoming_context(environ: Environ) -> Context | None:
     """Return the context that the request's headers carry (`traceparent`, `baggage`, or what the propagators ask for)."""
     propagator = propagate.get_global_textmap()
-    if _is_w3c(propagator) and environ.keys().isdisjoint(_W3C_FIELDS.values()):
-        return None
+    if _is_w3c(propagator) and not ("HTTP_TRACESTATE" in environ or "HTTP_BAGGAGE" in environ):
+        header = environ.get("HTTP_TRACEPARENT")
+        if header is None:
+            return None
+        found = _TRACEPARENT.fullmatch(str(header)) if _is_plain_w3c(propagator) else None
+        if found is not None:
+            trace_id, span_id, flags = found.groups()
+            ids = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
+            return Context({SPAN_KEY: trace.NonRecordingSpan(ids)}) if ids.is_valid else None
     return propagator.extract(environ, Context(), _environ_getter) or None
 
 
@@ -136,7 +156,8 @@ class DeferredSpan(trace.Span):
         """Return the value of a `traceparent` header that names the span, without making it."""
         if self._record.exported or self._made is not None or self.reserved is None:
             return traceparent(*self._reserve())
-        return traceparent(*self.reserved, trace.TraceFlags.DEFAULT)
+        trace_id, span_id = self.reserved
+        return f"00-{trace_id.to_bytes(16).hex()}-{span_id.to_bytes(8).hex()}-00"
 
     def _reserve(self) -> tuple[int, int, int]:
         with _making:

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _context = get_current
 _plain_cursor: Callable[..., sqlite3.Cursor] = sqlite3.Connection.cursor
+_commit: Final = sqlite3.Connection.commit
+_rollback: Final = sqlite3.Connection.rollback
+_close: Final = sqlite3.Connection.close
+_fetchall: Final = sqlite3.Cursor.fetchall
+_fetchmany: Final = sqlite3.Cursor.fetchmany
 _open: Final[Callable[..., sqlite3.Connection]] = sqlite3.connect
 _captures: list[Capture] = []
 _listeners: list[Listener] = []
@@ -184,6 +189,13 @@ def _tell(query: Query, hashed: int | None) -> None:
         listener(query, hashed)
 
 
+def _fetched_long(cursor: sqlite3.Cursor, record: RequestRecord, query_ns: int) -> None:
+    """Note which file the query that began at `query_ns` reads, for whoever wants its plan."""
+    sql = next((query[0] for query in reversed(record.queries) if query[1] == query_ns), None)
+    if sql is not None:
+        locks.ran_long(cursor.connection, sql)
+
+
 class TracedCursor(sqlite3.Cursor):
     """A cursor whose calls are counted and timed."""
 
@@ -200,27 +212,28 @@ class TracedCursor(sqlite3.Cursor):
     # SQLite looks for rows while they are fetched. Fetching one by one is left alone: it would cost more than it tells.
 
     def fetchall(self) -> list[Any]:
-        return _fetched(self, super().fetchall)
+        record = serving.get() or current_request()
+        if record is None or (query_ns := record.last_of(self)) is None:
+            return _fetchall(self)
+        start_ns = perf_counter_ns()
+        rows = _fetchall(self)
+        took_ns = perf_counter_ns() - start_ns
+        record.fetched(query_ns, took_ns, len(rows))
+        if took_ns >= _WORTH_ASKING_NS:
+            _fetched_long(self, record, query_ns)
+        return rows
 
     def fetchmany(self, *size: Any, **named: Any) -> list[Any]:
-        return _fetched(self, super().fetchmany, *size, **named)
-
-
-def _fetched(cursor: sqlite3.Cursor, fetch: Callable[..., list[Any]], *size: Any, **named: Any) -> list[Any]:
-    """Return what `fetch` does, and note how long that took with the query that the cursor ran last."""
-    record = serving.get() or current_request()
-    query_ns = None if record is None else record.last_of(cursor)
-    if record is None or query_ns is None or record.complete:
-        return fetch(*size, **named)
-    start_ns = perf_counter_ns()
-    rows = fetch(*size, **named)
-    took_ns = perf_counter_ns() - start_ns
-    record.fetched(query_ns, took_ns, len(rows))
-    if took_ns >= _WORTH_ASKING_NS:
-        sql = next((query[0] for query in reversed(record.queries) if query[1] == query_ns), None)
-        if sql is not None:
-            locks.ran_long(cursor.connection, sql)
-    return rows
+        record = serving.get() or current_request()
+        if record is None or (query_ns := record.last_of(self)) is None:
+            return _fetchmany(self, *size, **named)
+        start_ns = perf_counter_ns()
+        rows = _fetchmany(self, *size, **named)
+        took_ns = perf_counter_ns() - start_ns
+        record.fetched(query_ns, took_ns, len(rows))
+        if took_ns >= _WORTH_ASKING_NS:
+            _fetched_long(self, record, query_ns)
+        return rows
 
 
 def _run_script(cursor: sqlite3.Cursor, sql: str, _: Any) -> Any:
@@ -258,15 +271,15 @@ class TracedConnection(sqlite3.Connection):
         return _executescript(_plain_cursor(self, TracedCursor), sql_script, _depth=2)
 
     def commit(self) -> None:
-        super().commit()
+        _commit(self)
         locks.released(self)
 
     def rollback(self) -> None:
-        super().rollback()
+        _rollback(self)
         locks.released(self)
 
     def close(self) -> None:
-        super().close()
+        _close(self)
         locks.released(self, is_closed=True)
 
     def __exit__(self, *raised: Any) -> Any:

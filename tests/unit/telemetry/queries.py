@@ -70,7 +70,7 @@ def kept(
         queries=queries,
         repeats=repeats,
         sums=None,
-        fetches={},
+        fetches=(),
         estimated_bytes=500 + 280 * len(queries),
     )
     return made._replace(**values)

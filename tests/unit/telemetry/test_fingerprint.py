@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry import fingerprint
 from telemetry.fingerprint import statement
 
 LITERALS = st.one_of(
@@ -65,6 +66,88 @@ def test_white_space_comments_and_the_case_of_keywords_do_not_matter(spaces: lis
         words = [word.lower() if word in ("SELECT", "FROM", "WHERE") else word for word in words]
     sql = "".join(word + space for word, space in zip(words, [*spaces, ""], strict=True))
     assert statement(sql).text == "SELECT Name FROM Users WHERE Age > ?"
+
+
+PARTS = st.sampled_from(
+    [
+        *(
+            "SELECT",
+            "INSERT INTO",
+            "UPDATE",
+            "SET",
+            "FROM",
+            "t1",
+            "main.t2",
+            "WHERE",
+            "id",
+            "=",
+            "<",
+            "AND",
+            "IN",
+            "VALUES",
+        ),
+        *(
+            "ORDER BY",
+            "DESC",
+            "LIMIT",
+            "limit\n",
+            "LIMIT 20",
+            "LIMIT 007",
+            "LIMIT -1",
+            "OFFSET",
+            "COUNT(*)",
+            "UNION",
+            "RANDOM()",
+        ),
+        *("5", "-5", "- 5", "1.5", ".5", "5.", "1e5", "1e-5", "0x1F", "1_000", "7abc", "5..6", "t.5"),
+        *(
+            "''",
+            "'a'",
+            "'it''s'",
+            "'a\"b'",
+            "'x[1]'",
+            "'-- 1'",
+            "x'AB'",
+            "N'n'",
+            "'a'||'b'",
+            "data->'$[0]'",
+            "'\\'",
+            "'open",
+        ),
+        *('"n 5"', '"a""b 3"', "`q 1`", "[b 2]", '"open 5', "`open 5", "[open 5", "-- c 5\n", "/* 7 */", "é 1"),
+        *(
+            "?",
+            "?1",
+            ":id1",
+            "@p2",
+            "$3",
+            ",",
+            "(",
+            ")",
+            "(1, 2, 3)",
+            "('a', 'b')",
+            "(1, 'x'), (2, 'y')",
+            ";",
+            "BETWEEN 1 AND 2",
+        ),
+        *("LIKE '%5%'", "CAST(5 AS TEXT)"),
+    ]
+)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=12), st.sampled_from([" ", " ", "\n", ""]))
+def test_the_form_of_a_statement_has_its_fingerprint(parts: list[str], space: str) -> None:
+    sql = space.join(parts)
+    read = fingerprint._of_form.__wrapped__
+    assert read(fingerprint.form(sql)) == read(sql)
+
+
+def test_statements_that_differ_in_literals_have_one_form() -> None:
+    forms = {
+        fingerprint.form(f"SELECT a, 'x{number}' FROM t1 WHERE \"b 1\" = {number} AND c < -{number}.5 LIMIT 10")
+        for number in range(20)
+    }
+    assert forms == {"SELECT a, '' FROM t1 WHERE \"b 1\" = 0 AND c < -0 LIMIT 10"}
 
 
 @given(st.text())

@@ -143,7 +143,7 @@ def test_the_time_another_connection_held_the_lock_is_time_waited(taken: list[st
 
 
 def is_held(file: Path) -> bool:
-    return any(state.file == str(file) for state in locks._open.values())
+    return any(state.transaction and state.file == str(file) for state in locks._connections.values())
 
 
 @pytest.mark.parametrize(

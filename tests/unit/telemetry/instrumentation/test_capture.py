@@ -50,6 +50,39 @@ def test_names_of_tables_are_told_up_to_a_number(made: Capture, monkeypatch: pyt
     assert told == ["t1", "t2", "t3", None, "t1"]
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a FROM {}",
+        "SELECT a FROM t{}",
+        "SELECT {} FROM t",
+        "SELECT a FROM t WHERE a = {}",
+        "SELECT a FROM t{0} WHERE a = {0}",
+        'SELECT a FROM "t{}" WHERE a = 1',
+        "INSERT INTO t VALUES ({})",
+        "UPDATE OR IGNORE t SET a = {}",
+        "DELETE FROM main.t WHERE a = {}",
+        "PRAGMA cache_size = {}",
+        "VACUUM {}",
+    ],
+)
+@pytest.mark.parametrize("literals", [("1", "2"), ("'x'", "'y' FROM u"), ("1", "t"), ("7 FROM u", "8")])
+def test_attributes_of_a_statement_do_not_depend_on_what_came_before(
+    made: Capture, sql: str, literals: tuple[str, str]
+) -> None:
+    first, second = map(sql.format, literals)
+    made.operation(first)
+    seen_after_first = made.operation(second)
+    made._leads.clear()
+    assert seen_after_first == made.operation(second)
+
+
+def test_beginnings_of_statements_are_remembered_up_to_a_number(made: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_MAX_STATEMENTS", 10)
+    run(made, *(f"SELECT a FROM t WHERE {'b' * number} = {number}" for number in range(1, 26)))
+    assert 0 < len(made._leads) <= 10
+
+
 def test_beyond_so_many_series_requests_share_one_that_enters_no_window(
     metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
 ) -> None:

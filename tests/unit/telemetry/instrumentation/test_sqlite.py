@@ -22,11 +22,11 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from telemetry import PerformanceMetrics, instrument, source, uninstrument
+from telemetry import PerformanceMetrics, instrument, requests, source, uninstrument
 from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite
 from telemetry.recent import KeptRequest
-from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, SCRIPT
+from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, SCRIPT, by_query
 
 Instrumented = Callable[..., Flask]
 
@@ -329,7 +329,8 @@ def test_rows_go_with_the_query_whose_cursor_they_were_fetched_from(kept_of: Kep
             opened.cursor().fetchall()  # it has run nothing
 
         kept = kept_of(view)
-        assert [kept.fetches[query[1]][1] for query in kept.queries] == [3, 2, 2, 2]
+        fetched = by_query(kept.fetches)
+        assert [fetched[query[1]][1] for query in kept.queries] == [3, 2, 2, 2]
 
 
 def test_rows_go_with_their_query_also_when_its_request_has_very_many(kept_of: Kept) -> None:
@@ -346,6 +347,22 @@ def test_rows_go_with_their_query_also_when_its_request_has_very_many(kept_of: K
     assert sums["SELECT ?"].runs == 2 * MAX_PENDING_QUERIES + 10
     assert sums["SELECT ?"].distinct == 7
     assert sums["SELECT 4 UNION SELECT 5 UNION SELECT 6"].rows == 3
+
+
+def test_rows_that_are_fetched_one_by_one_take_no_room_each(kept_of: Kept) -> None:
+    rows = 3 * requests._MOST_FETCHES
+    with contextlib.closing(connection()) as opened:
+
+        def view() -> None:
+            all_rows = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {rows}) SELECT i FROM n"
+            cursor = opened.execute(all_rows)
+            while cursor.fetchmany(1):
+                pass
+
+        kept = kept_of(view)
+    (only,) = analyse(kept).groups
+    assert (only.runs, only.rows) == (1, rows)
+    assert len(kept.fetches) <= requests._MOST_FETCHES
 
 
 def test_every_row_that_was_fetched_is_in_a_group_however_many_queries_there_are(kept_of: Kept) -> None:
@@ -506,7 +523,7 @@ def test_a_thread_that_has_flasks_context_alone_belongs_to_the_request(
 
     app.test_client().get("/")
     (kept,) = metrics.recent.all()
-    assert (kept.query_count, [rows for _, rows in kept.fetches.values()]) == (1, [2])
+    assert (kept.query_count, [*kept.fetches[2::3]]) == (1, [2])
     spans_made = {span.name: span for span in exporter.get_finished_spans()}
     if spans_made:
         parent = spans_made["SELECT"].parent
