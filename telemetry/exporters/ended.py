@@ -130,8 +130,11 @@ class EndedRequest:
     @property
     def characters(self) -> int:
         """How long the statements of its queries are, together with what a client chooses of the request."""
-        own = 0 if self.server is None else sum([len(text) for text in _of_clients(self.server.environ) if text])
-        return own + sum(map(len, map(_SQL, self.queries)))
+        own = 0
+        if self.server is not None:
+            host, script_name, path, agent = _of_clients(self.server.environ)
+            own = len(host or "") + len(script_name or "") + len(path or "") + len(agent or "")
+        return own + sum(map(len, map(_SQL, self.queries))) if self.queries else own
 
     @property
     def exact_span_count(self) -> int:

@@ -217,7 +217,8 @@ class Capture:
         pair = (ids.trace_id, ids.span_id)
         kept = None
         if sampled:
-            self._decide(record, ids.trace_id, error_type, duration_ns)
+            if record.held is not None:
+                self._decide(record, ids.trace_id, error_type, duration_ns)
             kept = row(record, request_path(environ), error_type, duration_ns, pair)
             facts = ServerFacts(
                 span.parent_context,

@@ -115,7 +115,18 @@ class DeferredSpan(trace.Span):
     span, a propagator, a log record. Until then it costs nothing but itself. Thread-safe.
     """
 
-    __slots__ = ("_environ", "_ids", "_made", "_parent", "_record", "_tracing", "facts", "made_for", "reserved")
+    __slots__ = (
+        "_chosen",
+        "_environ",
+        "_ids",
+        "_made",
+        "_parent",
+        "_record",
+        "_tracing",
+        "facts",
+        "made_for",
+        "reserved",
+    )
 
     def __init__(self, tracing: Tracing, parent: Context, record: RequestRecord, environ: Environ) -> None:
         self._tracing = tracing
@@ -126,6 +137,7 @@ class DeferredSpan(trace.Span):
         self.made_for: Rule | None = None
         """The rule that was known when the span was made."""
         self._ids: SpanContext | None = None
+        self._chosen: tuple[SpanContext, bool] | None = None
         self.facts: tuple[Any, ...] = ()
         """What is told of the environment, where the span is exported: as the app gets it, behind other middleware."""
         self.reserved: tuple[int, int] | None = None
@@ -167,7 +179,10 @@ class DeferredSpan(trace.Span):
 
     def chosen_ids(self) -> tuple[SpanContext, bool]:
         """Return the ids of a span that nobody has looked at, those told already among them, and whether it is sampled."""
-        return self._tracing.ids(self.parent_context, self.reserved)
+        chosen = self._chosen
+        if chosen is None:
+            chosen = self._chosen = self._tracing.ids(self.parent_context, self.reserved)
+        return chosen
 
     def settle(self, ids: SpanContext) -> bool:
         """Fix the ids at the end of the request; tell whether they came in time, before anybody has looked."""
