@@ -18,7 +18,7 @@ from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
     from flask import Request, Response
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, SpanContext
     from werkzeug.routing import Rule
 
     from telemetry.exporters.processor import DeferredSpanProcessor, Item
@@ -188,6 +188,7 @@ class RequestRecord:
         "last_word",
         "method",
         "outer",
+        "parents",
         "queries",
         "request",
         "rule",
@@ -212,6 +213,7 @@ class RequestRecord:
         self.eager = False  # spans are made at once, because somebody is there to see them start
         self.exported = False  # spans are made from this record later
         self.held: list[Held] | None = None  # what is exported if the request turns out to be kept
+        self.parents: list[tuple[Query, SpanContext]] | None = None  # of queries made inside of spans of the app's own
         self.outer: RequestRecord | None = None  # the request that this one was made inside, which holds for both
         self.decision: Decision | None = None  # why it is exported, where not every request is
         self.is_rejected = False  # and that it is not
@@ -261,6 +263,8 @@ class RequestRecord:
             self._late = _NO_SUMS
         if self.held is not None or self.outer is not None:
             self.held = self.outer = None
+        if self.parents is not None:
+            self.parents = None
 
     @property
     def query_count(self) -> int:
@@ -300,6 +304,25 @@ class RequestRecord:
         if len(queries) >= MAX_PENDING_QUERIES:
             self.spill()
         return True
+
+    def note_parent(self, query: Query, parent: SpanContext) -> None:
+        """Note the span of the app that a query belongs to, which is about to be added. Thread-safe."""
+        noted = self.parents
+        if noted is None:
+            with _spill_lock:
+                noted = self.parents
+                if noted is None:
+                    noted = self.parents = []
+        noted.append((query, parent))
+
+    def take_parents(self, queries: Sequence[Query]) -> list[tuple[Query, SpanContext]]:
+        """Return what was noted of `queries`, which are recorded now."""
+        if self.parents is None:
+            return []
+        numbers = set(map(id, queries))
+        noted = self.parents[:]
+        self.parents[: len(noted)] = [each for each in noted if id(each[0]) not in numbers]
+        return [each for each in noted if id(each[0]) in numbers]
 
     def end(self) -> None:
         """Take no more queries: what a thread that outlives the request has yet to ask is no part of it."""

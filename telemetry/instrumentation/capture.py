@@ -133,6 +133,8 @@ class Capture:
         elif span is not None:
             try:
                 ids, sampled, kept = self._end_span(span, record, environ, error_type, duration_ns, is_excluded)
+                if record.parents:
+                    self.tracing.emit_inside(record, record.queries)
                 if record.held is not None:
                     self.tracing.release(record)
                     sampled = sampled and not record.is_rejected
@@ -327,6 +329,8 @@ class Capture:
                 ids, sampled = (found.trace_id, found.span_id), found.trace_flags.sampled and not record.is_rejected
                 if sampled:
                     self.tracing.emit(record, found, None, queries)
+                if record.parents:
+                    self.tracing.emit_inside(record, queries)
             self.record_queries(queries, context, time_unix_nano, ids, sampled)
         except Exception:
             self.fail("the queries of a request could not be recorded")

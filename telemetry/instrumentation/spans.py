@@ -36,6 +36,7 @@ from telemetry.exporters.ended import (
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.tail import stronger
 from telemetry.instrumentation.sampling import decider
+from telemetry.requests import MADE
 from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
@@ -400,6 +401,19 @@ class Tracing:
             record.held.append((None, ended))
         elif not record.is_rejected:
             self._give(((None, ended),))
+
+    def emit_inside(self, record: RequestRecord, queries: Sequence[Query]) -> None:
+        """Give those of `queries` that were made inside of spans of the app's own, as children of these."""
+        assert self._decide is not None
+        by_parent: dict[tuple[int, int], tuple[SpanContext, list[Query]]] = {}
+        for query, parent in record.take_parents(queries):
+            found = by_parent.setdefault((parent.trace_id, parent.span_id), (parent, []))
+            found[1].append((*query[:4], query[4] & ~MADE, *query[5:]))
+        for parent, inside in by_parent.values():
+            if self._decide(parent, parent.trace_id):
+                flags = _FLAGS[True, parent.trace_flags.random_trace_id]
+                ids = SpanContext(parent.trace_id, parent.span_id, False, flags, parent.trace_state)
+                self.emit(record, ids, None, inside)
 
     def hold(self, record: RequestRecord, outer: RequestRecord | None) -> None:
         """Keep back what `record` would export until it is known whether it is kept."""

@@ -34,6 +34,9 @@ from telemetry.instrumentation.spans import SPAN_KEY, clean, end_span, error_typ
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import SpanContext
+
     from telemetry.instrumentation.capture import Capture
     from telemetry.requests import Query, RequestRecord
     from telemetry.source import Site
@@ -69,12 +72,13 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
 
     def traced(cursor: sqlite3.Cursor, sql: str, parameters: Any = (), /, *, _depth: int = 1) -> Any:
         record = serving.get()
-        if (
-            record is None
-            or (add := record.add) is None
-            or (record.exported and _context().get(SPAN_KEY) is not record.span)
-        ):
+        if record is None or (add := record.add) is None:
             return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
+        parent, marked = None, flags
+        if record.exported and (context := _context()).get(SPAN_KEY) is not record.span:
+            parent, marked = _parent_in(context), flags | MADE
+            if parent is None:
+                return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
         start_ns = perf_counter_ns()
         try:
             result = call(cursor, sql, parameters)
@@ -103,7 +107,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                     start_ns,
                     duration_ns,
                     None,
-                    flags,
+                    marked,
                     rows,
                     transaction,
                     code,
@@ -112,7 +116,9 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                     caller.f_lasti,
                 )
             else:
-                query = (sql, start_ns, duration_ns, None, flags, rows, transaction, *record.capture.site(frame))
+                query = (sql, start_ns, duration_ns, None, marked, rows, transaction, *record.capture.site(frame))
+            if parent is not None:
+                record.note_parent(query, parent)
             add(query)
             if record.is_ending and record.came_late(add, query):
                 _record_late(record, query)
@@ -133,6 +139,16 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         return result
 
     return functools.wraps(call)(traced)
+
+
+def _parent_in(context: Context) -> SpanContext | None:
+    """Return the ids of a span that the app has started, whose child a query's span is once it is made of the record; `None`
+    where the SDK has to make it."""
+    span = context.get(SPAN_KEY)
+    if not isinstance(span, trace.Span) or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
+        return None
+    ids = span.get_span_context()
+    return ids if ids.is_valid and not ids.is_remote else None
 
 
 def _text(sql: object) -> str:

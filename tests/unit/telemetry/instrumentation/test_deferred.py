@@ -17,7 +17,7 @@ from opentelemetry.context import attach, detach, get_current
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
@@ -181,6 +181,72 @@ def test_a_request_of_many_queries_is_exported_to_the_last_one(
     server = backend.named("GET /").context
     assert all(span.parent == server for span in backend.spans() if span.name == "SELECT")
     assert metrics.db_queries_per_request[:] == [number]
+
+
+class CountingTracer(Tracer):
+    """The SDK's, counting the spans that it makes."""
+
+    made = 0
+
+    def start_span(self, *args: Any, **kwargs: Any) -> Any:
+        CountingTracer.made += 1
+        return super().start_span(*args, **kwargs)
+
+
+def test_queries_in_spans_of_the_app_are_exported_to_the_last_one_without_the_sdk(
+    instrumented: Instrumented, backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = MAX_PENDING_QUERIES + 17
+
+    def view() -> str:
+        connection, tracer = database(), backend.provider.get_tracer("app")
+        with tracer.start_as_current_span("outer"):
+            for _ in range(number):
+                connection.execute("SELECT 1")
+            with tracer.start_as_current_span("inner"):
+                work = contextvars.copy_context().run
+                thread = threading.Thread(target=work, args=(connection.execute, "SELECT 2"))
+                thread.start()
+                thread.join()
+        connection.execute("SELECT 3")
+        return "ok"
+
+    client = instrumented(app_of(view), tracer_provider=backend.provider).test_client()
+    capture = client.application.extensions["telemetry"].middleware.capture
+    monkeypatch.setattr(CountingTracer, "made", 0)
+    capture.tracing.tracer.__class__ = CountingTracer
+    client.get("/")
+    assert CountingTracer.made == 0
+    queries = [span for span in backend.spans() if span.name == "SELECT"]
+    server, outer, inner = (backend.named(name).context for name in ("GET /", "outer", "inner"))
+    texts = [(span.attributes or {})["db.query.text"] for span in queries]
+    assert Counter(texts) == {"SELECT 1": number, "SELECT 2": 1, "SELECT 3": 1}
+    parents = {"SELECT 1": outer, "SELECT 2": inner, "SELECT 3": server}
+    assert all(span.parent == parents[str(text)] for span, text in zip(queries, texts, strict=True))
+
+
+def test_queries_in_spans_of_the_app_share_what_becomes_of_their_request_and_of_their_span(
+    instrumented: Instrumented, backend: Backend, database: Database, metrics: PerformanceMetrics
+) -> None:
+    unsampled = NonRecordingSpan(SpanContext(TRACE, PARENT, False, TraceFlags(0)))
+
+    def view(name: str) -> str:
+        connection = database()
+        with backend.provider.get_tracer("app").start_as_current_span("work"):
+            connection.execute(f"SELECT '{name}'")
+        token = attach(trace.set_span_in_context(unsampled))
+        connection.execute("SELECT 'unsampled'")
+        detach(token)
+        if name == "failing":
+            abort(500)
+        return "ok"
+
+    settings = TelemetrySettings(export="notable+1/1000000000")
+    app = instrumented(app_of(view, "/<name>"), tracer_provider=backend.provider, settings=settings)
+    for name in ("dull", "failing"):
+        app.test_client().get(f"/{name}")
+    assert {(span.attributes or {}).get("db.query.text") for span in backend.spans()} == {None, "SELECT 'failing'"}
+    assert metrics.db_queries_per_request[:] == [2, 2]
 
 
 def test_sampling_thins_out_spans_and_never_figures(
