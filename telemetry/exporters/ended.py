@@ -54,6 +54,42 @@ class Source(NamedTuple):
     """The attributes of a statement."""
 
 
+Plain = str | bool | int | float
+"""A value of an attribute that needs no second look."""
+NO_ATTRIBUTES: Final[Mapping[str, Plain]] = {}
+MOST_OWN: Final = 32
+OURS: Final = frozenset(
+    {
+        "client.address",
+        "http.request.method_original",
+        "network.protocol.version",
+        "server.address",
+        "server.port",
+        "url.path",
+        "url.scheme",
+        "user_agent.original",
+        instruments.ERROR_TYPE,
+        instruments.EXPORT_REASON,
+        instruments.EXPORT_SHARE,
+        instruments.HTTP_REQUEST_METHOD,
+        instruments.HTTP_RESPONSE_STATUS_CODE,
+        instruments.HTTP_ROUTE,
+        instruments.REQUEST_DB_DURATION,
+        instruments.REQUEST_OPERATIONS,
+        instruments.REQUEST_STATEMENTS,
+        instruments.REQUEST_VERDICT,
+    }
+)
+"""Every attribute that a server span of ours may have."""
+
+
+def is_plain(key: object, value: object) -> bool:
+    """Tell whether that is an attribute beside ours which needs no second look."""
+    if type(key) is not str or not key or key in OURS:
+        return False
+    return type(value) in (str, bool, float) or (type(value) is int and -(2**63) <= value < 2**63)
+
+
 class ServerFacts(NamedTuple):
     """What the server span is made of."""
 
@@ -69,6 +105,8 @@ class ServerFacts(NamedTuple):
     """Why the request is exported, where not every request is."""
     kept: Row | None = None
     """What is known of its queries."""
+    own: Mapping[str, Plain] = NO_ATTRIBUTES
+    """What the app has said of the span: none of the names in `OURS`, and at most `MOST_OWN`."""
 
     @property
     def kind(self) -> SpanKind:
@@ -134,6 +172,8 @@ class EndedRequest:
         if self.server is not None:
             host, script_name, path, agent = _of_clients(self.server.environ)
             own = len(host or "") + len(script_name or "") + len(path or "") + len(agent or "")
+            if self.server.own:
+                own += sum([len(key) + len(str(value)) for key, value in self.server.own.items()])
         return own + sum(map(len, map(_SQL, self.queries))) if self.queries else own
 
     @property
@@ -253,7 +293,7 @@ def server_attributes(server: ServerFacts) -> dict[str, AttributeValue]:
         attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = server.status
     if server.error_type is not None:
         attributes[instruments.ERROR_TYPE] = server.error_type
-    return attributes | decision_attributes(server.decision) | database_attributes(server.kept)
+    return {**attributes, **server.own, **decision_attributes(server.decision), **database_attributes(server.kept)}
 
 
 def database_attributes(row: Row | None) -> dict[str, AttributeValue]:

@@ -19,7 +19,8 @@ from opentelemetry.trace import SpanContext
 
 from telemetry import instruments
 from telemetry.exporters.ended import (
-    ENVIRON_KEYS,
+    MOST_OWN,
+    OURS,
     EndedRequest,
     ServerFacts,
     Source,
@@ -123,7 +124,7 @@ def encode(items: Sequence[EndedRequest]) -> bytes:
 def is_plain(limits: SpanLimits) -> bool:
     """Tell whether no attribute of ours can meet a limit, so that the spans may be written as they are."""
     most = limits.max_span_attributes
-    return limits.max_span_attribute_length is None and (most is None or most >= len(ENVIRON_KEYS) + 8)
+    return limits.max_span_attribute_length is None and (most is None or most >= len(OURS) + MOST_OWN)
 
 
 def _resource_spans(source: Source, spans: bytes) -> bytes:
@@ -184,6 +185,7 @@ def _server_span(
             ),
             _path(script_name, path),
             _client(address, agent),
+            attributes(9, server.own) if server.own else b"",
             _database(server.kept),
             b"\x85\x01\x00\x03\x00\x00" if parent is not None and parent.is_remote else _LOCAL,
         )

@@ -232,6 +232,7 @@ class Capture:
                 span.facts or environ_facts(environ),
                 record.decision,
                 kept,
+                span.own,
             )
             self.tracing.emit(record, ids, facts, record.queries)
         return pair, sampled, kept

@@ -10,8 +10,9 @@ import re
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from itertools import starmap
 from random import getrandbits
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
@@ -25,8 +26,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from telemetry import instruments
 from telemetry.exporters.ended import (
+    MOST_OWN,
+    NO_ATTRIBUTES,
     EndedRequest,
     Source,
+    is_plain,
     query_attributes,
     query_span_name,
     request_attributes,
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes, AttributeValue
     from werkzeug.routing import Rule
 
-    from telemetry.exporters.ended import ServerFacts
+    from telemetry.exporters.ended import Plain, ServerFacts
     from telemetry.exporters.processor import Item
     from telemetry.exporters.tail import Decision, TailPolicy
     from telemetry.requests import Held, Query, RequestRecord
@@ -126,6 +130,7 @@ class DeferredSpan(trace.Span):
         "_tracing",
         "facts",
         "made_for",
+        "own",
         "reserved",
     )
 
@@ -139,6 +144,8 @@ class DeferredSpan(trace.Span):
         """The rule that was known when the span was made."""
         self._ids: SpanContext | None = None
         self._chosen: tuple[SpanContext, bool] | None = None
+        self.own = NO_ATTRIBUTES
+        """The attributes that the app has set on it."""
         self.facts: tuple[Any, ...] = ()
         """What is told of the environment, where the span is exported: as the app gets it, behind other middleware."""
         self.reserved: tuple[int, int] | None = None
@@ -162,8 +169,23 @@ class DeferredSpan(trace.Span):
                     self._made = trace.NonRecordingSpan(self._late_ids())
                 else:
                     self.made_for = record.rule
-                    self._made = self._tracing.start_server_span(record, self._environ, self._parent, self.reserved)
+                    made = self._tracing.start_server_span(record, self._environ, self._parent, self.reserved)
+                    made.set_attributes(self.own)
+                    self._made = made
             return self._made
+
+    def _notes(self, attributes: Mapping[str, AttributeValue]) -> bool:
+        """Note attributes that the app sets, or drop them where the span is not sampled; tell whether that can be done without
+        making it."""
+        if self._made is not None or not all(starmap(is_plain, attributes.items())):
+            return False
+        with _making:
+            if self._choose() is not self or len(self.own) + len(attributes) > MOST_OWN:
+                return False
+            if self.chosen_ids()[1]:
+                plain = cast("Mapping[str, Plain]", attributes)
+                self.own = {**self.own, **plain}  # a new one: what is exported may hold the one before
+            return True
 
     def traceparent(self) -> str:
         """Return the value of a `traceparent` header that names the span, without making it."""
@@ -225,13 +247,19 @@ class DeferredSpan(trace.Span):
         return (self._made or self._choose()).get_span_context()
 
     def is_recording(self) -> bool:
+        if self._made is None:
+            with _making:
+                if self._choose() is self:
+                    return self.chosen_ids()[1]
         return (self._made or self.make()).is_recording()
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        (self._made or self.make()).set_attribute(key, value)
+        if not self._notes({key: value}):
+            (self._made or self.make()).set_attribute(key, value)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        (self._made or self.make()).set_attributes(attributes)
+        if not self._notes(attributes):
+            (self._made or self.make()).set_attributes(attributes)
 
     def update_name(self, name: str) -> None:
         (self._made or self.make()).update_name(name)

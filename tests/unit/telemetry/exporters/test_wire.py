@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.span import TraceState
 
 from telemetry.exporters import wire
-from telemetry.exporters.ended import EndedRequest, ServerFacts, Source
+from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, is_plain
 from telemetry.exporters.processor import as_spans
 from telemetry.requests import MADE, MANY, Query
 from tests.unit.telemetry.exporters.queries import query
@@ -61,6 +61,7 @@ def source(**changes: Any) -> Source:
 
 SOURCE = source()
 words = st.text(max_size=30) | st.sampled_from(["é\U0001f3ac", "x" * 200])
+plain_values = words | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**63), 2**63 - 1)
 numbers_64 = st.integers(1, 2**64 - 1)
 times = st.integers(0, 2**62)
 trace_states = st.none() | st.dictionaries(
@@ -94,6 +95,7 @@ def servers(draw: st.DrawFn) -> ServerFacts:
         error_type=draw(st.none() | st.sampled_from(["500", "503"])),
         duration_ns=draw(times),
         environ=environ,
+        own=draw(st.dictionaries(words.filter(lambda key: is_plain(key, 1)), plain_values, max_size=4)),
     )
 
 

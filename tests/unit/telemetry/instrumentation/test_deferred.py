@@ -19,11 +19,12 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry.exporters.ended import MOST_OWN
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.instrumentation.spans import DeferredSpan
 from telemetry.requests import MAX_PENDING_QUERIES
@@ -348,7 +349,7 @@ def test_a_span_that_was_looked_at_where_nobody_listens_ends_with_the_exception(
 
     def view() -> str:
         kept.append(trace.get_current_span())
-        assert kept[0].is_recording()
+        assert kept[0].name == "GET /"
         raise LookupError("no such film")
 
     assert instrumented(app_of(view)).test_client().get("/").status_code == 500
@@ -357,6 +358,63 @@ def test_a_span_that_was_looked_at_where_nobody_listens_ends_with_the_exception(
     assert span.end_time is not None
     assert [event.name for event in span.events] == ["exception"]
     assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, "LookupError")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_made"),
+    [
+        ({"a": 1, "b": "x", "c": True, "d": 0.5, "e": -(2**63), "f": "\udc80"}, False),
+        ({"http.route": "/mine"}, True),
+        ({"error.type": "mine"}, True),
+        ({"": 1}, True),
+        ({"a": [1, 2]}, True),
+        ({"a": None}, True),
+        ({"a": 2**63}, True),
+        ({str(number): number for number in range(MOST_OWN - 1)}, False),
+        ({str(number): number for number in range(MOST_OWN)}, True),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_attributes_that_the_app_sets_are_exported_as_the_sdk_would(
+    attributes: dict[str, Any], is_made: bool, at_once: bool, instrumented: Instrumented, backend: Backend
+) -> None:
+    made: list[bool] = []
+
+    def view() -> str:
+        span: Any = trace.get_current_span()
+        assert span.is_recording()
+        span.set_attribute("first", 1)
+        span.set_attribute("first", "again")
+        if at_once:
+            span.set_attributes(attributes)
+        else:
+            for key, value in attributes.items():
+                span.set_attribute(key, value)
+        made.append(span.made is not None)
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    assert made == [is_made]
+    by_sdk = TracerProvider(shutdown_on_exit=False).get_tracer("oracle").start_span("x")
+    by_sdk.set_attributes({"first": "again", **attributes})
+    wanted = dict(by_sdk.attributes or {})  # type: ignore[attr-defined]  # it is the SDK's
+    found = backend.named("GET /").attributes or {}
+    assert {key: found.get(key) for key in wanted} == wanted
+
+
+def test_an_unsampled_span_records_nothing_and_is_not_made(instrumented: Instrumented) -> None:
+    backend = Backend(ALWAYS_OFF)
+    seen: list[Any] = []
+
+    def view() -> str:
+        span: Any = trace.get_current_span()
+        span.set_attribute("a", 1)
+        seen.append((span.is_recording(), span.made, dict(span.own)))
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    assert seen == [(False, None, {})]
+    assert backend.spans() == []
 
 
 class Recorder(SpanProcessor):
@@ -529,10 +587,10 @@ def test_a_processor_that_raises_costs_its_own_span_alone(
     assert caplog.text.count("later failures are counted only") == 1
 
 
-@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize("looks", [None, "attribute", "event"])
 @pytest.mark.parametrize("export", ["all", "1/1"])
 def test_the_server_span_carries_the_verdict_whoever_makes_it(
-    looks: bool, export: str, instrumented: Callable[..., Flask]
+    looks: str | None, export: str, instrumented: Callable[..., Flask]
 ) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
@@ -543,7 +601,9 @@ def test_the_server_span_carries_the_verdict_whoever_makes_it(
     @app.get("/")
     def view() -> str:
         if looks:
-            trace.get_current_span().set_attribute("app.looked", True)
+            trace.get_current_span().set_attribute("app.looked", looks)
+        if looks == "event":
+            trace.get_current_span().add_event("looked")
         with contextlib.closing(sqlite3.connect(":memory:")) as connection:
             connection.execute("CREATE TABLE tags (id)")
             for number in range(6):
@@ -556,7 +616,7 @@ def test_the_server_span_carries_the_verdict_whoever_makes_it(
     attributes = dict(server.attributes or {})
     assert attributes["telemetry.request.verdict"] == "n_plus_one"
     assert (attributes["telemetry.request.db_operations"], attributes["telemetry.request.db_statements"]) == (7, 2)
-    assert attributes.get("app.looked", False) is looks
+    assert attributes.get("app.looked") == looks
 
 
 FORWARDED = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.example"}
@@ -595,7 +655,7 @@ def test_no_port_that_a_client_makes_up_costs_the_request_or_its_span(
 ) -> None:
     def view() -> str:
         if looks:
-            trace.get_current_span().set_attribute("user.id", 7)
+            trace.get_current_span().add_event("looked")
         return "x"
 
     client = instrumented(app_of(view), tracer_provider=backend.provider).test_client()
