@@ -38,6 +38,8 @@ class Measured:
     """Returns how many spans have come out at the other end since the last call; `None` if there is no such end."""
     of_requests: dict[str, Any] = field(default_factory=dict)
     """What its requests carry in the WSGI environment beside the usual."""
+    more_spans: int = 0
+    """Spans that the app makes itself in each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,17 @@ class Variant:
     """The environment it runs in: a file of `peers/requirements`; the project's own if there is none."""
 
 
+LOAD_VARIABLE = "BENCH_LOAD"
+"""Names one of `load_apps.LOADS` to measure in place of the usual app."""
+
+
 def make_app() -> Flask:
     """Return an app with one route that makes as many queries as its path says, each through a cursor of its own."""
+    if LOAD_VARIABLE in os.environ:
+        from benchmarks.load_apps import LOADS
+
+        return LOADS[os.environ[LOAD_VARIABLE]].make()
+
     import sqlite3
     import threading
 

@@ -21,6 +21,7 @@ from rich.progress import Progress
 
 from benchmarks.apps import (
     BASELINE,
+    LOAD_VARIABLE,
     OWN,
     OWN_EXPORTING,
     OWN_TWO_READERS,
@@ -49,7 +50,7 @@ Samples = dict[tuple[str, int], list[float]]
 class Worker:
     """A process that measures one variant."""
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, load: str | None = None) -> None:
         python = sys.executable if variant.peer is None else python_of(variant.peer)
         self._variant = variant
         self._log = self._log_file(variant).open("w")
@@ -59,7 +60,11 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+                **({} if load is None else {LOAD_VARIABLE: load}),
+            },
         )
         self._answer()
 
@@ -102,14 +107,14 @@ class Worker:
 
 
 @contextmanager
-def workers(variants: Sequence[Variant], notes: list[str]) -> Iterator[dict[str, Worker]]:
-    """Start a worker for each variant; those that can't be had are left out and told in `notes`."""
+def workers(variants: Sequence[Variant], notes: list[str], load: str | None = None) -> Iterator[dict[str, Worker]]:
+    """Start a worker for each variant, of the usual app or of a load; what can't be had is left out and told in `notes`."""
     with ExitStack() as stack:
         stack.enter_context(receiver())
         started = {}
         for variant in variants:
             try:
-                worker = started[variant.name] = Worker(variant)
+                worker = started[variant.name] = Worker(variant, load)
                 stack.callback(worker.close)
             except UnavailableError as error:
                 if variant.name == BASELINE:
@@ -133,9 +138,9 @@ def run(plan: Plan) -> Report:
     return report
 
 
-def measure(started: dict[str, Worker], plan: Plan) -> Samples:
+def measure(started: dict[str, Worker], plan: Plan, rounds: int = ROUNDS) -> Samples:
     """Return microseconds a request for each variant and number of queries."""
-    rounds = plan.rounds_or(ROUNDS, quick=2)
+    rounds = plan.rounds_or(rounds, quick=2)
     cpu_s = CPU_PER_MEASUREMENT_S / (100 if plan.quick else 1)
     first = 5 if plan.quick else 200
     samples: Samples = defaultdict(list)

@@ -13,7 +13,7 @@ import time
 from io import BytesIO
 from typing import Any
 
-from benchmarks.apps import LostSpansError, Measured, UnavailableError
+from benchmarks.apps import LOAD_VARIABLE, LostSpansError, Measured, UnavailableError
 from benchmarks.variants import VARIANTS
 
 
@@ -71,7 +71,7 @@ def measure(measured: Measured, queries: int, requests: int) -> float:
     measured.flush()
     took = time.process_time_ns() - started
     if measured.received is not None:
-        wanted, received = requests * (1 + queries), measured.received()
+        wanted, received = requests * (1 + queries + measured.more_spans), measured.received()
         if received != wanted:
             raise LostSpansError(f"{wanted} spans were to come out, {received} did")
     return took / requests
@@ -83,6 +83,12 @@ def main(variant: str) -> None:
     os.dup2(2, 1)  # what a peer prints is no answer
     try:
         measured = VARIANTS[variant].make()
+        if LOAD_VARIABLE in os.environ:
+            from benchmarks.load_apps import LOADS
+
+            load = LOADS[os.environ[LOAD_VARIABLE]]
+            measured.of_requests.update(load.environ)
+            measured.more_spans = load.more_spans
         measure(measured, 1, 1)  # which also makes the table, in a query of its own
     except LostSpansError:
         pass

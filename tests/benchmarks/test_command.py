@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     # Without the coverage tracer, which would measure itself.
     left_out = ("OTEL_", "LVS_", "COVERAGE_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
@@ -23,7 +23,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout_s,
     )
 
 
@@ -35,6 +35,14 @@ def test_cpu_of_all_variants_is_measured_and_no_span_is_lost(tmp_path: Path) -> 
     assert "| instrument(app), two readers, 50 queries: at most 1/15 of stock OpenTelemetry |" in done.stdout
     samples = json.loads((tmp_path / "samples.json").read_text("utf-8"))["CPU of a request"]
     assert {sample["variant"] for sample in samples} >= {"bare Flask", "stock OpenTelemetry, OTLP"}
+
+
+def test_loads_of_every_kind_are_measured_and_no_span_is_lost() -> None:
+    done = bench("loads", "--rounds", "1", "--markdown", timeout_s=240)
+
+    assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stdout
+    assert "| queries in a span of the app's own |" in done.stdout
 
 
 @pytest.mark.parametrize(
