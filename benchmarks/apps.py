@@ -126,6 +126,22 @@ def two_readers() -> Measured:
     return instrumented()
 
 
+def batching() -> Measured:
+    """`instrument(app)` with two readers and the batch processor that `stock` has, set up by the user."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    os.environ["OTEL_BSP_MAX_QUEUE_SIZE"] = MAX_QUEUE_SPANS
+    sink = _sink()
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(sink))
+    trace.set_tracer_provider(provider)
+    measured = two_readers()
+    measured.flush, measured.received = _flushing(provider), _since_last(lambda: sink.spans)
+    return measured
+
+
 def eager() -> Measured:
     """`instrument(app)` with two readers and a span processor of the user's own, which sees each span start and end."""
     from opentelemetry import trace
@@ -174,19 +190,7 @@ def exporting_notable() -> Measured:
 
 def stock() -> Measured:
     """OpenTelemetry's own Flask and sqlite3 instrumentation, a metric reader, a batch processor; its exporter throws away."""
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-    class Sink(SpanExporter):
-        """Stands for the network: spans end here."""
-
-        spans = 0
-
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            self.spans += len(spans)
-            return SpanExportResult.SUCCESS
-
-    sink = Sink()
+    sink = _sink()
     measured = _stock(sink)
     measured.received = _since_last(lambda: sink.spans)
     return measured
@@ -219,6 +223,22 @@ def _stock(exporter: Any) -> Measured:
     app = make_app()
     FlaskInstrumentor().instrument_app(app)
     return Measured(app, _flushing(provider))
+
+
+def _sink() -> Any:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+    class Sink(SpanExporter):
+        """Stands for the network: spans end here."""
+
+        spans = 0
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            self.spans += len(spans)
+            return SpanExportResult.SUCCESS
+
+    return Sink()
 
 
 def _second_reader() -> None:
@@ -273,6 +293,7 @@ BASELINE = "bare Flask"
 HAND_WRITTEN = "hand-written hooks"
 OWN = "instrument(app)"
 OWN_TWO_READERS = "instrument(app), two readers"
+OWN_BATCHING = "instrument(app), two readers, the app's own BatchSpanProcessor"
 OWN_EXPORTING = "instrument(app), two readers, OTLP"
 STOCK = "stock OpenTelemetry"
 STOCK_EXPORTING = "stock OpenTelemetry, OTLP"
@@ -284,6 +305,7 @@ VARIANTS = (
     Variant(OWN_TWO_READERS, two_readers),
     Variant("instrument(app), two readers, OTLP, tail notable+1/100", exporting_notable),
     Variant(OWN_EXPORTING, exporting),
+    Variant(OWN_BATCHING, batching),
     Variant("instrument(app), two readers, own span processor (eager)", eager),
     Variant(STOCK, stock),
     Variant(STOCK_EXPORTING, stock_exporting),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
@@ -41,6 +42,8 @@ ENVIRON_KEYS = (
     "HTTP_USER_AGENT",
 )
 """What of the WSGI environment becomes attributes of the server span."""
+FEW: Final = 6
+"""So many of `ENVIRON_KEYS` have few values; behind them are script name, path, client and agent."""
 
 
 class Source(NamedTuple):
@@ -114,6 +117,10 @@ class ServerFacts(NamedTuple):
         return SpanKind.SERVER if self.parent is None or self.parent.is_remote else SpanKind.INTERNAL
 
 
+Told = Callable[["Row | None"], Mapping[str, "AttributeValue"]]
+MAX_KEPT_SQL: Final = 10_000
+"""What is made of longer statements, in characters, is made anew each time."""
+MAX_STATEMENTS: Final = 2048
 _PORT_DIGITS: Final = 5  # a client may send any number, which fits nowhere
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
 _SQL: Final = itemgetter(0)  # of a query
@@ -192,40 +199,33 @@ class EndedRequest:
         second._query_ids.append(ids[ahead:])
         return first, second
 
-    def spans(self) -> list[ReadableSpan]:
-        """Return the spans, as the SDK would have made them."""
-        made = [] if self.server is None else [self._server_span(self.server)]
+    def spans(self, told: Told | None = None) -> list[ReadableSpan]:
+        """Return the spans, as the SDK would have made them; of its queries the server span says what `told` returns, without
+        it all that is known of them."""
+        made = [] if self.server is None else [self._server_span(self.server, told or database_attributes)]
         queries = [query for query in self.queries if not query[4] & MADE]
         made += [self._query_span(*each) for each in zip(queries, self.query_ids(), strict=True)]
         return made
 
-    def _server_span(self, server: ServerFacts) -> ReadableSpan:
+    def _server_span(self, server: ServerFacts, told: Told) -> ReadableSpan:
         start = self.start_unix_ns
         return self._span(
             span_name(server.method, server.rule),
             self.ids,
             server.parent,
             server.kind,
-            server_attributes(server),
+            {**server_attributes(server._replace(kept=None)), **told(server.kept)},
             server.error_type,
             (start, start + server.duration_ns),
         )
 
     def _query_span(self, query: Query, span_id: bytes) -> ReadableSpan:
         sql, start_ns, duration_ns, error_type = query[:4]
-        ids = SpanContext(
-            self.ids.trace_id,
-            int.from_bytes(span_id),
-            False,
-            self.ids.trace_flags,
-            self.ids.trace_state,
-        )
+        own = self.ids
+        ids = SpanContext(own.trace_id, int.from_bytes(span_id), False, own.trace_flags, own.trace_state)
         start = self.start_unix_ns + start_ns - self.start_ns
-        operation = self.source.operation(sql)
-        attributes = query_attributes(operation, sql) | source_attributes(query[7], query[8])
-        interval = (start, start + duration_ns)
-        name = query_span_name(operation)
-        return self._span(name, ids, self.ids, SpanKind.CLIENT, attributes, error_type, interval)
+        name, attributes = _query_facts(self.source.operation, sql, query[7], query[8])
+        return self._span(name, ids, own, SpanKind.CLIENT, attributes, error_type, (start, start + duration_ns))
 
     def _span(
         self,
@@ -237,21 +237,47 @@ class EndedRequest:
         error_type: str | None,
         interval: tuple[int, int],
     ) -> ReadableSpan:
-        limits = self.source.limits
+        most, longest = self.source.limits.max_span_attributes, self.source.limits.max_span_attribute_length
+        if longest is not None or (most is not None and most < len(attributes)):
+            attributes = BoundedAttributes(most, attributes, False, longest)
         return ReadableSpan(
             name=name,
             context=ids,
             parent=parent,
             resource=self.source.resource,
-            attributes=BoundedAttributes(
-                limits.max_span_attributes, attributes, False, limits.max_span_attribute_length
-            ),
+            attributes=attributes,
             kind=kind,
-            status=Status(StatusCode.UNSET if error_type is None else StatusCode.ERROR),
+            status=_UNSET if error_type is None else _ERROR,
             start_time=interval[0],
             end_time=interval[1],
             instrumentation_scope=self.source.scope,
         )
+
+
+_UNSET: Final = Status(StatusCode.UNSET)
+_ERROR: Final = Status(StatusCode.ERROR)
+Code = CodeType | str | None
+_known: dict[tuple[Any, str, int, int], tuple[str, Mapping[str, AttributeValue], Code]] = {}
+
+
+def _query_facts(
+    operation: Callable[[str], Mapping[str, str]], sql: str, code: Code, position: int
+) -> tuple[str, Mapping[str, AttributeValue]]:
+    """Return name and attributes of a query's span.
+
+    Code objects are told apart by identity, which keeping them here makes safe: hashing one goes through its constants.
+    """
+    key = (operation, sql, id(code), position)
+    known = _known.get(key)
+    if known is None:
+        values = operation(sql)
+        attributes = query_attributes(values, sql) | source_attributes(code, position)
+        known = query_span_name(values), attributes, code
+        if len(sql) <= MAX_KEPT_SQL:
+            if len(_known) >= MAX_STATEMENTS:
+                _known.clear()
+            _known[key] = known
+    return known[:2]
 
 
 class MadeServerSpan(NamedTuple):
@@ -288,12 +314,36 @@ def environ_facts(environ: Mapping[str, Any]) -> tuple[str | None, ...]:
 
 def server_attributes(server: ServerFacts) -> dict[str, AttributeValue]:
     """Return all attributes of a server span."""
-    attributes = request_attributes(dict(zip(ENVIRON_KEYS, server.environ, strict=True)), server.method, server.rule)
-    if server.status:
-        attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = server.status
-    if server.error_type is not None:
-        attributes[instruments.ERROR_TYPE] = server.error_type
-    return {**attributes, **server.own, **decision_attributes(server.decision), **database_attributes(server.kept)}
+    few = server.environ[:FEW]
+    script_name, path, address, agent = server.environ[FEW:]
+    return {
+        **constant_attributes(server.method, server.rule, server.status, server.error_type, few),
+        "url.path": url_path(f"{script_name or ''}{path or ''}"),
+        **client_attributes(address, agent),
+        **server.own,
+        **decision_attributes(server.decision),
+        **database_attributes(server.kept),
+    }
+
+
+@functools.lru_cache(maxsize=2048)
+def constant_attributes(
+    method: str, rule: str | None, status: int, error_type: str | None, environ: tuple[str | None, ...]
+) -> Mapping[str, AttributeValue]:
+    """Return the attributes of a server span that are few in number; `environ` are the first `FEW` values."""
+    attributes = request_attributes(dict(zip(ENVIRON_KEYS, environ, strict=False)), method, rule)
+    del attributes["url.path"]
+    if status:
+        attributes[instruments.HTTP_RESPONSE_STATUS_CODE] = status
+    if error_type is not None:
+        attributes[instruments.ERROR_TYPE] = error_type
+    return attributes
+
+
+def client_attributes(address: str | None, agent: str | None) -> dict[str, AttributeValue]:
+    """Return what is known of who has sent the request."""
+    values = {"client.address": address, "user_agent.original": agent}
+    return {key: value for key, value in values.items() if value}
 
 
 def database_attributes(row: Row | None) -> dict[str, AttributeValue]:
@@ -302,13 +352,22 @@ def database_attributes(row: Row | None) -> dict[str, AttributeValue]:
         return {}
     from telemetry import fanout  # for exporters alone
 
+    summary = fanout.summary(KeptRequest._make(row))
+    return {
+        **query_figures(row),
+        instruments.REQUEST_STATEMENTS: summary.statements,
+        instruments.REQUEST_VERDICT: summary.verdict,
+    }
+
+
+def query_figures(row: Row | None) -> dict[str, AttributeValue]:
+    """Return what can be said of the request's queries without understanding them; nothing where there are none."""
+    if row is None or not row[QUERY_COUNT]:
+        return {}
     kept = KeptRequest._make(row)
-    summary = fanout.summary(kept)
     return {
         instruments.REQUEST_OPERATIONS: kept.query_count,
         instruments.REQUEST_DB_DURATION: kept.db_time_ns / 1e9,
-        instruments.REQUEST_STATEMENTS: summary.statements,
-        instruments.REQUEST_VERDICT: summary.verdict,
     }
 
 
@@ -340,9 +399,7 @@ def request_attributes(environ: Mapping[str, Any], method: str, rule: str | None
     original = str(environ.get("REQUEST_METHOD") or "")
     if original != method:
         attributes["http.request.method_original"] = original
-    for name, key in (("client.address", "REMOTE_ADDR"), ("user_agent.original", "HTTP_USER_AGENT")):
-        if environ.get(key):
-            attributes[name] = str(environ[key])
+    attributes |= client_attributes(*(str(environ.get(key) or "") for key in ("REMOTE_ADDR", "HTTP_USER_AGENT")))
     address, port = _server(environ)
     if address:
         attributes["server.address"] = address

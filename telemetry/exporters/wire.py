@@ -11,7 +11,6 @@ import functools
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -19,14 +18,20 @@ from opentelemetry.trace import SpanContext
 
 from telemetry import instruments
 from telemetry.exporters.ended import (
+    FEW,
+    MAX_KEPT_SQL,
+    MAX_STATEMENTS,
     MOST_OWN,
     OURS,
+    Code,
     EndedRequest,
     ServerFacts,
     Source,
+    client_attributes,
+    constant_attributes,
     database_attributes,
+    decision_attributes,
     query_span_name,
-    server_attributes,
     source_attributes,
     span_name,
 )
@@ -45,9 +50,6 @@ _BREATH_S = 0.0005
 """So long, at least: without a pause this thread has the interpreter's lock back before another one is awake, which then
 waits for 5 ms, again for each query that it makes."""
 
-_MAX_KEPT_SQL = 10_000  # characters; longer statements are written anew each time
-_MAX_STATEMENTS = 2048
-
 _INTERNAL, _SERVER, _CLIENT = b"\x30\x01", b"\x30\x02", b"\x30\x03"  # kind (6)
 _UNSET, _ERROR = b"\x7a\x00", b"\x7a\x02\x18\x02"  # status (15): empty, or code (3) = ERROR
 # Span: trace_id (1), span_id (2), parent_span_id (4), start_time_unix_nano (7), end_time_unix_nano (8).
@@ -56,7 +58,6 @@ _IDS_AND_TIMES = 18 + 10 + 10 + 9 + 9  # bytes
 _pack_times = struct.Struct("<cQcQ").pack
 _START, _END = b"\x39", b"\x41"
 _pack_double = struct.Struct("<d").pack
-_FEW = 6  # so many of ENVIRON_KEYS have few values; behind them are script name, path, client and agent
 
 
 _ONE_BYTE = [bytes((value,)) for value in range(0x80)]
@@ -169,7 +170,7 @@ def _server_span(
     item: EndedRequest, server: ServerFacts, trace_id: bytes, span_id: bytes, trace_state: bytes
 ) -> tuple[bytes, bytes]:
     start, parent, environ = item.start_unix_ns, server.parent, server.environ
-    script_name, path, address, agent = environ[_FEW:]
+    script_name, path, address, agent = environ[FEW:]
     content = b"".join(
         (
             _TRACE_ID,
@@ -181,7 +182,7 @@ def _server_span(
             trace_state,
             _SERVER if parent is None or parent.is_remote else _INTERNAL,
             _server_constant(
-                server.method, server.rule, server.status, server.error_type, environ[:_FEW], server.decision
+                server.method, server.rule, server.status, server.error_type, environ[:FEW], server.decision
             ),
             _path(script_name, path),
             _client(address, agent),
@@ -206,17 +207,14 @@ def _server_constant(
     decision: Decision | None,
 ) -> bytes:
     """Return name, kind, status and the attributes that are few in number."""
-    facts = ServerFacts(None, method, rule, status, error_type, 0, (*environ, None, None, None, None), decision)
-    values = server_attributes(facts)
-    del values["url.path"]
+    values = {**constant_attributes(method, rule, status, error_type, environ), **decision_attributes(decision)}
     name = field(5, text(span_name(method, rule)))
     return name + attributes(9, values) + (_UNSET if error_type is None else _ERROR)
 
 
 @functools.lru_cache(maxsize=512)
 def _client(address: str | None, agent: str | None) -> bytes:
-    values = {"client.address": address, "user_agent.original": agent}
-    return attributes(9, {key: value for key, value in values.items() if value})
+    return attributes(9, client_attributes(address, agent))
 
 
 @functools.lru_cache(maxsize=512)
@@ -245,7 +243,6 @@ def _double_key(key: str) -> bytes:
     return attributes(9, {key: 0.0})[:-8]
 
 
-Code = CodeType | str | None
 _statements: dict[tuple[Any, str, int, int], tuple[tuple[bytes, bytes], Code]] = {}
 _places: dict[tuple[tuple[tuple[str, str], ...], int, int], tuple[bytes, Code]] = {}
 _QUERY_TEXT = field(1, text(instruments.DB_QUERY_TEXT))
@@ -262,8 +259,8 @@ def _statement(operation: Any, sql: str, code: Code, position: int, trace_state:
         query_text = field(9, _QUERY_TEXT + field(2, field(1, text(sql))))
         tail = b"".join((trace_state, _place(operation(sql), code, position), query_text, _UNSET, _LOCAL))
         known = (b"\x12" + varint(_IDS_AND_TIMES + len(tail)), tail), code
-        if not trace_state and len(sql) <= _MAX_KEPT_SQL:
-            if len(_statements) >= _MAX_STATEMENTS:
+        if not trace_state and len(sql) <= MAX_KEPT_SQL:
+            if len(_statements) >= MAX_STATEMENTS:
                 _statements.clear()
             _statements[key] = known
     return known[0]
@@ -276,7 +273,7 @@ def _place(values: Mapping[str, str], code: Code, position: int) -> bytes:
     if known is None:
         name = field(5, text(query_span_name(values)))
         known = name + _CLIENT + attributes(9, {**values, **source_attributes(code, position)}), code
-        if len(_places) >= _MAX_STATEMENTS:
+        if len(_places) >= MAX_STATEMENTS:
             _places.clear()
         _places[key] = known
     return known[0]

@@ -19,6 +19,7 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -32,6 +33,7 @@ from telemetry.exporters.ended import (
     Source,
     is_plain,
     query_attributes,
+    query_figures,
     query_span_name,
     request_attributes,
     source_attributes,
@@ -314,6 +316,21 @@ class Mode(enum.Enum):
     EAGER = "somebody is there to see spans start: they are made at once"
 
 
+class _Batches:
+    """Gives the spans of ended requests to a batch processor that the app has set up: its exporter gets them later anyway, and
+    it does nothing when a span starts."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._processor = processor
+
+    def emit(self, item: Item) -> None:
+        """Make the spans and hand them over, in the order in which they ended."""
+        assert isinstance(item, EndedRequest)  # the SDK hands over what it makes itself
+        server, *queries = item.spans(told=query_figures)
+        for span in (*queries, server) if item.server is not None else (server, *queries):
+            self._processor.on_end(span)
+
+
 class Tracing:
     """Makes the spans of requests and queries on one tracer provider; one that is not the SDK's makes none."""
 
@@ -331,7 +348,7 @@ class Tracing:
         self._sdk = provider if isinstance(provider, TracerProvider) and isinstance(self.tracer, Tracer) else None
         self._seen: object = None
         self._mode = Mode.SILENT
-        self._processors: tuple[DeferredSpanProcessor, ...] = ()
+        self._processors: tuple[DeferredSpanProcessor | _Batches, ...] = ()
         self._decide = decider(self._sdk.sampler) if self._sdk is not None else None
         self._source: Source | None = None
 
@@ -351,16 +368,22 @@ class Tracing:
         return self._mode
 
     def _look_at(self, processors: Sequence[SpanProcessor]) -> None:
-        ours = tuple(processor for processor in processors if isinstance(processor, DeferredSpanProcessor))
-        self._processors = ours
-        if self._decide is None or len(ours) < len(processors):
+        self._processors = tuple(filter(None, map(self._taker, processors)))
+        if self._decide is None or len(self._processors) < len(processors):
             self._mode = Mode.EAGER
             if self.tail is not None:
                 _log.warning(
                     "the setting export has no effect: span processors or a sampler of the app's own see every span start"
                 )
         else:
-            self._mode = Mode.DEFERRED if ours else Mode.SILENT
+            self._mode = Mode.DEFERRED if processors else Mode.SILENT
+
+    def _taker(self, processor: SpanProcessor) -> DeferredSpanProcessor | _Batches | None:
+        """Return what takes the spans of a processor that need not see them start; `None` for others."""
+        if isinstance(processor, DeferredSpanProcessor):
+            return processor
+        # What the SDK ends itself goes past us, so that a request could not be kept back whole.
+        return _Batches(processor) if type(processor) is BatchSpanProcessor and self.tail is None else None
 
     @property
     def decides_late(self) -> bool:

@@ -170,7 +170,7 @@ def test_values_are_written_as_protobuf_writes_them(value: Any) -> None:
 
 def test_of_ever_new_statements_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_statements", {})
-    monkeypatch.setattr(wire, "_MAX_STATEMENTS", 4)
+    monkeypatch.setattr(wire, "MAX_STATEMENTS", 4)
     ids = SpanContext(1, 2, False, TraceFlags(1))
     names = [f"ABC{number}" for number in range(10)]
     body = wire.encode([EndedRequest(SOURCE, ids, 0, 0, None, [query(name) for name in names])])

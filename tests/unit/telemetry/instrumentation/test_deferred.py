@@ -18,6 +18,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
@@ -415,6 +416,71 @@ def test_an_unsampled_span_records_nothing_and_is_not_made(instrumented: Instrum
     instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
     assert seen == [(False, None, {})]
     assert backend.spans() == []
+
+
+class SubclassedProcessor(BatchSpanProcessor):
+    """One that may well do something when a span starts."""
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize(
+    ("processor", "export", "is_deferred"),
+    [(BatchSpanProcessor, "all", True), (BatchSpanProcessor, "1/1", False), (SubclassedProcessor, "all", False)],
+)
+def test_a_batch_processor_of_the_app_gets_each_span_once_with_the_least_work(
+    processor: type[BatchSpanProcessor],
+    export: str,
+    is_deferred: bool,
+    beside: bool,
+    instrumented: Instrumented,
+    backend: Backend,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exporter, batches = InMemorySpanExporter(), backend if beside else Backend()
+    if not beside:
+        batches.provider = TracerProvider(shutdown_on_exit=False)
+    batches.provider.add_span_processor(processor(exporter))
+
+    def view(name: str) -> str:
+        connection = database()
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("SELECT missing")
+        for number in range(3):
+            connection.execute("SELECT ?", (number,))
+        with batches.provider.get_tracer("app").start_as_current_span("work"):
+            connection.execute("SELECT 'inside'")
+        if name == "looked":
+            trace.get_current_span().add_event("looked")
+        if name == "failed":
+            raise ValueError(name)
+        return name
+
+    settings = TelemetrySettings(export=export)
+    app = instrumented(app_of(view, "/<name>"), tracer_provider=batches.provider, settings=settings)
+    app.logger.disabled = True
+    capture = app.extensions["telemetry"].middleware.capture
+    monkeypatch.setattr(CountingTracer, "made", 0)
+    capture.tracing.tracer.__class__ = CountingTracer
+    client = app.test_client()
+    client.get("/plain")
+    assert (CountingTracer.made == 1) is is_deferred, "that of the query that fails"
+    client.get("/looked")
+    client.get("/failed")
+    batches.provider.force_flush()
+    spans = list(exporter.get_finished_spans())
+    assert Counter(span.name for span in spans) == {"GET /<name>": 3, "SELECT": 15, "work": 3}
+    assert len({span.context.span_id for span in spans if span.context}) == len(spans)
+    servers = [span for span in spans if span.kind is SpanKind.SERVER]
+    assert [len(server.events) for server in servers] == [0, 1, 1]
+    for server in servers:
+        assert (server.attributes or {})["telemetry.request.db_operations"] == 5
+        assert "telemetry.request.verdict" not in (server.attributes or {}), "which only exporters of ours work out"
+    inside = [span.parent for span in spans if (span.attributes or {}).get("db.query.text") == "SELECT 'inside'"]
+    assert inside == [span.context for span in spans if span.name == "work"]
+    if beside:
+        assert sorted(span.name for span in backend.spans()) == sorted(span.name for span in spans)
+    batches.provider.shutdown()
 
 
 class Recorder(SpanProcessor):
