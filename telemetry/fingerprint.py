@@ -67,8 +67,8 @@ _MASKED: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _LITERAL_OR_NAME: Final = re.compile(
     r"""
     [Ll][Ii][Mm][Ii][Tt]\s+\d+
-    | (?P<number> \d (?<! [\w.$@:?] \d) \d* (?:\.\d+)? (?![\w.]) )
-    | (?P<string> ' (?<! [\w$@:?] ') [^']*' (?:'[^']*')* )
+    | (?P<number> [0-9] (?<! [\w.$@:?] . ) [0-9]* (?:\.[0-9]+)? (?![\w.]) )  # each begins with a character, by which
+    | (?P<string> ' (?<! [\w$@:?] . ) [^']*' (?:'[^']*')* )  # it is passed over: what stands before is looked at second
     | (?:'[^']*')+
     | "[^"]*" | `[^`]*` | \[[^\]]*\]
     | (?P<stray> ['"`\[] )
@@ -132,7 +132,7 @@ def _long_statement(sql: str) -> Statement:
 
 
 def form(sql: str) -> str:
-    """Return a statement with the same fingerprint, in which most literals are the shortest there are.
+    """Return a statement with the fingerprint of `sql`, if that is SQL, in which most literals are the shortest there are.
 
     Where an app writes values into its statements, few forms are left of many statements: reading one takes twenty times
     longer than this. What has comments, or quotes that nothing closes, is returned as it is.

@@ -20,7 +20,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from telemetry.readers.window import route_name
+from telemetry.readers.window import copied, route_name
 
 if TYPE_CHECKING:
     from telemetry.requests import RequestRecord
@@ -72,10 +72,11 @@ _WRITES_AT_ONCE: Final = (
     rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b"
 )
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # taken again where garbage that is collected meanwhile closes a connection
 _numbers = itertools.count(1)
 _connections: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
-"""Of the connections to files: SQLite rolls back the transaction of one that is thrown away without being closed."""
+"""The connections to files, by the ids of their states. Weak: one that is thrown away without being closed has no end that could
+be noted, and SQLite rolls back its transaction."""
 
 _past: deque[Hold] = deque(maxlen=256)
 _files: dict[str, None] = {}
@@ -92,8 +93,8 @@ def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     except Exception:  # a class with slots, or with a mind of its own about attributes
         return
     if file is not None:
+        _connections[id(state)] = state
         with _lock:
-            _connections[id(state)] = state
             _files.pop(file, None)
             _files[file] = None
             while len(_files) > _MOST_FILES:
@@ -177,7 +178,7 @@ _NEVER_NS: Final = 2**63
 
 def _hold(state: ConnectionState, since_ns: int, sure_ns: int, record: RequestRecord | None) -> None:
     state.since_ns, state.sure_ns, state.record = since_ns, sure_ns, record
-    state.transaction = next(_numbers)
+    state.transaction = next(_numbers)  # last: whoever reads it reads the others after it
 
 
 def ran_long(connection: sqlite3.Connection, sql: str) -> None:
@@ -232,7 +233,7 @@ def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start
     that is certain for most of the time.
     """
     with _lock:
-        holds = [hold for hold in _past if hold.file == file]
+        holds = [hold for hold in copied(_past) if hold.file == file]
         holds += [
             Hold(file, other.since_ns, end_ns, _route_of(other.record), other.sure_ns)
             for reference in _connections.valuerefs()

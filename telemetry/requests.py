@@ -37,11 +37,11 @@ _MAX_DISTINCT: Final = 2000
 _SAMPLE: Final = 1000
 _LITERAL: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _FEW: Final = 8
-_MOST_FETCHES: Final = 6000  # of three numbers each: twice what the queries that are held may have made
+_MOST_FETCHES: Final = 6000  # numbers, three a fetch; those of one query are added up when there are more
 
 
 MADE: Final = 1
-"""Flag of a query whose span the SDK has made already."""
+"""Flag of a query whose span is none that the request's record becomes: made by the SDK, or exported as another span's child."""
 MANY: Final = 2
 """Flag of an `executemany`."""
 SCRIPT: Final = 4
@@ -168,6 +168,7 @@ class RequestRecord:
         "_hashes",
         "_in_time",
         "_late",
+        "_lock",
         "_spilled",
         "add",
         "calls",
@@ -228,6 +229,7 @@ class RequestRecord:
         self.is_ending = False
         self.complete = False
         self.queries: list[Query] = []
+        self._lock = threading.RLock()  # which a finalizer that asks the database may take again
         self.add: Callable[[Query], None] | None = self.queries.append  # `None`: not eager, not complete
         # For each query its start, the id of its cursor, and a keyed hash of its statement and parameters where it has one:
         # appended together, which is one step for other threads too.
@@ -284,14 +286,14 @@ class RequestRecord:
         """Note that rows were fetched of the query that began then. Thread-safe."""
         fetches = self.fetches
         if self._late:
-            with _spill_lock:
+            with self._lock:
                 late = self._late.get(start_ns)
                 if late is not None:
                     late.fetched(took_ns, rows)
                     return
         fetches += (start_ns, took_ns, rows)
         if len(fetches) > _MOST_FETCHES:  # one row after another, it seems
-            with _spill_lock:
+            with self._lock:
                 known = fetches[:]
                 fetches[: len(known)] = _flat(by_query(known))
 
@@ -309,24 +311,25 @@ class RequestRecord:
         """Note the span of the app that a query belongs to, which is about to be added. Thread-safe."""
         noted = self.parents
         if noted is None:
-            with _spill_lock:
+            with self._lock:
                 noted = self.parents
                 if noted is None:
                     noted = self.parents = []
         noted.append((query, parent))
 
     def take_parents(self, queries: Sequence[Query]) -> list[tuple[Query, SpanContext]]:
-        """Return what was noted of `queries`, which are recorded now."""
+        """Return what was noted of `queries`, which are recorded now, and forget it. Thread-safe."""
         if self.parents is None:
             return []
         numbers = set(map(id, queries))
-        noted = self.parents[:]
-        self.parents[: len(noted)] = [each for each in noted if id(each[0]) not in numbers]
+        with self._lock:
+            noted = self.parents[:]
+            self.parents[: len(noted)] = [each for each in noted if id(each[0]) not in numbers]
         return [each for each in noted if id(each[0]) in numbers]
 
     def end(self) -> None:
         """Take no more queries: what a thread that outlives the request has yet to ask is no part of it."""
-        with _spill_lock:
+        with self._lock:
             self.add = None
             self.is_ending = True
             queries = self.queries = self.queries[:]  # a thread may be about to append to the other one
@@ -335,12 +338,12 @@ class RequestRecord:
     def came_late(self, add: Callable[[Query], None], query: Query) -> bool:
         """Tell whether a query came too late, which `add` has added in a thread that outlives the request."""
         held: list[Query] = add.__self__  # type: ignore[attr-defined]  # of a list's method
-        with _spill_lock:
+        with self._lock:
             return not any(each is query for each in held[: self._in_time])
 
     def spill(self) -> None:
         """Record the queries held, and hold their sums alone."""
-        with _spill_lock:
+        with self._lock:
             pending = self.queries
             if len(pending) < MAX_PENDING_QUERIES or self.is_ending:
                 return
@@ -348,7 +351,7 @@ class RequestRecord:
             del pending[: len(taken)]
             self._spilled += len(taken)
             self.sum_up(taken)
-        self.capture.spill(self, taken, time_ns())
+            self.capture.spill(self, taken, time_ns())  # before the request can end
 
     def sum_up(self, queries: list[Query]) -> None:
         """Add `queries` to the sums; the first batch is kept as it is beside them."""
@@ -455,9 +458,6 @@ def masked(sql: str) -> str:
     The fingerprint says it better, but is not for the request's path.
     """
     return _LITERAL.sub("?", sql[:_SAMPLE])
-
-
-_spill_lock = threading.Lock()
 
 
 serving: ContextVar[RequestRecord | None] = ContextVar("telemetry_request", default=None)

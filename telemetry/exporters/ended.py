@@ -93,6 +93,12 @@ def is_plain(key: object, value: object) -> bool:
     return type(value) in (str, bool, float) or (type(value) is int and -(2**63) <= value < 2**63)
 
 
+def has_room(limits: SpanLimits) -> bool:
+    """Tell whether no attribute of ours, and none that is noted for the app, can meet a limit."""
+    most = limits.max_span_attributes
+    return limits.max_span_attribute_length is None and (most is None or most >= len(OURS) + MOST_OWN)
+
+
 class ServerFacts(NamedTuple):
     """What the server span is made of."""
 

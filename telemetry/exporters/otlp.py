@@ -21,7 +21,7 @@ from opentelemetry.sdk.environment_variables import OTEL_BSP_EXPORT_TIMEOUT
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from telemetry.exporters import answer, wire
-from telemetry.exporters.ended import EndedRequest
+from telemetry.exporters.ended import EndedRequest, has_room
 from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor, Item, as_spans, exact_count
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
@@ -74,7 +74,7 @@ class RecordSender:
         plain: list[EndedRequest] = []
         others: list[Item] = []
         for item in items:
-            if isinstance(item, EndedRequest) and wire.is_plain(item.source.limits):
+            if isinstance(item, EndedRequest) and has_room(item.source.limits):
                 plain.append(item)
             else:
                 others.append(item)

@@ -21,8 +21,6 @@ from telemetry.exporters.ended import (
     FEW,
     MAX_KEPT_SQL,
     MAX_STATEMENTS,
-    MOST_OWN,
-    OURS,
     Code,
     EndedRequest,
     ServerFacts,
@@ -39,7 +37,6 @@ from telemetry.requests import MADE, url_path
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import SpanLimits
 
     from telemetry.exporters.tail import Decision
     from telemetry.recent import Row
@@ -110,7 +107,7 @@ def attributes(number: int, values: Mapping[str, Any]) -> bytes:
 
 
 def encode(items: Sequence[EndedRequest]) -> bytes:
-    """Return an `ExportTraceServiceRequest` with the spans of `items`, whose limits `is_plain` must hold; nothing without any."""
+    """Return an `ExportTraceServiceRequest` with the spans of `items`, whose limits must have room; nothing without any."""
     by_source: dict[int, tuple[Source, list[bytes]]] = {}  # by identity: hashing a resource means dumping it
     since_breath = 0
     for item in items:
@@ -120,12 +117,6 @@ def encode(items: Sequence[EndedRequest]) -> bytes:
             since_breath = 0
             time.sleep(_BREATH_S)
     return b"".join(_resource_spans(source, b"".join(written)) for source, written in by_source.values() if written)
-
-
-def is_plain(limits: SpanLimits) -> bool:
-    """Tell whether no attribute of ours can meet a limit, so that the spans may be written as they are."""
-    most = limits.max_span_attributes
-    return limits.max_span_attribute_length is None and (most is None or most >= len(OURS) + MOST_OWN)
 
 
 def _resource_spans(source: Source, spans: bytes) -> bytes:

@@ -374,7 +374,9 @@ class Capture:
             if name in self._collections or len(self._collections) < _MAX_COLLECTIONS:
                 self._collections.add(name)
                 attributes[instruments.DB_COLLECTION_NAME] = name
-            if found.end() < len(lead) < min(len(sql), _SHORT_SQL):  # whatever the literals are, it is the same
+            is_in_lead = first is not None and first.start(1) <= found.start() and found.end() < len(lead)
+            # Else the name may be in a comment, or go on; `main` may be the schema of what follows.
+            if is_in_lead and len(lead) < min(len(sql), _SHORT_SQL) and lead[found.end() :].lstrip()[:1] != ".":
                 if len(self._leads) >= _MAX_STATEMENTS:
                     self._leads.clear()
                 self._leads[lead] = attributes.copy()

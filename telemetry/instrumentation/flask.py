@@ -79,10 +79,10 @@ class RequestMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if not self.active:
             return self._wsgi_app(environ, start_response)
-        start_ns = perf_counter_ns()
         if self._thrown_away:
             self._finish_thrown_away()
-        record = RequestRecord(self.capture, environ.get("REQUEST_METHOD", "").upper(), start_ns, time_ns())
+        start_ns, start_unix_ns = perf_counter_ns(), time_ns()
+        record = RequestRecord(self.capture, environ.get("REQUEST_METHOD", "").upper(), start_ns, start_unix_ns)
         may_look = self._may_look
 
         def recording_start_response(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

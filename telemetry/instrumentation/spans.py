@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry import propagate, trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -31,6 +32,7 @@ from telemetry.exporters.ended import (
     NO_ATTRIBUTES,
     EndedRequest,
     Source,
+    has_room,
     is_plain,
     query_attributes,
     query_figures,
@@ -87,7 +89,8 @@ def _is_w3c(propagator: TextMapPropagator) -> bool:
 @functools.lru_cache(maxsize=8)
 def _is_plain_w3c(propagator: TextMapPropagator) -> bool:
     """Tell whether it is OpenTelemetry's own for `traceparent`, alone or with others of its own for W3C headers."""
-    kinds = {type(each) for each in getattr(propagator, "_propagators", (propagator,))}
+    one_by_one = getattr(propagator, "_propagators", ()) if type(propagator) is CompositePropagator else (propagator,)
+    kinds = set(map(type, one_by_one))
     return TraceContextTextMapPropagator in kinds <= {TraceContextTextMapPropagator, W3CBaggagePropagator}
 
 
@@ -118,8 +121,8 @@ def server_kind(parent: Context) -> SpanKind:
 class DeferredSpan(trace.Span):
     """The current span of a request that nobody needs a span of yet.
 
-    It becomes a span of the SDK, with its ids, its sampling and its limits, the moment somebody looks at it: app code, a child
-    span, a propagator, a log record. Until then it costs nothing but itself. Thread-safe.
+    It becomes a span of the SDK, with its ids, its sampling and its limits, the moment somebody wants more of it than its ids,
+    whether it records, and to set a few plain attributes. Until then it costs nothing but itself. Thread-safe.
     """
 
     __slots__ = (
@@ -182,7 +185,7 @@ class DeferredSpan(trace.Span):
         if self._made is not None or not all(starmap(is_plain, attributes.items())):
             return False
         with _making:
-            if self._choose() is not self or len(self.own) + len(attributes) > MOST_OWN:
+            if self._choose() is not self or not self._tracing.has_room or len(self.own) + len(attributes) > MOST_OWN:
                 return False
             if self.chosen_ids()[1]:
                 plain = cast("Mapping[str, Plain]", attributes)
@@ -256,11 +259,11 @@ class DeferredSpan(trace.Span):
         return (self._made or self.make()).is_recording()
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        if not self._notes({key: value}):
+        if not (is_plain(key, value) and self._notes({key: value})):  # a key may be of any type
             (self._made or self.make()).set_attribute(key, value)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        if not self._notes(attributes):
+        if not self._notes(attributes or {}):
             (self._made or self.make()).set_attributes(attributes)
 
     def update_name(self, name: str) -> None:
@@ -386,6 +389,11 @@ class Tracing:
         return _Batches(processor) if type(processor) is BatchSpanProcessor and self.tail is None else None
 
     @property
+    def has_room(self) -> bool:
+        """Whether a span may have the attributes that are noted of it without any limit being met."""
+        return has_room(self._current_source().limits)
+
+    @property
     def decides_late(self) -> bool:
         """Whether it can be told without the SDK if a span is sampled."""
         return self._decide is not None
@@ -445,6 +453,8 @@ class Tracing:
         self, record: RequestRecord, ids: SpanContext, server: ServerFacts | None, queries: Sequence[Query]
     ) -> None:
         """Give what is left of a sampled request to the processors that make spans of it."""
+        if record.parents:  # of what the others become, nothing may be counted twice
+            queries = [query for query in queries if not query[4] & MADE]
         if server is None and not queries:
             return
         ended = EndedRequest(self._current_source(), ids, record.start_ns, record.start_unix_ns, server, queries)
@@ -461,10 +471,13 @@ class Tracing:
             found = by_parent.setdefault((parent.trace_id, parent.span_id), (parent, []))
             found[1].append((*query[:4], query[4] & ~MADE, *query[5:]))
         for parent, inside in by_parent.values():
-            if self._decide(parent, parent.trace_id):
-                flags = _FLAGS[True, parent.trace_flags.random_trace_id]
-                ids = SpanContext(parent.trace_id, parent.span_id, False, flags, parent.trace_state)
-                self.emit(record, ids, None, inside)
+            try:
+                if self._decide(parent, parent.trace_id):
+                    flags = _FLAGS[True, parent.trace_flags.random_trace_id]
+                    ids = SpanContext(parent.trace_id, parent.span_id, False, flags, parent.trace_state)
+                    self.emit(record, ids, None, inside)
+            except Exception:  # it is what the app says that it is
+                record.capture.fail("queries could not be exported as children of a span of the app")
 
     def hold(self, record: RequestRecord, outer: RequestRecord | None) -> None:
         """Keep back what `record` would export until it is known whether it is kept."""

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
+from opentelemetry.trace import TraceFlags
 
 from telemetry import locks, source
 from telemetry.instrumentation.spans import SPAN_KEY, clean, end_span, error_type_of
@@ -142,13 +143,16 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
 
 
 def _parent_in(context: Context) -> SpanContext | None:
-    """Return the ids of a span that the app has started, whose child a query's span is once it is made of the record; `None`
-    where the SDK has to make it."""
+    """Return the ids of the span of this process that a query is made in, where its own span may be made of the record later."""
     span = context.get(SPAN_KEY)
     if not isinstance(span, trace.Span) or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
         return None
-    ids = span.get_span_context()
-    return ids if ids.is_valid and not ids.is_remote else None
+    try:
+        ids = span.get_span_context()
+        is_usual = ids.is_valid and not ids.is_remote and isinstance(ids.trace_flags, TraceFlags)
+    except Exception:  # a span may be of any class
+        return None
+    return ids if is_usual else None
 
 
 def _text(sql: object) -> str:

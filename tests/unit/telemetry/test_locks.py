@@ -57,6 +57,21 @@ ENDS: dict[str, Callable[[sqlite3.Connection], Any]] = {
 }
 
 
+def test_a_connection_that_is_closed_by_garbage_waits_for_nobody(file: Path) -> None:
+    """The collector may come while a lock is held here, and finalizers do what they like."""
+
+    def collect() -> None:
+        with opened(file) as db:
+            insert_twice(db)
+            with locks._lock:
+                db.commit()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_however_a_transaction_ends_the_next_one_is_another(end: str, file: Path, kept_of: Kept) -> None:
     with opened(file) as db:

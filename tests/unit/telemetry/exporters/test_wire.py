@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.span import TraceState
 
 from telemetry.exporters import wire
-from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, is_plain
+from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, has_room, is_plain
 from telemetry.exporters.processor import as_spans
 from telemetry.requests import MADE, MANY, Query
 from tests.unit.telemetry.exporters.queries import query
@@ -231,4 +231,4 @@ def test_an_empty_batch_is_an_empty_message() -> None:
     ],
 )
 def test_limits_that_our_attributes_can_meet_are_left_to_the_sdk(limits: SpanLimits, plain: bool) -> None:
-    assert wire.is_plain(limits) is plain
+    assert has_room(limits) is plain

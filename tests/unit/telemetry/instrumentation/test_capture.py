@@ -64,9 +64,15 @@ def test_names_of_tables_are_told_up_to_a_number(made: Capture, monkeypatch: pyt
         "DELETE FROM main.t WHERE a = {}",
         "PRAGMA cache_size = {}",
         "VACUUM {}",
+        "/* from films {} */ DELETE FROM b",
+        "-- update cart {}\nINSERT INTO a VALUES (1)",
+        "UPDATE main . {}",
     ],
 )
-@pytest.mark.parametrize("literals", [("1", "2"), ("'x'", "'y' FROM u"), ("1", "t"), ("7 FROM u", "8")])
+@pytest.mark.parametrize(
+    "literals",
+    [("1", "2"), ("'x'", "'y' FROM u"), ("1", "t"), ("7 FROM u", "8"), ("5 */ SELECT 1 FROM a", "6"), ("'", "[b 1]")],
+)
 def test_attributes_of_a_statement_do_not_depend_on_what_came_before(
     made: Capture, sql: str, literals: tuple[str, str]
 ) -> None:

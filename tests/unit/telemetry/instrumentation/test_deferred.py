@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,14 +18,15 @@ from opentelemetry.context import attach, detach, get_current
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, Tracer, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry.exporters import processor
 from telemetry.exporters.ended import MOST_OWN
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.instrumentation.spans import DeferredSpan
@@ -249,6 +251,123 @@ def test_queries_in_spans_of_the_app_share_what_becomes_of_their_request_and_of_
         app.test_client().get(f"/{name}")
     assert {(span.attributes or {}).get("db.query.text") for span in backend.spans()} == {None, "SELECT 'failing'"}
     assert metrics.db_queries_per_request[:] == [2, 2]
+
+
+class OddSpan(NonRecordingSpan):
+    """A span of somebody's own class."""
+
+    def get_span_context(self) -> SpanContext:
+        raise RuntimeError("no ids today")
+
+
+@pytest.mark.parametrize("export", ["all", "notable+1/1"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        OddSpan(SpanContext(1, 2, False)),
+        NonRecordingSpan(None),  # type: ignore[arg-type]  # as is meant
+        NonRecordingSpan(SpanContext(5, 6, False, 1)),  # type: ignore[arg-type]
+    ],
+)
+def test_an_odd_span_of_the_app_costs_neither_the_query_nor_other_spans(
+    odd: NonRecordingSpan, export: str, instrumented: Instrumented, backend: Backend, database: Database
+) -> None:
+    def view() -> str:
+        connection, tracer = database(), backend.provider.get_tracer("app")
+        for current in (odd, tracer.start_span("work")):
+            token = attach(trace.set_span_in_context(current))
+            connection.execute("SELECT 'inside'")
+            detach(token)
+            current.end()
+        connection.execute("SELECT 'direct'")
+        return "ok"
+
+    settings = TelemetrySettings(export=export)
+    app = instrumented(app_of(view), tracer_provider=backend.provider, settings=settings)
+    assert app.test_client().get("/").text == "ok"
+    names = backend.named_count()
+    assert (names["GET /"], names["work"]) == (1, 1)
+    assert names["SELECT"] >= 2
+
+
+def test_the_sql_of_a_query_in_a_span_of_the_app_counts_once_in_the_queue(
+    instrumented: Instrumented, backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "MAX_QUEUE_CHARACTERS", 15_000)
+    monkeypatch.setattr(backend.processor, "_max_queue_spans", 15)
+
+    def view() -> str:
+        with backend.provider.get_tracer("app").start_as_current_span("work"):
+            for number in range(10):
+                database().execute(f"SELECT {number}, '{'x' * 1000}'")
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    assert backend.named_count() == {"GET /": 1, "work": 1, "SELECT": 10}
+
+
+def test_a_request_ends_when_its_queries_so_far_are_recorded(
+    instrumented: Instrumented, backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spills, threads = threading.Event(), []
+
+    def ask() -> None:
+        with backend.provider.get_tracer("app").start_as_current_span("work"):
+            cursor = database().cursor()
+            for _ in range(MAX_PENDING_QUERIES):
+                cursor.execute("SELECT 1")
+
+    def view() -> str:
+        threads.append(threading.Thread(target=contextvars.copy_context().run, args=(ask,)))
+        threads[0].start()
+        assert spills.wait(10)
+        return "ok"
+
+    app = instrumented(app_of(view), tracer_provider=backend.provider)
+    capture = app.extensions["telemetry"].middleware.capture
+    spill = capture.spill
+
+    def slow(*args: Any) -> None:
+        spills.set()
+        time.sleep(0.2)
+        spill(*args)
+
+    monkeypatch.setattr(capture, "spill", slow)
+    app.test_client().get("/")
+    threads[0].join()
+    assert backend.named_count() == {"GET /": 1, "work": 1, "SELECT": MAX_PENDING_QUERIES}
+
+
+@pytest.mark.parametrize("limits", [SpanLimits(max_span_attributes=6), SpanLimits(max_span_attribute_length=3)])
+def test_limits_meet_the_attributes_of_the_app_as_where_the_sdk_makes_the_span(
+    limits: SpanLimits, instrumented: Instrumented
+) -> None:
+    seen: list[dict[str, Any]] = []
+    for is_ours in (True, False):
+        exporter, provider = InMemorySpanExporter(), TracerProvider(span_limits=limits, shutdown_on_exit=False)
+        provider.add_span_processor(DeferredSpanProcessor(exporter) if is_ours else SimpleSpanProcessor(exporter))
+
+        def view() -> str:
+            for key in "abcdefa":
+                trace.get_current_span().set_attribute(key, "value")
+            return "ok"
+
+        instrumented(app_of(view), tracer_provider=provider).test_client().get("/")
+        provider.shutdown()
+        seen.append(dict(exporter.get_finished_spans()[-1].attributes or {}))
+    assert seen[0] == seen[1]
+
+
+def test_attributes_that_are_none_are_the_concern_of_the_sdk(instrumented: Instrumented, backend: Backend) -> None:
+    def view() -> str:
+        span: Any = trace.get_current_span()
+        span.set_attribute(["a"], 1)
+        span.set_attributes(None)
+        span.set_attributes({})
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
+    assert backend.named_count() == {"GET /": 1}
 
 
 def test_sampling_thins_out_spans_and_never_figures(

@@ -13,7 +13,9 @@ from flask import Blueprint, Flask, Response, abort, current_app, redirect, requ
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import baggage, context, propagate, trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, attach, detach, set_value
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator, default_getter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -22,6 +24,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder
@@ -589,6 +592,19 @@ def test_a_request_continues_what_the_propagators_say_that_it_continues(header: 
     assert baggage.get_all(found) == baggage.get_all(said)
     ours, theirs = (trace.get_current_span(each).get_span_context() for each in (found, said))
     assert (ours, ours.is_remote, ours.trace_state) == (theirs, theirs.is_remote, theirs.trace_state)
+
+
+class UntrustingPropagator(CompositePropagator):
+    """One that believes nobody."""
+
+    def extract(self, *_: Any, **__: Any) -> Context:
+        return Context()
+
+
+def test_a_propagator_of_the_app_decides_what_a_request_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    propagator = UntrustingPropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+    monkeypatch.setattr(propagate, "get_global_textmap", lambda: propagator)
+    assert spans.incoming_context({"HTTP_TRACEPARENT": TRACEPARENT}) is None
 
 
 def test_a_failed_request_is_a_failed_span_with_the_exception(
