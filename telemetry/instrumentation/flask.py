@@ -15,7 +15,8 @@ from werkzeug.wsgi import ClosingIterator
 
 from telemetry.exporters.ended import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
-from telemetry.instrumentation.spans import SPAN_KEY, DeferredSpan, Environ, Mode, incoming_context, traceparent
+from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
+from telemetry.instrumentation.spans import DeferredSpan, Mode
 from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, serving
 
 if TYPE_CHECKING:

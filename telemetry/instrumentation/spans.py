@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import enum
-import functools
 import logging
-import re
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +12,13 @@ from itertools import starmap
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, cast
 
-from opentelemetry import propagate, trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from telemetry import instruments
 from telemetry.exporters.ended import (
@@ -43,6 +37,7 @@ from telemetry.exporters.ended import (
 )
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.tail import stronger
+from telemetry.instrumentation.propagation import SPAN_KEY, Environ, traceparent
 from telemetry.instrumentation.sampling import decider
 from telemetry.requests import MADE
 from telemetry.source import NO_SITE, Site
@@ -59,57 +54,7 @@ if TYPE_CHECKING:
     from telemetry.requests import Held, Query, RequestRecord
 
 _log = logging.getLogger(__name__)
-Environ = Mapping[str, Any]
-
-
-class _EnvironGetter(Getter[Environ]):
-    def get(self, carrier: Environ, key: str) -> list[str] | None:
-        value = carrier.get("HTTP_" + key.upper().replace("-", "_"))
-        return None if value is None else [str(value)]
-
-    def keys(self, carrier: Environ) -> list[str]:
-        return [key[5:].lower().replace("_", "-") for key in carrier if key.startswith("HTTP_")]
-
-
-_environ_getter = _EnvironGetter()
 _SPAN_ID = 2**64 - 1
-SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
-"""Where a context keeps its span, as the public API puts it there."""
-
-
-_W3C_FIELDS = {"traceparent", "tracestate", "baggage"}
-
-
-@functools.lru_cache(maxsize=8)
-def _is_w3c(propagator: TextMapPropagator) -> bool:
-    """Tell whether it reads W3C headers alone. Others may read more than the `fields` that they write: B3 has two forms."""
-    return propagator.fields <= _W3C_FIELDS
-
-
-@functools.lru_cache(maxsize=8)
-def _is_plain_w3c(propagator: TextMapPropagator) -> bool:
-    """Tell whether it is OpenTelemetry's own for `traceparent`, alone or with others of its own for W3C headers."""
-    one_by_one = getattr(propagator, "_propagators", ()) if type(propagator) is CompositePropagator else (propagator,)
-    kinds = set(map(type, one_by_one))
-    return TraceContextTextMapPropagator in kinds <= {TraceContextTextMapPropagator, W3CBaggagePropagator}
-
-
-_TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
-
-
-def incoming_context(environ: Environ) -> Context | None:
-    """Return the context that the request's headers carry (`traceparent`, `baggage`, or what the propagators ask for)."""
-    propagator = propagate.get_global_textmap()
-    if _is_w3c(propagator) and not ("HTTP_TRACESTATE" in environ or "HTTP_BAGGAGE" in environ):
-        header = environ.get("HTTP_TRACEPARENT")
-        if header is None:
-            return None
-        found = _TRACEPARENT.fullmatch(str(header)) if _is_plain_w3c(propagator) else None
-        if found is not None:
-            trace_id, span_id, flags = found.groups()
-            ids = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
-            return Context({SPAN_KEY: trace.NonRecordingSpan(ids)}) if ids.is_valid else None
-    return propagator.extract(environ, Context(), _environ_getter) or None
 
 
 def server_kind(parent: Context) -> SpanKind:
@@ -301,11 +246,6 @@ def random_ids() -> tuple[int, int]:
     """Return a trace and a span id, out of one random number."""
     made = getrandbits(192)
     return made >> 64 or 1, made & _SPAN_ID or 1
-
-
-def traceparent(trace_id: int, span_id: int, flags: int) -> str:
-    """Return the value of a `traceparent` header."""
-    return f"00-{trace_id.to_bytes(16).hex()}-{span_id.to_bytes(8).hex()}-{flags:02x}"
 
 
 _making = threading.RLock()  # a sampler or an id generator may look at the current span

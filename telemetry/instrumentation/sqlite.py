@@ -31,7 +31,8 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 from opentelemetry.trace import TraceFlags
 
 from telemetry import locks, source
-from telemetry.instrumentation.spans import SPAN_KEY, clean, end_span, error_type_of
+from telemetry.instrumentation.propagation import SPAN_KEY
+from telemetry.instrumentation.spans import clean, end_span, error_type_of
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:

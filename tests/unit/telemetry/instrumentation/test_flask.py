@@ -10,12 +10,8 @@ from typing import Any
 
 import pytest
 from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, send_file, stream_with_context
-from hypothesis import given
-from hypothesis import strategies as st
 from opentelemetry import baggage, context, propagate, trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context, attach, detach, set_value
-from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator, default_getter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -24,7 +20,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder
@@ -37,7 +32,6 @@ from telemetry import (
     instrument,
     uninstrument,
 )
-from telemetry.instrumentation import spans
 from telemetry.instrumentation.spans import request_attributes
 
 Instrumented = Callable[..., Flask]
@@ -562,49 +556,6 @@ def test_an_incoming_traceparent_is_the_parent(traced: Instrumented, exporter: I
     assert server.parent.is_remote
     assert f"{server.parent.trace_id:032x}" == TRACEPARENT.split("-")[1]
     assert {span.context.trace_id for span in exporter.get_finished_spans() if span.context} == {server.parent.trace_id}
-
-
-HEX = st.sampled_from("0123456789abcdef")
-HEADERS = st.one_of(
-    st.builds(
-        "{}-{}-{}-{}{}".format,
-        st.sampled_from(["00", "00", "00", "01", "ff", "0"]),
-        st.one_of(st.just("0" * 32), st.text(HEX, min_size=32, max_size=32), st.text(HEX, max_size=33)),
-        st.one_of(st.just("0" * 16), st.text(HEX, min_size=16, max_size=16), st.text(HEX, max_size=17)),
-        st.one_of(st.text(HEX, min_size=2, max_size=2), st.text(HEX, max_size=3)),
-        st.sampled_from(["", "", "", " ", "\t", "-", "-more", "\n"]),
-    ),
-    st.sampled_from(
-        ["", " " + TRACEPARENT, TRACEPARENT.upper(), TRACEPARENT, TRACEPARENT[:-1], TRACEPARENT[:-2] + "½½"]
-    ),
-    st.text(),
-)
-
-
-@given(
-    HEADERS, st.sampled_from([{}, {}, {"HTTP_TRACESTATE": "a=1,b=2"}, {"HTTP_BAGGAGE": "a=1"}, {"HTTP_ACCEPT": "*/*"}])
-)
-def test_a_request_continues_what_the_propagators_say_that_it_continues(header: str, others: dict[str, str]) -> None:
-    environ = {"HTTP_TRACEPARENT": header, **others}
-    said = propagate.extract({name[5:].lower(): value for name, value in environ.items()}, Context())
-    found = spans.incoming_context(environ) or Context()
-    assert found.keys() == said.keys()
-    assert baggage.get_all(found) == baggage.get_all(said)
-    ours, theirs = (trace.get_current_span(each).get_span_context() for each in (found, said))
-    assert (ours, ours.is_remote, ours.trace_state) == (theirs, theirs.is_remote, theirs.trace_state)
-
-
-class UntrustingPropagator(CompositePropagator):
-    """One that believes nobody."""
-
-    def extract(self, *_: Any, **__: Any) -> Context:
-        return Context()
-
-
-def test_a_propagator_of_the_app_decides_what_a_request_continues(monkeypatch: pytest.MonkeyPatch) -> None:
-    propagator = UntrustingPropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
-    monkeypatch.setattr(propagate, "get_global_textmap", lambda: propagator)
-    assert spans.incoming_context({"HTTP_TRACEPARENT": TRACEPARENT}) is None
 
 
 def test_a_failed_request_is_a_failed_span_with_the_exception(
