@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
 from types import CodeType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from flask import has_request_context, request
@@ -154,6 +154,17 @@ SumKey = tuple[str, int, int, int, int]
 
 _NONE: Final[dict[int | None, int | None]] = {}
 _NO_SUMS: Final[dict[int, Sums]] = {}
+
+
+class Spilled(NamedTuple):
+    """Queries of a request that has too many to hold, and what recording them takes."""
+
+    queries: list[Query]
+    time_unix_nano: int
+    span: Span | None
+    context: Context | None
+    parents: list[tuple[Query, SpanContext]]
+    """Those of them that were made inside of spans of the app's own, and the ids of these."""
 
 
 class RequestRecord:
@@ -327,6 +338,12 @@ class RequestRecord:
             self.parents[: len(noted)] = [each for each in noted if id(each[0]) not in numbers]
         return [each for each in noted if id(each[0]) in numbers]
 
+    def take_held(self) -> list[Held] | None:
+        """Return what is kept back, once. Thread-safe."""
+        with self._lock:
+            held, self.held = self.held, None
+        return held
+
     def end(self) -> None:
         """Take no more queries: what a thread that outlives the request has yet to ask is no part of it."""
         with self._lock:
@@ -351,7 +368,9 @@ class RequestRecord:
             del pending[: len(taken)]
             self._spilled += len(taken)
             self.sum_up(taken)
-            self.capture.spill(self, taken, time_ns())  # before the request can end
+            # The request may end meanwhile, for all that follows: what it takes is not to be had any more then.
+            spilled = Spilled(taken, time_ns(), self.span, self.context, self.take_parents(taken))
+        self.capture.spill(self, spilled)
 
     def sum_up(self, queries: list[Query]) -> None:
         """Add `queries` to the sums; the first batch is kept as it is beside them."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
@@ -23,6 +24,7 @@ from telemetry.source import line_of
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.util.instrumentation import InstrumentationInfo
     from opentelemetry.util.types import AttributeValue
 
     from telemetry.exporters.tail import Decision
@@ -46,8 +48,41 @@ FEW: Final = 6
 """So many of `ENVIRON_KEYS` have few values; behind them are script name, path, client and agent."""
 
 
-class Source(NamedTuple):
-    """What all spans of one tracer have in common."""
+Code = CodeType | str | None
+_Made = TypeVar("_Made")
+
+
+class Remembered(Generic[_Made]):
+    """What has been made of statements, up to a number of them, and of characters in all of them.
+
+    By a statement, or what is the same in many of them, and the place that it comes from. Code objects are told apart by
+    identity, which keeping them here makes safe: hashing one goes through its constants.
+    """
+
+    __slots__ = ("_characters", "made")
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[Hashable, int, int], tuple[_Made, Code]] = {}
+        self._characters = 0
+
+    def keep(self, key: tuple[Hashable, int, int], made: _Made, code: Code, characters: int) -> _Made:
+        """Remember and return what was made of so many characters."""
+        self._characters += characters
+        if len(self.made) >= MAX_STATEMENTS or self._characters > MAX_CHARACTERS:
+            self.made.clear()
+            self._characters = characters
+        if characters <= MAX_CHARACTERS:
+            self.made[key] = made, code
+        return made
+
+
+MAX_STATEMENTS: Final = 2048
+MAX_CHARACTERS: Final = 4_000_000
+
+
+@dataclass(eq=False, slots=True)
+class Source:
+    """What all spans of one tracer have in common, and what has been made of its statements for many of them."""
 
     resource: Resource
     scope: InstrumentationScope
@@ -55,6 +90,14 @@ class Source(NamedTuple):
     id_generator: IdGenerator
     operation: Callable[[str], Mapping[str, str]]
     """The attributes of a statement."""
+    info: InstrumentationInfo | None = None
+    """What spans had before there were scopes; some exporters ask for it yet."""
+    facts: Remembered[tuple[str, dict[str, AttributeValue]]] = field(default_factory=Remembered)
+    """Name and attributes of the spans of statements."""
+    written: Remembered[tuple[bytes, bytes]] = field(default_factory=Remembered)
+    """What stands before and behind ids and times of these spans on the wire."""
+    places: Remembered[bytes] = field(default_factory=Remembered)
+    """Name, kind and attributes of these spans on the wire, but for their text."""
 
 
 Plain = str | bool | int | float
@@ -124,9 +167,6 @@ class ServerFacts(NamedTuple):
 
 
 Told = Callable[["Row | None"], Mapping[str, "AttributeValue"]]
-MAX_KEPT_SQL: Final = 10_000
-"""What is made of longer statements, in characters, is made anew each time."""
-MAX_STATEMENTS: Final = 2048
 _PORT_DIGITS: Final = 5  # a client may send any number, which fits nowhere
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
 _SQL: Final = itemgetter(0)  # of a query
@@ -230,8 +270,19 @@ class EndedRequest:
         own = self.ids
         ids = SpanContext(own.trace_id, int.from_bytes(span_id), False, own.trace_flags, own.trace_state)
         start = self.start_unix_ns + start_ns - self.start_ns
-        name, attributes = _query_facts(self.source.operation, sql, query[7], query[8])
-        return self._span(name, ids, own, SpanKind.CLIENT, attributes, error_type, (start, start + duration_ns))
+        name, attributes = self._query_facts(sql, query[7], query[8])
+        interval = (start, start + duration_ns)
+        return self._span(name, ids, own, SpanKind.CLIENT, attributes.copy(), error_type, interval)
+
+    def _query_facts(self, sql: str, code: Code, position: int) -> tuple[str, dict[str, AttributeValue]]:
+        """Return name and attributes of a query's span, which others have as well."""
+        key = (sql, id(code), position)
+        known = self.source.facts.made.get(key)
+        if known is not None:
+            return known[0]
+        values = self.source.operation(sql)
+        made = query_span_name(values), query_attributes(values, sql) | source_attributes(code, position)
+        return self.source.facts.keep(key, made, code, len(sql))
 
     def _span(
         self,
@@ -256,34 +307,13 @@ class EndedRequest:
             status=_UNSET if error_type is None else _ERROR,
             start_time=interval[0],
             end_time=interval[1],
+            instrumentation_info=self.source.info,
             instrumentation_scope=self.source.scope,
         )
 
 
 _UNSET: Final = Status(StatusCode.UNSET)
 _ERROR: Final = Status(StatusCode.ERROR)
-Code = CodeType | str | None
-_known: dict[tuple[Any, str, int, int], tuple[str, Mapping[str, AttributeValue], Code]] = {}
-
-
-def _query_facts(
-    operation: Callable[[str], Mapping[str, str]], sql: str, code: Code, position: int
-) -> tuple[str, Mapping[str, AttributeValue]]:
-    """Return name and attributes of a query's span.
-
-    Code objects are told apart by identity, which keeping them here makes safe: hashing one goes through its constants.
-    """
-    key = (operation, sql, id(code), position)
-    known = _known.get(key)
-    if known is None:
-        values = operation(sql)
-        attributes = query_attributes(values, sql) | source_attributes(code, position)
-        known = query_span_name(values), attributes, code
-        if len(sql) <= MAX_KEPT_SQL:
-            if len(_known) >= MAX_STATEMENTS:
-                _known.clear()
-            _known[key] = known
-    return known[:2]
 
 
 class MadeServerSpan(NamedTuple):

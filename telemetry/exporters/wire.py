@@ -19,8 +19,6 @@ from opentelemetry.trace import SpanContext
 from telemetry import instruments
 from telemetry.exporters.ended import (
     FEW,
-    MAX_KEPT_SQL,
-    MAX_STATEMENTS,
     Code,
     EndedRequest,
     ServerFacts,
@@ -144,7 +142,7 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
         out += _server_span(item, server, trace_id, span_id, trace_state)
     if not item.queries:
         return
-    offset_ns, operation = item.start_unix_ns - item.start_ns, item.source.operation
+    offset_ns, source = item.start_unix_ns - item.start_ns, item.source
     before, behind = _TRACE_ID + trace_id + _SPAN_ID, _PARENT_ID + span_id
     queries, query_ids = item.queries, item.query_ids()
     if len(query_ids) < len(queries):
@@ -152,7 +150,7 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
     for (sql, start_ns, duration_ns, _, _, _, _, code, position, _, _), query_id in zip(
         queries, query_ids, strict=True
     ):
-        head, tail = _statement(operation, sql, code, position, trace_state)
+        head, tail = _statement(source, sql, code, position, trace_state)
         start = start_ns + offset_ns
         out += (head, before, query_id, behind, _pack_times(_START, start, _END, start + duration_ns), tail)
 
@@ -235,40 +233,31 @@ def _double_key(key: str) -> bytes:
     return attributes(9, {key: 0.0})[:-8]
 
 
-_statements: dict[tuple[Any, str, int, int], tuple[tuple[bytes, bytes], Code]] = {}
-_places: dict[tuple[tuple[tuple[str, str], ...], int, int], tuple[bytes, Code]] = {}
 _QUERY_TEXT = field(1, text(instruments.DB_QUERY_TEXT))
 
 
-def _statement(operation: Any, sql: str, code: Code, position: int, trace_state: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and behind the ids and times of a query's span.
-
-    Code objects are told apart by identity, which keeping them here makes safe: hashing one goes through its constants.
-    """
-    key = (operation, sql, id(code), position)
-    known = None if trace_state else _statements.get(key)
-    if known is None:
-        query_text = field(9, _QUERY_TEXT + field(2, field(1, text(sql))))
-        tail = b"".join((trace_state, _place(operation(sql), code, position), query_text, _UNSET, _LOCAL))
-        known = (b"\x12" + varint(_IDS_AND_TIMES + len(tail)), tail), code
-        if not trace_state and len(sql) <= MAX_KEPT_SQL:
-            if len(_statements) >= MAX_STATEMENTS:
-                _statements.clear()
-            _statements[key] = known
-    return known[0]
+def _statement(source: Source, sql: str, code: Code, position: int, trace_state: bytes) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the ids and times of a query's span."""
+    key = (sql, id(code), position)
+    known = None if trace_state else source.written.made.get(key)
+    if known is not None:
+        return known[0]
+    query_text = field(9, _QUERY_TEXT + field(2, field(1, text(sql))))
+    place = _place(source, source.operation(sql), code, position)
+    tail = b"".join((trace_state, place, query_text, _UNSET, _LOCAL))
+    made = b"\x12" + varint(_IDS_AND_TIMES + len(tail)), tail
+    return made if trace_state else source.written.keep(key, made, code, len(sql))
 
 
-def _place(values: Mapping[str, str], code: Code, position: int) -> bytes:
+def _place(source: Source, values: Mapping[str, str], code: Code, position: int) -> bytes:
     """Return name, kind, and the attributes of a query's span but for its text, which may be another one each time."""
     key = (tuple(values.items()), id(code), position)
-    known = _places.get(key)
-    if known is None:
-        name = field(5, text(query_span_name(values)))
-        known = name + _CLIENT + attributes(9, {**values, **source_attributes(code, position)}), code
-        if len(_places) >= MAX_STATEMENTS:
-            _places.clear()
-        _places[key] = known
-    return known[0]
+    known = source.places.made.get(key)
+    if known is not None:
+        return known[0]
+    name = field(5, text(query_span_name(values)))
+    made = name + _CLIENT + attributes(9, {**values, **source_attributes(code, position)})
+    return source.places.keep(key, made, code, len(made))
 
 
 def _trace_state(ids: SpanContext) -> bytes:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
     from werkzeug.routing import Rule
 
-    from telemetry.requests import Query, RequestRecord
+    from telemetry.requests import Query, RequestRecord, Spilled
     from telemetry.settings import TelemetrySettings
 
 _log = logging.getLogger(__name__)
@@ -133,8 +133,8 @@ class Capture:
         elif span is not None:
             try:
                 ids, sampled, kept = self._end_span(span, record, environ, error_type, duration_ns, is_excluded)
-                if record.parents:
-                    self.tracing.emit_inside(record, record.queries)
+                if record.parents and not is_excluded:
+                    self.tracing.emit_inside(record, record.take_parents(record.queries))
                 if record.held is not None:
                     self.tracing.release(record)
                     sampled = sampled and not record.is_rejected
@@ -197,7 +197,7 @@ class Capture:
         finally:
             serving.reset(token)
             record.kept = None
-        if record.exported and ids.trace_flags.sampled:
+        if record.exported and ids.trace_flags.sampled and not is_excluded:
             self.tracing.emit(record, ids, None, record.queries)
         return ((ids.trace_id, ids.span_id) if ids.is_valid else None), ids.trace_flags.sampled, kept
 
@@ -317,22 +317,26 @@ class Capture:
             series.record_many(durations_ns, context, time_unix_nano, ids, sampled)
         return cost
 
-    def spill(self, record: RequestRecord, queries: Sequence[Query], time_unix_nano: int) -> None:
-        """Record `queries` of a request that goes on."""
+    def leaves_out(self, record: RequestRecord) -> bool:
+        """Tell whether the request has been found to be for a rule that is left out."""
+        rule = record.find_rule()
+        return rule is not None and self.is_excluded(rule)
+
+    def spill(self, record: RequestRecord, spilled: Spilled) -> None:
+        """Record queries of a request that goes on."""
         try:
-            context = record.context or Context()
-            ids, sampled = NO_IDS, False
-            if record.exported and record.span is not None:
-                found = record.span.get_span_context()
+            queries, context, ids, sampled = spilled.queries, spilled.context or Context(), NO_IDS, False
+            if record.exported and spilled.span is not None and not self.leaves_out(record):
+                found = spilled.span.get_span_context()
                 if record.held is not None:  # so much is not kept back
                     self._decide(record, found.trace_id, None, 0)
                     self.tracing.release(record)
                 ids, sampled = (found.trace_id, found.span_id), found.trace_flags.sampled and not record.is_rejected
                 if sampled:
                     self.tracing.emit(record, found, None, queries)
-                if record.parents:
-                    self.tracing.emit_inside(record, queries)
-            self.record_queries(queries, context, time_unix_nano, ids, sampled)
+                if spilled.parents:
+                    self.tracing.emit_inside(record, spilled.parents)
+            self.record_queries(queries, context, spilled.time_unix_nano, ids, sampled)
         except Exception:
             self.fail("the queries of a request could not be recorded")
 

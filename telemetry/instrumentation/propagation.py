@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,21 +31,22 @@ SPAN_KEY = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 """Where a context keeps its span, as the public API puts it there."""
 
 
-_W3C_FIELDS = {"traceparent", "tracestate", "baggage"}
+_looked_at: tuple[object, bool] = (None, False)
 
 
-@functools.lru_cache(maxsize=8)
 def _is_w3c(propagator: TextMapPropagator) -> bool:
-    """Tell whether it reads W3C headers alone. Others may read more than the `fields` that they write: B3 has two forms."""
-    return propagator.fields <= _W3C_FIELDS
+    """Tell whether it is OpenTelemetry's own for `traceparent`, alone or with the one for `baggage`.
 
-
-@functools.lru_cache(maxsize=8)
-def _is_plain_w3c(propagator: TextMapPropagator) -> bool:
-    """Tell whether it is OpenTelemetry's own for `traceparent`, alone or with others of its own for W3C headers."""
-    one_by_one = getattr(propagator, "_propagators", ()) if type(propagator) is CompositePropagator else (propagator,)
-    kinds = set(map(type, one_by_one))
-    return TraceContextTextMapPropagator in kinds <= {TraceContextTextMapPropagator, W3CBaggagePropagator}
+    Others are asked: they may read more than the `fields` that they write, as B3 has two forms, or than their class says.
+    """
+    global _looked_at
+    known, is_w3c = _looked_at
+    if known is not propagator:
+        of_one = getattr(propagator, "_propagators", ()) if type(propagator) is CompositePropagator else (propagator,)
+        kinds = set(map(type, of_one))
+        is_w3c = TraceContextTextMapPropagator in kinds <= {TraceContextTextMapPropagator, W3CBaggagePropagator}
+        _looked_at = propagator, is_w3c
+    return is_w3c
 
 
 _TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -59,7 +59,7 @@ def incoming_context(environ: Environ) -> Context | None:
         header = environ.get("HTTP_TRACEPARENT")
         if header is None:
             return None
-        found = _TRACEPARENT.fullmatch(str(header)) if _is_plain_w3c(propagator) else None
+        found = _TRACEPARENT.fullmatch(str(header))
         if found is not None:
             trace_id, span_id, flags = found.groups()
             ids = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))

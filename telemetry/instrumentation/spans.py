@@ -259,6 +259,10 @@ class Mode(enum.Enum):
     EAGER = "somebody is there to see spans start: they are made at once"
 
 
+_METHODS = ("on_start", "_on_ending", "on_end")
+_SEEING_SPANS = tuple(vars(BatchSpanProcessor).get(name) for name in _METHODS)
+
+
 class _Batches:
     """Gives the spans of ended requests to a batch processor that the app has set up: its exporter gets them later anyway, and
     it does nothing when a span starts."""
@@ -266,11 +270,19 @@ class _Batches:
     def __init__(self, processor: SpanProcessor) -> None:
         self._processor = processor
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is as OpenTelemetry has made it: some set functions of their own on a processor, which see spans start."""
+        own = vars(self._processor)
+        return tuple(
+            vars(BatchSpanProcessor).get(name) for name in _METHODS
+        ) == _SEEING_SPANS and own.keys().isdisjoint(_METHODS)
+
     def emit(self, item: Item) -> None:
         """Make the spans and hand them over, in the order in which they ended."""
         assert isinstance(item, EndedRequest)  # the SDK hands over what it makes itself
-        server, *queries = item.spans(told=query_figures)
-        for span in (*queries, server) if item.server is not None else (server, *queries):
+        spans = item.spans(told=query_figures)
+        for span in spans if item.server is None else (*spans[1:], spans[0]):
             self._processor.on_end(span)
 
 
@@ -292,6 +304,7 @@ class Tracing:
         self._seen: object = None
         self._mode = Mode.SILENT
         self._processors: tuple[DeferredSpanProcessor | _Batches, ...] = ()
+        self._batches: tuple[_Batches, ...] = ()  # those among them
         self._decide = decider(self._sdk.sampler) if self._sdk is not None else None
         self._source: Source | None = None
 
@@ -305,13 +318,14 @@ class Tracing:
             processors = sdk._active_span_processor._span_processors
         except AttributeError:  # a version of the SDK that keeps them elsewhere
             return Mode.EAGER
-        if processors is not self._seen:
+        if processors is not self._seen or not all(batches.is_plain for batches in self._batches):
             self._look_at(processors)
             self._seen = processors
         return self._mode
 
     def _look_at(self, processors: Sequence[SpanProcessor]) -> None:
         self._processors = tuple(filter(None, map(self._taker, processors)))
+        self._batches = tuple(taker for taker in self._processors if isinstance(taker, _Batches))
         if self._decide is None or len(self._processors) < len(processors):
             self._mode = Mode.EAGER
             if self.tail is not None:
@@ -325,8 +339,10 @@ class Tracing:
         """Return what takes the spans of a processor that need not see them start; `None` for others."""
         if isinstance(processor, DeferredSpanProcessor):
             return processor
-        # What the SDK ends itself goes past us, so that a request could not be kept back whole.
-        return _Batches(processor) if type(processor) is BatchSpanProcessor and self.tail is None else None
+        if type(processor) is not BatchSpanProcessor or self.tail is not None:
+            return None  # what the SDK ends itself goes past us, so that a request could not be kept back whole
+        batches = _Batches(processor)
+        return batches if batches.is_plain else None
 
     @property
     def has_room(self) -> bool:
@@ -393,7 +409,7 @@ class Tracing:
         self, record: RequestRecord, ids: SpanContext, server: ServerFacts | None, queries: Sequence[Query]
     ) -> None:
         """Give what is left of a sampled request to the processors that make spans of it."""
-        if record.parents:  # of what the others become, nothing may be counted twice
+        if sum([query[4] & MADE for query in queries]):  # what others are made of would count twice in the queue
             queries = [query for query in queries if not query[4] & MADE]
         if server is None and not queries:
             return
@@ -403,11 +419,11 @@ class Tracing:
         elif not record.is_rejected:
             self._give(((None, ended),))
 
-    def emit_inside(self, record: RequestRecord, queries: Sequence[Query]) -> None:
-        """Give those of `queries` that were made inside of spans of the app's own, as children of these."""
+    def emit_inside(self, record: RequestRecord, noted: Sequence[tuple[Query, SpanContext]]) -> None:
+        """Give queries that were made inside of spans of the app's own, as children of these."""
         assert self._decide is not None
         by_parent: dict[tuple[int, int], tuple[SpanContext, list[Query]]] = {}
-        for query, parent in record.take_parents(queries):
+        for query, parent in noted:
             found = by_parent.setdefault((parent.trace_id, parent.span_id), (parent, []))
             found[1].append((*query[:4], query[4] & ~MADE, *query[5:]))
         for parent, inside in by_parent.values():
@@ -427,7 +443,7 @@ class Tracing:
 
     def release(self, record: RequestRecord) -> None:
         """Export what was kept back, drop it, or leave it to the request around, by `record.decision`."""
-        held, record.held = record.held, None
+        held = record.take_held()
         if held is None:
             return
         outer = record.outer
@@ -449,7 +465,9 @@ class Tracing:
         source, resource = self._source, self._sdk.resource
         if source is None or source.resource is not resource:  # a fork changes the resource
             limits = getattr(self.tracer, "_span_limits", None) or SpanLimits()
-            source = self._source = Source(resource, _SCOPE, limits, self._sdk.id_generator, self.operation)
+            info = getattr(self.tracer, "instrumentation_info", None)
+            source = Source(resource, _SCOPE, limits, self._sdk.id_generator, self.operation, info)
+            self._source = source
         return source
 
 

@@ -78,10 +78,14 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         if record is None or (add := record.add) is None:
             return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
         parent, marked = None, flags
-        if record.exported and (context := _context()).get(SPAN_KEY) is not record.span:
-            parent, marked = _parent_in(context), flags | MADE
-            if parent is None:
-                return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
+        if record.exported:
+            context = _context()
+            if context.get(_SUPPRESS_INSTRUMENTATION_KEY):
+                marked = flags | MADE
+            elif context.get(SPAN_KEY) is not record.span:
+                parent, marked = _parent_in(context), flags | MADE
+                if parent is None:
+                    return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
         start_ns = perf_counter_ns()
         try:
             result = call(cursor, sql, parameters)
@@ -147,7 +151,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
 def _parent_in(context: Context) -> SpanContext | None:
     """Return the ids of the span of this process that a query is made in, where its own span may be made of the record later."""
     span = context.get(SPAN_KEY)
-    if not isinstance(span, trace.Span) or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
+    if not isinstance(span, trace.Span):
         return None
     try:
         ids = span.get_span_context()
@@ -187,7 +191,7 @@ def _add_failed(
     error_type, sql = error_type_of(error), _text(sql)
     site = record.capture.site(frame)
     locks.failed(cursor.connection, record, error, start_ns, duration_ns)
-    if record.exported:
+    if record.exported and _has_span(record):
         started_ns = record.start_unix_ns + start_ns - record.start_ns
         span = record.capture.tracing.start_query_span(sql, started_ns, site)
         end_span(span, error, error_type, duration_ns, started_ns)
@@ -197,11 +201,16 @@ def _add_failed(
     _tell(query, hashed)
 
 
+def _has_span(record: RequestRecord) -> bool:
+    """Tell whether a query that is made here gets a span, if there are any."""
+    return not (get_current().get(_SUPPRESS_INSTRUMENTATION_KEY) or record.capture.leaves_out(record))
+
+
 def _record_late(record: RequestRecord, query: Query) -> None:
     """Record a query of a thread that has outlived its request: it is none of the request's, but a child of its span."""
     capture, started_ns = record.capture, record.start_unix_ns + query[1] - record.start_ns
     capture.record_queries((query,), get_current(), started_ns + query[2])
-    if capture.tracing.listened_to:
+    if capture.tracing.listened_to and _has_span(record):
         span = capture.tracing.start_query_span(query[0], started_ns, query[7:])
         span.end(started_ns + query[2])
 

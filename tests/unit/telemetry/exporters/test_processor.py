@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -662,7 +663,7 @@ def test_two_exporters_that_ask_at_once_send_the_same_ids() -> None:
 
     generator = Slow()
     request = EndedRequest(
-        SOURCE._replace(id_generator=generator),
+        dataclasses.replace(SOURCE, id_generator=generator),
         SpanContext(1, 2, False, TraceFlags(1)),
         *(0, 0, None, [query("SELECT 1")] * 3),
     )

@@ -17,6 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.span import TraceState
 
+from telemetry.exporters import ended as ended_requests
 from telemetry.exporters import wire
 from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, has_room, is_plain
 from telemetry.exporters.processor import as_spans
@@ -169,14 +170,27 @@ def test_values_are_written_as_protobuf_writes_them(value: Any) -> None:
 
 
 def test_of_ever_new_statements_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_statements", {})
-    monkeypatch.setattr(wire, "MAX_STATEMENTS", 4)
+    monkeypatch.setattr(ended_requests, "MAX_STATEMENTS", 4)
+    own = source()
     ids = SpanContext(1, 2, False, TraceFlags(1))
     names = [f"ABC{number}" for number in range(10)]
-    body = wire.encode([EndedRequest(SOURCE, ids, 0, 0, None, [query(name) for name in names])])
-    assert len(wire._statements) <= 4
+    request = EndedRequest(own, ids, 0, 0, None, [query(name) for name in names])
+    body = wire.encode([request])
+    assert len(request.spans()) == 10
+    assert all(0 < len(remembered.made) <= 4 for remembered in (own.written, own.places, own.facts))
     spans = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
     assert [span.name for span in spans] == [f"ABC {number}" for number in range(10)]
+
+
+def test_of_long_statements_only_so_many_are_kept() -> None:
+    own = source()
+    for number in range(20):
+        sql = f"SELECT {number}, '{'x' * 400_000}'"
+        request = EndedRequest(own, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [query(sql)])
+        assert sql.encode() in wire.encode([request])
+        assert (request.spans()[0].attributes or {})["db.query.text"] == sql
+    for remembered in (own.written, own.facts):
+        assert sum(len(str(key[0])) for key in remembered.made) <= ended_requests.MAX_CHARACTERS
 
 
 def test_a_lone_surrogate_is_replaced_instead_of_losing_the_batch() -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,10 +16,11 @@ from flask import Flask, Response, abort
 from opentelemetry import trace
 from opentelemetry.context import attach, detach, get_current
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, Tracer, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
@@ -600,6 +601,134 @@ def test_a_batch_processor_of_the_app_gets_each_span_once_with_the_least_work(
     if beside:
         assert sorted(span.name for span in backend.spans()) == sorted(span.name for span in spans)
     batches.provider.shutdown()
+
+
+@pytest.fixture
+def exporting_in_batches() -> Iterator[Callable[[SpanExporter], TracerProvider]]:
+    """Return a function that returns a provider with a batch processor for an exporter."""
+    made: list[TracerProvider] = []
+
+    def make(exporter: SpanExporter) -> TracerProvider:
+        made.append(TracerProvider(shutdown_on_exit=False))
+        made[-1].add_span_processor(BatchSpanProcessor(exporter))
+        return made[-1]
+
+    yield make
+    for provider in made:
+        provider.shutdown()
+
+
+InBatches = Callable[[SpanExporter], TracerProvider]
+
+
+def test_a_batch_processor_that_was_given_a_function_of_its_own_sees_spans_start(
+    exporting_in_batches: InBatches, instrumented: Instrumented, database: Database
+) -> None:
+    provider = exporting_in_batches(InMemorySpanExporter())
+    (processor,) = provider._active_span_processor._span_processors
+    seen: list[str] = []
+
+    def view() -> str:
+        database().execute("SELECT 1")
+        return "ok"
+
+    client = instrumented(app_of(view), tracer_provider=provider).test_client()
+    client.get("/")
+    processor.on_start = lambda span, **_: seen.append(span.name)  # type: ignore[method-assign]
+    client.get("/")
+    assert seen == ["GET /", "SELECT"]
+
+
+class NumberingExporter(InMemorySpanExporter):
+    """One that takes liberties with spans."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for number, span in enumerate(spans):
+            assert span._instrumentation_info is not None
+            span._attributes["number"] = number  # type: ignore[index]
+        return super().export(spans)
+
+
+def test_spans_share_nothing_that_an_exporter_can_change(
+    exporting_in_batches: InBatches, instrumented: Instrumented, database: Database
+) -> None:
+    exporter = NumberingExporter()
+    provider = exporting_in_batches(exporter)
+
+    def view() -> str:
+        for _ in range(3):
+            database().execute("SELECT 1")
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=provider).test_client().get("/")
+    provider.shutdown()
+    assert [(span.attributes or {})["number"] for span in exporter.get_finished_spans()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("in_batches", [True, False])
+@pytest.mark.parametrize("traceparent", [{}, {"traceparent": f"00-{TRACE:032x}-{PARENT:016x}-01"}])
+@pytest.mark.parametrize("how", ["fails", "many", "inside", "inside, fails", "suppressed", "suppressed, fails"])
+def test_what_is_left_out_or_suppressed_makes_no_span_of_a_query(
+    how: str,
+    traceparent: dict[str, str],
+    in_batches: bool,
+    exporting_in_batches: InBatches,
+    instrumented: Instrumented,
+    backend: Backend,
+    database: Database,
+    metrics: PerformanceMetrics,
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = exporting_in_batches(exporter) if in_batches else backend.provider
+
+    def view() -> str:
+        connection, sql = database(), "SELECT missing" if "fails" in how else "SELECT 1"
+        with contextlib.ExitStack() as stack:
+            if "suppressed" in how:
+                stack.enter_context(suppress_instrumentation())
+            if "inside" in how:
+                stack.enter_context(provider.get_tracer("app").start_as_current_span("work"))
+            stack.enter_context(contextlib.suppress(sqlite3.OperationalError))
+            for _ in range(MAX_PENDING_QUERIES + 5 if how == "many" else 1):
+                connection.execute(sql)
+        return "ok"
+
+    settings = TelemetrySettings() if "suppressed" in how else TelemetrySettings(excluded_routes=("/",))
+    app = instrumented(app_of(view), tracer_provider=provider, settings=settings)
+    assert app.test_client().get("/", headers=traceparent).status_code == 200
+    provider.force_flush()
+    names = Counter(span.name for span in (exporter if in_batches else backend.exporter).get_finished_spans())
+    assert names == {**({"work": 1} if "inside" in how else {}), **({"GET /": 1} if "suppressed" in how else {})}
+    assert metrics.failures == 0
+    assert metrics.db_queries_per_request[:] == ([1] if "suppressed" in how else [])
+
+
+@pytest.mark.parametrize("in_batches", [True, False])
+def test_a_request_whose_queries_all_fail_is_recorded_whole(
+    in_batches: bool,
+    exporting_in_batches: InBatches,
+    instrumented: Instrumented,
+    backend: Backend,
+    database: Database,
+    metrics: PerformanceMetrics,
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = exporting_in_batches(exporter) if in_batches else backend.provider
+
+    def view() -> str:
+        connection = database()
+        for _ in range(MAX_PENDING_QUERIES + 5):
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("SELECT missing")
+        trace.get_current_span().update_name("looked at")
+        return "ok"
+
+    instrumented(app_of(view), tracer_provider=provider).test_client().get("/")
+    provider.force_flush()
+    spans = (exporter if in_batches else backend.exporter).get_finished_spans()
+    assert Counter(span.name for span in spans) == {"SELECT": MAX_PENDING_QUERIES + 5, "looked at": 1}
+    assert metrics.failures == 0
+    assert {span.context.trace_id for span in spans if span.context} == {metrics.recent.all()[0].trace_id}
 
 
 class Recorder(SpanProcessor):
