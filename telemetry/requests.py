@@ -179,7 +179,6 @@ class RequestRecord:
         "_hashes",
         "_in_time",
         "_late",
-        "_lock",
         "_spilled",
         "add",
         "calls",
@@ -240,7 +239,6 @@ class RequestRecord:
         self.is_ending = False
         self.complete = False
         self.queries: list[Query] = []
-        self._lock = threading.RLock()  # which a finalizer that asks the database may take again
         self.add: Callable[[Query], None] | None = self.queries.append  # `None`: not eager, not complete
         # For each query its start, the id of its cursor, and a keyed hash of its statement and parameters where it has one:
         # appended together, which is one step for other threads too.
@@ -297,14 +295,14 @@ class RequestRecord:
         """Note that rows were fetched of the query that began then. Thread-safe."""
         fetches = self.fetches
         if self._late:
-            with self._lock:
+            with _lock:
                 late = self._late.get(start_ns)
                 if late is not None:
                     late.fetched(took_ns, rows)
                     return
         fetches += (start_ns, took_ns, rows)
         if len(fetches) > _MOST_FETCHES:  # one row after another, it seems
-            with self._lock:
+            with _lock:
                 known = fetches[:]
                 fetches[: len(known)] = _flat(by_query(known))
 
@@ -322,7 +320,7 @@ class RequestRecord:
         """Note the span of the app that a query belongs to, which is about to be added. Thread-safe."""
         noted = self.parents
         if noted is None:
-            with self._lock:
+            with _lock:
                 noted = self.parents
                 if noted is None:
                     noted = self.parents = []
@@ -333,20 +331,20 @@ class RequestRecord:
         if self.parents is None:
             return []
         numbers = set(map(id, queries))
-        with self._lock:
+        with _lock:
             noted = self.parents[:]
             self.parents[: len(noted)] = [each for each in noted if id(each[0]) not in numbers]
         return [each for each in noted if id(each[0]) in numbers]
 
     def take_held(self) -> list[Held] | None:
         """Return what is kept back, once. Thread-safe."""
-        with self._lock:
+        with _lock:
             held, self.held = self.held, None
         return held
 
     def end(self) -> None:
         """Take no more queries: what a thread that outlives the request has yet to ask is no part of it."""
-        with self._lock:
+        with _lock:
             self.add = None
             self.is_ending = True
             queries = self.queries = self.queries[:]  # a thread may be about to append to the other one
@@ -355,12 +353,12 @@ class RequestRecord:
     def came_late(self, add: Callable[[Query], None], query: Query) -> bool:
         """Tell whether a query came too late, which `add` has added in a thread that outlives the request."""
         held: list[Query] = add.__self__  # type: ignore[attr-defined]  # of a list's method
-        with self._lock:
+        with _lock:
             return not any(each is query for each in held[: self._in_time])
 
     def spill(self) -> None:
         """Record the queries held, and hold their sums alone."""
-        with self._lock:
+        with _lock:
             pending = self.queries
             if len(pending) < MAX_PENDING_QUERIES or self.is_ending:
                 return
@@ -477,6 +475,11 @@ def masked(sql: str) -> str:
     The fingerprint says it better, but is not for the request's path.
     """
     return _LITERAL.sub("?", sql[:_SAMPLE])
+
+
+_lock = threading.RLock()  # which a finalizer that asks the database may take again
+"""Of all requests: one of its own would be 2 % of what a request costs, and is held for long by those alone that have very many
+queries, while these are summed up."""
 
 
 serving: ContextVar[RequestRecord | None] = ContextVar("telemetry_request", default=None)
