@@ -167,6 +167,7 @@ class ServerFacts(NamedTuple):
 
 
 Told = Callable[["Row | None"], Mapping[str, "AttributeValue"]]
+_OF_NONE: Final[list[Sequence[bytes]]] = [()]
 _PORT_DIGITS: Final = 5  # a client may send any number, which fits nowhere
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
 _SQL: Final = itemgetter(0)  # of a query
@@ -193,7 +194,8 @@ class EndedRequest:
         self.start_unix_ns = start_unix_ns
         self.server = server  # None where the SDK has made that span
         self.queries = queries
-        self._query_ids: list[Sequence[bytes]] = []  # appended to, which is one step: several exporters may ask at once
+        # Appended to, which is one step: several exporters may ask at once.
+        self._query_ids: list[Sequence[bytes]] = [] if queries else _OF_NONE
 
     def query_ids(self) -> Sequence[bytes]:
         """Return the span ids of the queries whose spans the SDK has not made, the same ones whenever it is asked.
@@ -241,8 +243,7 @@ class EndedRequest:
         first = EndedRequest(*shared, self.server, self.queries[:middle])
         second = EndedRequest(*shared, None, self.queries[middle:])
         ids, ahead = self.query_ids(), sum([not query[4] & MADE for query in first.queries])
-        first._query_ids.append(ids[:ahead])
-        second._query_ids.append(ids[ahead:])
+        first._query_ids, second._query_ids = [ids[:ahead]], [ids[ahead:]]
         return first, second
 
     def spans(self, told: Told | None = None) -> list[ReadableSpan]:

@@ -222,17 +222,19 @@ class Capture:
             if record.held is not None:
                 self._decide(record, ids.trace_id, error_type, duration_ns)
             kept = row(record, request_path(environ), error_type, duration_ns, pair)
-            facts = ServerFacts(
-                span.parent_context,
-                record.method,
-                None if record.rule is None else record.rule.rule,
-                record.status,
-                error_type,
-                duration_ns,
-                span.facts or environ_facts(environ),
-                record.decision,
-                kept,
-                span.own,
+            facts = ServerFacts._make(  # in half of the time
+                (
+                    span.parent_context,
+                    record.method,
+                    None if record.rule is None else record.rule.rule,
+                    record.status,
+                    error_type,
+                    duration_ns,
+                    span.facts or environ_facts(environ),
+                    record.decision,
+                    kept,
+                    span.own,
+                )
             )
             self.tracing.emit(record, ids, facts, record.queries)
         return pair, sampled, kept
