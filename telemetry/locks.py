@@ -13,13 +13,13 @@ import itertools
 import os
 import re
 import sqlite3
-import threading
 import weakref
 from collections import deque
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from telemetry.exporters.forked import reentrant_lock
 from telemetry.readers.window import copied, route_name
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ _WRITES_AT_ONCE: Final = (
     rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b"
 )
 
-_lock = threading.RLock()  # taken again where garbage that is collected meanwhile closes a connection
+_lock = reentrant_lock()  # taken again where garbage that is collected meanwhile closes a connection
 _numbers = itertools.count(1)
 _connections: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
 """The connections to files, by the ids of their states. Weak: one that is thrown away without being closed has no end that could

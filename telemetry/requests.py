@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
@@ -14,6 +13,7 @@ from urllib.parse import quote
 from flask import has_request_context, request
 from opentelemetry.context import Context, create_key, get_current
 
+from telemetry.exporters.forked import reentrant_lock
 from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ class Spilled(NamedTuple):
 
     queries: list[Query]
     time_unix_nano: int
-    span: Span | None
+    ids: SpanContext | None
+    """Of the server span, where their spans are exported as its children."""
     context: Context | None
     parents: list[tuple[Query, SpanContext]]
     """Those of them that were made inside of spans of the app's own, and the ids of these."""
@@ -358,6 +359,7 @@ class RequestRecord:
 
     def spill(self) -> None:
         """Record the queries held, and hold their sums alone."""
+        ids = self.capture.ids_of(self)
         with _lock:
             pending = self.queries
             if len(pending) < MAX_PENDING_QUERIES or self.is_ending:
@@ -367,7 +369,7 @@ class RequestRecord:
             self._spilled += len(taken)
             self.sum_up(taken)
             # The request may end meanwhile, for all that follows: what it takes is not to be had any more then.
-            spilled = Spilled(taken, time_ns(), self.span, self.context, self.take_parents(taken))
+            spilled = Spilled(taken, time_ns(), ids, self.context, self.take_parents(taken))
         self.capture.spill(self, spilled)
 
     def sum_up(self, queries: list[Query]) -> None:
@@ -477,7 +479,7 @@ def masked(sql: str) -> str:
     return _LITERAL.sub("?", sql[:_SAMPLE])
 
 
-_lock = threading.RLock()  # which a finalizer that asks the database may take again
+_lock = reentrant_lock()  # which a finalizer that asks the database may take again
 """Of all requests: one of its own would be 2 % of what a request costs, and is held for long by those alone that have very many
 queries, while these are summed up."""
 

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
+
+
+def reentrant_lock() -> Any:
+    """Return a `threading.RLock` that nobody holds in a forked child: the thread that did is not there."""
+    lock = threading.RLock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lock._at_fork_reinit)  # type: ignore[attr-defined]  # as `logging` does
+    return lock
 
 
 def call_in_child(method: Callable[[], None]) -> None:

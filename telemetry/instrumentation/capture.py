@@ -21,7 +21,7 @@ from telemetry.recent import RecentRequests, Row, Worst, row, weighed
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import Span, SpanContext, TracerProvider
     from opentelemetry.util.types import AttributeValue
     from werkzeug.routing import Rule
 
@@ -324,12 +324,22 @@ class Capture:
         rule = record.find_rule()
         return rule is not None and self.is_excluded(rule)
 
+    def ids_of(self, record: RequestRecord) -> SpanContext | None:
+        """Return the ids of the server span of a request that goes on, if its queries are exported."""
+        try:
+            span = record.span
+            if record.exported and span is not None and not self.leaves_out(record):
+                return span.get_span_context()
+        except Exception:
+            self.fail("the ids of a request could not be told")
+        return None
+
     def spill(self, record: RequestRecord, spilled: Spilled) -> None:
         """Record queries of a request that goes on."""
         try:
             queries, context, ids, sampled = spilled.queries, spilled.context or Context(), NO_IDS, False
-            if record.exported and spilled.span is not None and not self.leaves_out(record):
-                found = spilled.span.get_span_context()
+            found = spilled.ids
+            if found is not None:
                 if record.held is not None:  # so much is not kept back
                     self._decide(record, found.trace_id, None, 0)
                     self.tracing.release(record)

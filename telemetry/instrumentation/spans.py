@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import enum
 import logging
-import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from itertools import starmap
@@ -35,6 +34,7 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
+from telemetry.exporters.forked import reentrant_lock
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.tail import stronger
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, traceparent
@@ -154,7 +154,10 @@ class DeferredSpan(trace.Span):
         """Return the ids of a span that nobody has looked at, those told already among them, and whether it is sampled."""
         chosen = self._chosen
         if chosen is None:
-            chosen = self._chosen = self._tracing.ids(self.parent_context, self.reserved)
+            with _making:  # threads of a request may ask at once
+                chosen = self._chosen
+                if chosen is None:
+                    chosen = self._chosen = self._tracing.ids(self.parent_context, self.reserved)
         return chosen
 
     def settle(self, ids: SpanContext) -> bool:
@@ -248,7 +251,7 @@ def random_ids() -> tuple[int, int]:
     return made >> 64 or 1, made & _SPAN_ID or 1
 
 
-_making = threading.RLock()  # a sampler or an id generator may look at the current span
+_making = reentrant_lock()  # a sampler or an id generator may look at the current span
 
 
 class Mode(enum.Enum):
@@ -305,6 +308,7 @@ class Tracing:
         self._mode = Mode.SILENT
         self._processors: tuple[DeferredSpanProcessor | _Batches, ...] = ()
         self._batches: tuple[_Batches, ...] = ()  # those among them
+        self._seen_plain = True
         self._decide = decider(self._sdk.sampler) if self._sdk is not None else None
         self._source: Source | None = None
 
@@ -318,7 +322,7 @@ class Tracing:
             processors = sdk._active_span_processor._span_processors
         except AttributeError:  # a version of the SDK that keeps them elsewhere
             return Mode.EAGER
-        if processors is not self._seen or not all(batches.is_plain for batches in self._batches):
+        if processors is not self._seen or (self._batches and self._has_plain_batches() is not self._seen_plain):
             self._look_at(processors)
             self._seen = processors
         return self._mode
@@ -326,7 +330,8 @@ class Tracing:
     def _look_at(self, processors: Sequence[SpanProcessor]) -> None:
         self._processors = tuple(filter(None, map(self._taker, processors)))
         self._batches = tuple(taker for taker in self._processors if isinstance(taker, _Batches))
-        if self._decide is None or len(self._processors) < len(processors):
+        self._seen_plain = self._has_plain_batches()
+        if self._decide is None or len(self._processors) < len(processors) or not self._seen_plain:
             self._mode = Mode.EAGER
             if self.tail is not None:
                 _log.warning(
@@ -341,8 +346,10 @@ class Tracing:
             return processor
         if type(processor) is not BatchSpanProcessor or self.tail is not None:
             return None  # what the SDK ends itself goes past us, so that a request could not be kept back whole
-        batches = _Batches(processor)
-        return batches if batches.is_plain else None
+        return _Batches(processor)  # also if it sees spans start from now on: requests may be under way
+
+    def _has_plain_batches(self) -> bool:
+        return all(batches.is_plain for batches in self._batches)
 
     @property
     def has_room(self) -> bool:

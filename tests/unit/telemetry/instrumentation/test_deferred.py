@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -307,7 +309,27 @@ def test_the_sql_of_a_query_in_a_span_of_the_app_counts_once_in_the_queue(
     assert backend.named_count() == {"GET /": 1, "work": 1, "SELECT": 10}
 
 
-def test_a_request_ends_when_its_queries_so_far_are_recorded(
+class SlowIds(RandomIdGenerator):
+    """A generator that lets other threads ask meanwhile."""
+
+    def generate_trace_id(self) -> int:
+        time.sleep(0.02)
+        return super().generate_trace_id()
+
+
+def test_threads_that_ask_for_the_ids_at_once_get_the_same(instrumented: Instrumented, backend: Backend) -> None:
+    backend.provider.id_generator = SlowIds()
+
+    def view() -> str:
+        span: Any = trace.get_current_span()
+        with ThreadPoolExecutor(4) as threads:
+            asked = [threads.submit(span.chosen_ids) for _ in range(4)]
+        return str(len({each.result()[0].trace_id for each in asked}))
+
+    assert instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/").text == "1"
+
+
+def test_a_request_that_ends_while_its_queries_are_recorded_is_one_trace(
     instrumented: Instrumented, backend: Backend, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spills, threads = threading.Event(), []
@@ -324,7 +346,8 @@ def test_a_request_ends_when_its_queries_so_far_are_recorded(
         assert spills.wait(10)
         return "ok"
 
-    app = instrumented(app_of(view), tracer_provider=backend.provider)
+    settings = TelemetrySettings(server_timing=False)
+    app = instrumented(app_of(view), tracer_provider=backend.provider, settings=settings)
     capture = app.extensions["telemetry"].middleware.capture
     spill = capture.spill
 
@@ -337,6 +360,7 @@ def test_a_request_ends_when_its_queries_so_far_are_recorded(
     app.test_client().get("/")
     threads[0].join()
     assert backend.named_count() == {"GET /": 1, "work": 1, "SELECT": MAX_PENDING_QUERIES}
+    assert len({span.context.trace_id for span in backend.spans() if span.context}) == 1
 
 
 @pytest.mark.parametrize("limits", [SpanLimits(max_span_attributes=6), SpanLimits(max_span_attribute_length=3)])
@@ -624,19 +648,24 @@ InBatches = Callable[[SpanExporter], TracerProvider]
 def test_a_batch_processor_that_was_given_a_function_of_its_own_sees_spans_start(
     exporting_in_batches: InBatches, instrumented: Instrumented, database: Database
 ) -> None:
-    provider = exporting_in_batches(InMemorySpanExporter())
+    exporter = InMemorySpanExporter()
+    provider = exporting_in_batches(exporter)
     (processor,) = provider._active_span_processor._span_processors
     seen: list[str] = []
 
     def view() -> str:
         database().execute("SELECT 1")
+        processor.on_start = lambda span, **_: seen.append(span.name)  # type: ignore[method-assign]
         return "ok"
 
     client = instrumented(app_of(view), tracer_provider=provider).test_client()
-    client.get("/")
-    processor.on_start = lambda span, **_: seen.append(span.name)  # type: ignore[method-assign]
+    client.get("/")  # under way when the function comes
+    assert seen == []
     client.get("/")
     assert seen == ["GET /", "SELECT"]
+    del processor.on_start
+    provider.force_flush()
+    assert Counter(span.name for span in exporter.get_finished_spans()) == {"GET /": 2, "SELECT": 2}
 
 
 class NumberingExporter(InMemorySpanExporter):
