@@ -32,7 +32,7 @@ from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.exporters import processor
 from telemetry.exporters.ended import MOST_OWN
 from telemetry.exporters.processor import DeferredSpanProcessor
-from telemetry.instrumentation.spans import DeferredSpan
+from telemetry.instrumentation.spans import DeferredSpan, Mode, Tracing
 from telemetry.requests import MAX_PENDING_QUERIES
 
 Instrumented = Callable[..., Flask]
@@ -656,14 +656,22 @@ def test_a_batch_processor_that_was_given_a_function_of_its_own_sees_spans_start
     def view() -> str:
         database().execute("SELECT 1")
         processor.on_start = lambda span, **_: seen.append(span.name)  # type: ignore[method-assign]
+        assert tracing().mode is Mode.EAGER  # as the next request finds it, while this one is under way
         return "ok"
 
-    client = instrumented(app_of(view), tracer_provider=provider).test_client()
-    client.get("/")  # under way when the function comes
+    app = instrumented(app_of(view), tracer_provider=provider)
+    client = app.test_client()
+
+    def tracing() -> Tracing:
+        found: Tracing = app.extensions["telemetry"].middleware.capture.tracing
+        return found
+
+    client.get("/")
     assert seen == []
     client.get("/")
     assert seen == ["GET /", "SELECT"]
     del processor.on_start
+    assert tracing().mode is Mode.DEFERRED
     provider.force_flush()
     assert Counter(span.name for span in exporter.get_finished_spans()) == {"GET /": 2, "SELECT": 2}
 
