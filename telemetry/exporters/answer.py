@@ -142,9 +142,7 @@ class Session(requests.Session):
         if isinstance(timeout_s, (int, float)):
             watch = threading.Timer(timeout_s, getattr(response.raw, "shutdown", response.close))
             watch.daemon = True
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the system has no more threads, or Python 3.12 ends and makes none
+            with contextlib.suppress(RuntimeError):  # no more threads: the system has none, or Python 3.12 ends
                 watch.start()
             try:
                 _ = response.content  # reads it

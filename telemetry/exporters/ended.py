@@ -261,7 +261,7 @@ class EndedRequest:
             self.ids,
             server.parent,
             server.kind,
-            {**server_attributes(server._replace(kept=None)), **told(server.kept)},
+            server_attributes(server, told),
             server.error_type,
             (start, start + server.duration_ns),
         )
@@ -349,21 +349,20 @@ def environ_facts(environ: Mapping[str, Any]) -> tuple[str | None, ...]:
     )
 
 
-def server_attributes(server: ServerFacts) -> dict[str, AttributeValue]:
-    """Return all attributes of a server span."""
+def server_attributes(server: ServerFacts, told: Told) -> dict[str, AttributeValue]:
+    """Return all attributes of a server span; of its queries, what `told` returns."""
     few = server.environ[:FEW]
     script_name, path, address, agent = server.environ[FEW:]
     return {
-        **constant_attributes(server.method, server.rule, server.status, server.error_type, few),
+        **_known_constant(server.method, server.rule, server.status, server.error_type, few),
         "url.path": url_path(f"{script_name or ''}{path or ''}"),
         **client_attributes(address, agent),
         **server.own,
         **decision_attributes(server.decision),
-        **database_attributes(server.kept),
+        **told(server.kept),
     }
 
 
-@functools.lru_cache(maxsize=2048)
 def constant_attributes(
     method: str, rule: str | None, status: int, error_type: str | None, environ: tuple[str | None, ...]
 ) -> Mapping[str, AttributeValue]:
@@ -375,6 +374,9 @@ def constant_attributes(
     if error_type is not None:
         attributes[instruments.ERROR_TYPE] = error_type
     return attributes
+
+
+_known_constant: Final = functools.lru_cache(maxsize=2048)(constant_attributes)
 
 
 def client_attributes(address: str | None, agent: str | None) -> dict[str, AttributeValue]:

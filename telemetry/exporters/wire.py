@@ -196,8 +196,7 @@ def _server_constant(
     decision: Decision | None,
 ) -> bytes:
     """Return name, kind, status and the attributes that are few in number."""
-    constant = constant_attributes.__wrapped__  # once is enough to remember it
-    values = {**constant(method, rule, status, error_type, environ), **decision_attributes(decision)}
+    values = {**constant_attributes(method, rule, status, error_type, environ), **decision_attributes(decision)}
     name = field(5, text(span_name(method, rule)))
     return name + attributes(9, values) + (_UNSET if error_type is None else _ERROR)
 

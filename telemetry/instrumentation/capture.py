@@ -219,8 +219,7 @@ class Capture:
         pair = (ids.trace_id, ids.span_id)
         kept = None
         if sampled:
-            if record.held is not None:
-                self._decide(record, ids.trace_id, error_type, duration_ns)
+            self._decide(record, ids.trace_id, error_type, duration_ns)
             kept = row(record, request_path(environ), error_type, duration_ns, pair)
             facts = ServerFacts._make(  # in half of the time
                 (

@@ -205,7 +205,7 @@ class RequestMiddleware:
 
     def _start_span(self, record: RequestRecord, environ: Environ) -> None:
         try:
-            if record.rule is not None and self.capture.is_excluded(record.rule):
+            if self.capture.leaves_out(record):
                 return
             record.method = method_of(record.method, record.rule)
             context = record.context or Context()

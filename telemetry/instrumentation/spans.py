@@ -112,10 +112,10 @@ class DeferredSpan(trace.Span):
     def make(self) -> Span:
         """Return the span of the SDK; after the end of the request, or for an excluded route, one that records nothing."""
         record = self._record
-        record.find_rule()
+        is_left_out = record.capture.leaves_out(record)
         with _making:
             if self._made is None:
-                if record.complete or (record.rule is not None and record.capture.is_excluded(record.rule)):
+                if record.complete or is_left_out:
                     self._made = trace.NonRecordingSpan(self._late_ids())
                 else:
                     self.made_for = record.rule
@@ -180,7 +180,7 @@ class DeferredSpan(trace.Span):
     def _late_ids(self) -> SpanContext:
         """Return the ids of a request whose span nobody has looked at until its end."""
         record, parent = self._record, self.parent_context
-        if record.rule is not None and record.capture.is_excluded(record.rule):
+        if record.capture.leaves_out(record):
             return parent or trace.INVALID_SPAN_CONTEXT
         return self._ids or self._tracing.ids(parent, self.reserved)[0]
 
@@ -308,7 +308,6 @@ class Tracing:
         self._mode = Mode.SILENT
         self._processors: tuple[DeferredSpanProcessor | _Batches, ...] = ()
         self._batches: tuple[_Batches, ...] = ()  # those among them
-        self._seen_plain = True
         self._decide = decider(self._sdk.sampler) if self._sdk is not None else None
         self._source: Source | None = None
 
@@ -322,16 +321,17 @@ class Tracing:
             processors = sdk._active_span_processor._span_processors
         except AttributeError:  # a version of the SDK that keeps them elsewhere
             return Mode.EAGER
-        if processors is not self._seen or (self._batches and self._has_plain_batches() is not self._seen_plain):
+        if processors is not self._seen:
             self._look_at(processors)
             self._seen = processors
+        if self._batches and not all(batches.is_plain for batches in self._batches):
+            return Mode.EAGER  # also while requests are under way whose spans these are to get
         return self._mode
 
     def _look_at(self, processors: Sequence[SpanProcessor]) -> None:
         self._processors = tuple(filter(None, map(self._taker, processors)))
         self._batches = tuple(taker for taker in self._processors if isinstance(taker, _Batches))
-        self._seen_plain = self._has_plain_batches()
-        if self._decide is None or len(self._processors) < len(processors) or not self._seen_plain:
+        if self._decide is None or len(self._processors) < len(processors):
             self._mode = Mode.EAGER
             if self.tail is not None:
                 _log.warning(
@@ -346,10 +346,7 @@ class Tracing:
             return processor
         if type(processor) is not BatchSpanProcessor or self.tail is not None:
             return None  # what the SDK ends itself goes past us, so that a request could not be kept back whole
-        return _Batches(processor)  # also if it sees spans start from now on: requests may be under way
-
-    def _has_plain_batches(self) -> bool:
-        return all(batches.is_plain for batches in self._batches)
+        return _Batches(processor)
 
     @property
     def has_room(self) -> bool:
