@@ -643,6 +643,16 @@ def exporting_in_batches() -> Iterator[Callable[[SpanExporter], TracerProvider]]
 
 
 InBatches = Callable[[SpanExporter], TracerProvider]
+Deferred = tuple[TracerProvider, InMemorySpanExporter]
+
+
+@pytest.fixture(params=["ours", "a batch processor"])
+def deferred(request: pytest.FixtureRequest, backend: Backend, exporting_in_batches: InBatches) -> Deferred:
+    """A provider whose spans are made of records, whoever takes them, and the exporter where they end."""
+    if request.param == "ours":
+        return backend.provider, backend.exporter
+    exporter = InMemorySpanExporter()
+    return exporting_in_batches(exporter), exporter
 
 
 def test_a_batch_processor_that_was_given_a_function_of_its_own_sees_spans_start(
@@ -702,21 +712,17 @@ def test_spans_share_nothing_that_an_exporter_can_change(
     assert [(span.attributes or {})["number"] for span in exporter.get_finished_spans()] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("in_batches", [True, False])
 @pytest.mark.parametrize("traceparent", [{}, {"traceparent": f"00-{TRACE:032x}-{PARENT:016x}-01"}])
 @pytest.mark.parametrize("how", ["fails", "many", "inside", "inside, fails", "suppressed", "suppressed, fails"])
 def test_what_is_left_out_or_suppressed_makes_no_span_of_a_query(
     how: str,
     traceparent: dict[str, str],
-    in_batches: bool,
-    exporting_in_batches: InBatches,
+    deferred: Deferred,
     instrumented: Instrumented,
-    backend: Backend,
     database: Database,
     metrics: PerformanceMetrics,
 ) -> None:
-    exporter = InMemorySpanExporter()
-    provider = exporting_in_batches(exporter) if in_batches else backend.provider
+    provider, exporter = deferred
 
     def view() -> str:
         connection, sql = database(), "SELECT missing" if "fails" in how else "SELECT 1"
@@ -734,23 +740,19 @@ def test_what_is_left_out_or_suppressed_makes_no_span_of_a_query(
     app = instrumented(app_of(view), tracer_provider=provider, settings=settings)
     assert app.test_client().get("/", headers=traceparent).status_code == 200
     provider.force_flush()
-    names = Counter(span.name for span in (exporter if in_batches else backend.exporter).get_finished_spans())
+    names = Counter(span.name for span in exporter.get_finished_spans())
     assert names == {**({"work": 1} if "inside" in how else {}), **({"GET /": 1} if "suppressed" in how else {})}
     assert metrics.failures == 0
     assert metrics.db_queries_per_request[:] == ([1] if "suppressed" in how else [])
 
 
-@pytest.mark.parametrize("in_batches", [True, False])
 def test_a_request_whose_queries_all_fail_is_recorded_whole(
-    in_batches: bool,
-    exporting_in_batches: InBatches,
+    deferred: Deferred,
     instrumented: Instrumented,
-    backend: Backend,
     database: Database,
     metrics: PerformanceMetrics,
 ) -> None:
-    exporter = InMemorySpanExporter()
-    provider = exporting_in_batches(exporter) if in_batches else backend.provider
+    provider, exporter = deferred
 
     def view() -> str:
         connection = database()
@@ -762,7 +764,7 @@ def test_a_request_whose_queries_all_fail_is_recorded_whole(
 
     instrumented(app_of(view), tracer_provider=provider).test_client().get("/")
     provider.force_flush()
-    spans = (exporter if in_batches else backend.exporter).get_finished_spans()
+    spans = exporter.get_finished_spans()
     assert Counter(span.name for span in spans) == {"SELECT": MAX_PENDING_QUERIES + 5, "looked at": 1}
     assert metrics.failures == 0
     assert {span.context.trace_id for span in spans if span.context} == {metrics.recent.all()[0].trace_id}
