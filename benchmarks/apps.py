@@ -40,6 +40,8 @@ class Measured:
     """What its requests carry in the WSGI environment beside the usual."""
     more_spans: int = 0
     """Spans that the app makes itself in each request."""
+    status: int = 200
+    """What it answers."""
 
 
 @dataclass(frozen=True, slots=True)

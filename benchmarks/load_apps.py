@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sqlite3
 import tempfile
@@ -29,6 +30,8 @@ class Load:
     """What its requests carry in the WSGI environment beside the usual."""
     more_spans: int = 0
     """Spans that the app makes itself in each request."""
+    status: int = 200
+    """What it answers."""
 
     def make(self) -> Flask:
         """Return the app."""
@@ -155,6 +158,28 @@ def _own_span() -> View:
     return view
 
 
+def _failing_queries() -> View:
+    connection = _one_connection()
+
+    def view(number: int) -> str:
+        for _ in range(number):
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection().cursor().execute("SELECT missing FROM videos")
+        return "ok"
+
+    return view
+
+
+def _failing() -> View:
+    plain = _plain()
+
+    def view(number: int) -> str:
+        plain(number)
+        raise ValueError(number)
+
+    return view
+
+
 _FROM_A_BROWSER = {
     "REMOTE_ADDR": "127.0.0.1",
     "HTTP_USER_AGENT": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
@@ -172,4 +197,6 @@ LOADS = {
     "a browser on this machine, with a traceparent": Load(_plain, _FROM_A_BROWSER),
     "an attribute set on the current span": Load(_attributes),
     "queries in a span of the app's own": Load(_own_span, more_spans=1),
+    "queries that fail": Load(_failing_queries),
+    "requests that fail": Load(_failing, status=500),
 }

@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import INVALID_SPAN_ID, SpanContext, SpanKind, Status, StatusCode
 
 from telemetry import instruments
+from telemetry.exporters.failure import failure_in
+from telemetry.exporters.remembered import Remembered
 from telemetry.recent import QUERY_COUNT, KeptRequest
 from telemetry.requests import MADE, url_path
 from telemetry.source import line_of
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationInfo
     from opentelemetry.util.types import AttributeValue
 
+    from telemetry.exporters.failure import Failure
     from telemetry.exporters.tail import Decision
     from telemetry.recent import Row
     from telemetry.requests import Query
@@ -49,35 +53,6 @@ FEW: Final = 6
 
 
 Code = CodeType | str | None
-_Made = TypeVar("_Made")
-
-
-class Remembered(Generic[_Made]):
-    """What has been made of statements, up to a number of them, and of characters in all of them.
-
-    By a statement, or what is the same in many of them, and the place that it comes from. Code objects are told apart by
-    identity, which keeping them here makes safe: hashing one goes through its constants.
-    """
-
-    __slots__ = ("_characters", "made")
-
-    def __init__(self) -> None:
-        self.made: dict[tuple[Hashable, int, int], tuple[_Made, Code]] = {}
-        self._characters = 0
-
-    def keep(self, key: tuple[Hashable, int, int], made: _Made, code: Code, characters: int) -> _Made:
-        """Remember and return what was made of so many characters."""
-        self._characters += characters
-        if len(self.made) >= MAX_STATEMENTS or self._characters > MAX_CHARACTERS:
-            self.made.clear()
-            self._characters = characters
-        if characters <= MAX_CHARACTERS:
-            self.made[key] = made, code
-        return made
-
-
-MAX_STATEMENTS: Final = 2048
-MAX_CHARACTERS: Final = 4_000_000
 
 
 @dataclass(eq=False, slots=True)
@@ -137,9 +112,14 @@ def is_plain(key: object, value: object) -> bool:
 
 
 def has_room(limits: SpanLimits) -> bool:
-    """Tell whether no attribute of ours, and none that is noted for the app, can meet a limit."""
-    most = limits.max_span_attributes
-    return limits.max_span_attribute_length is None and (most is None or most >= len(OURS) + MOST_OWN)
+    """Tell whether neither an attribute of ours, one that is noted for the app, nor an exception can meet a limit."""
+    numbers = (
+        (limits.max_span_attributes, len(OURS) + MOST_OWN),
+        (limits.max_events, 1),
+        (limits.max_event_attributes, 4),
+    )
+    lengths = limits.max_span_attribute_length, limits.max_attribute_length
+    return lengths == (None, None) and all(most is None or most >= wanted for most, wanted in numbers)
 
 
 class ServerFacts(NamedTuple):
@@ -171,6 +151,7 @@ _OF_NONE: Final[list[Sequence[bytes]]] = [()]
 _PORT_DIGITS: Final = 5  # a client may send any number, which fits nowhere
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
 _SQL: Final = itemgetter(0)  # of a query
+_ERROR_TYPE: Final = itemgetter(3)
 _of_clients: Final = itemgetter(*map(ENVIRON_KEYS.index, ("HTTP_HOST", "SCRIPT_NAME", "PATH_INFO", "HTTP_USER_AGENT")))
 
 
@@ -222,14 +203,19 @@ class EndedRequest:
 
     @property
     def characters(self) -> int:
-        """How long the statements of its queries are, together with what a client chooses of the request."""
+        """How long the statements of its queries are, together with exceptions and what a client chooses of the request."""
         own = 0
         if self.server is not None:
             host, script_name, path, agent = _of_clients(self.server.environ)
             own = len(host or "") + len(script_name or "") + len(path or "") + len(agent or "")
             if self.server.own:
                 own += sum([len(key) + len(str(value)) for key, value in self.server.own.items()])
-        return own + sum(map(len, map(_SQL, self.queries))) if self.queries else own
+            if (failure := failure_in(self.server.error_type)) is not None:
+                own += failure.characters
+        if not self.queries:
+            return own
+        failures = map(failure_in, filter(None, map(_ERROR_TYPE, self.queries)))
+        return own + sum(map(len, map(_SQL, self.queries))) + sum(each.characters for each in failures if each)
 
     @property
     def exact_span_count(self) -> int:
@@ -272,8 +258,10 @@ class EndedRequest:
         ids = SpanContext(own.trace_id, int.from_bytes(span_id), False, own.trace_flags, own.trace_state)
         start = self.start_unix_ns + start_ns - self.start_ns
         name, attributes = self._query_facts(sql, query[7], query[8])
-        interval = (start, start + duration_ns)
-        return self._span(name, ids, own, SpanKind.CLIENT, attributes.copy(), error_type, interval)
+        attributes = attributes.copy()
+        if error_type is not None:
+            attributes[instruments.ERROR_TYPE] = str(error_type)
+        return self._span(name, ids, own, SpanKind.CLIENT, attributes, error_type, (start, start + duration_ns))
 
     def _query_facts(self, sql: str, code: Code, position: int) -> tuple[str, dict[str, AttributeValue]]:
         """Return name and attributes of a query's span, which others have as well."""
@@ -298,21 +286,35 @@ class EndedRequest:
         most, longest = self.source.limits.max_span_attributes, self.source.limits.max_span_attribute_length
         if longest is not None or (most is not None and most < len(attributes)):
             attributes = BoundedAttributes(most, attributes, False, longest)
+        status, events = _UNSET if error_type is None else _ERROR, _NO_EVENTS
+        failure = failure_in(error_type)
+        if failure is not None:
+            status, events = Status(StatusCode.ERROR, failure.description), self._events(failure, interval[1])
         return ReadableSpan(
             name=name,
             context=ids,
             parent=parent,
             resource=self.source.resource,
             attributes=attributes,
+            events=events,
             kind=kind,
-            status=_UNSET if error_type is None else _ERROR,
+            status=status,
             start_time=interval[0],
             end_time=interval[1],
             instrumentation_info=self.source.info,
             instrumentation_scope=self.source.scope,
         )
 
+    def _events(self, failure: Failure, time_unix_nano: int) -> Sequence[Event]:
+        """Return the event of an exception, as far as the limits allow."""
+        limits = self.source.limits
+        attributes = BoundedAttributes(
+            limits.max_event_attributes, failure.attributes, True, limits.max_attribute_length
+        )
+        return BoundedList.from_seq(limits.max_events, [Event("exception", attributes, time_unix_nano)])
 
+
+_NO_EVENTS: Final[Sequence[Event]] = ()
 _UNSET: Final = Status(StatusCode.UNSET)
 _ERROR: Final = Status(StatusCode.ERROR)
 
@@ -354,7 +356,7 @@ def server_attributes(server: ServerFacts, told: Told) -> dict[str, AttributeVal
     few = server.environ[:FEW]
     script_name, path, address, agent = server.environ[FEW:]
     return {
-        **_known_constant(server.method, server.rule, server.status, server.error_type, few),
+        **_known_constant(server.method, server.rule, server.status, server.error_type and str(server.error_type), few),
         "url.path": url_path(f"{script_name or ''}{path or ''}"),
         **client_attributes(address, agent),
         **server.own,

@@ -31,6 +31,7 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
+from telemetry.exporters.failure import failure_in
 from telemetry.requests import MADE, url_path
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ _BREATH_S = 0.0005
 waits for 5 ms, again for each query that it makes."""
 
 _INTERNAL, _SERVER, _CLIENT = b"\x30\x01", b"\x30\x02", b"\x30\x03"  # kind (6)
-_UNSET, _ERROR = b"\x7a\x00", b"\x7a\x02\x18\x02"  # status (15): empty, or code (3) = ERROR
+_CODE_ERROR = b"\x18\x02"
+_UNSET, _ERROR = b"\x7a\x00", b"\x7a\x02" + _CODE_ERROR  # status (15): empty, or code (3) = ERROR
 # Span: trace_id (1), span_id (2), parent_span_id (4), start_time_unix_nano (7), end_time_unix_nano (8).
 _TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
 _IDS_AND_TIMES = 18 + 10 + 10 + 9 + 9  # bytes
@@ -147,18 +149,25 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
     queries, query_ids = item.queries, item.query_ids()
     if len(query_ids) < len(queries):
         queries = [query for query in queries if not query[4] & MADE]
-    for (sql, start_ns, duration_ns, _, _, _, _, code, position, _, _), query_id in zip(
+    for (sql, start_ns, duration_ns, error_type, _, _, _, code, position, _, _), query_id in zip(
         queries, query_ids, strict=True
     ):
         head, tail = _statement(source, sql, code, position, trace_state)
         start = start_ns + offset_ns
-        out += (head, before, query_id, behind, _pack_times(_START, start, _END, start + duration_ns), tail)
+        end = start + duration_ns
+        if error_type is not None:
+            tail = (
+                tail[: -len(_UNSET)] + _attribute(instruments.ERROR_TYPE, str(error_type)) + _outcome(error_type, end)
+            )
+            head = _head(tail)
+        out += (head, before, query_id, behind, _pack_times(_START, start, _END, end), tail)
 
 
 def _server_span(
     item: EndedRequest, server: ServerFacts, trace_id: bytes, span_id: bytes, trace_state: bytes
 ) -> tuple[bytes, bytes]:
     start, parent, environ = item.start_unix_ns, server.parent, server.environ
+    end, error_type = start + server.duration_ns, server.error_type and str(server.error_type)
     script_name, path, address, agent = environ[FEW:]
     content = b"".join(
         (
@@ -167,12 +176,11 @@ def _server_span(
             _SPAN_ID,
             span_id,
             b"" if parent is None else _PARENT_ID + parent.span_id.to_bytes(8),
-            _pack_times(_START, start, _END, start + server.duration_ns),
+            _pack_times(_START, start, _END, end),
             trace_state,
             _SERVER if parent is None or parent.is_remote else _INTERNAL,
-            _server_constant(
-                server.method, server.rule, server.status, server.error_type, environ[:FEW], server.decision
-            ),
+            _server_constant(server.method, server.rule, server.status, error_type, environ[:FEW], server.decision),
+            _outcome(server.error_type, end),
             _path(script_name, path),
             _client(address, agent),
             attributes(9, server.own) if server.own else b"",
@@ -186,6 +194,19 @@ def _server_span(
 _LOCAL = b"\x85\x01\x00\x01\x00\x00"  # flags (16): whether the parent is remote is known, and it is not
 
 
+def _outcome(error_type: str | None, end_unix_ns: int) -> bytes:
+    """Return the status (15) of a span, before it the event (11) of an exception of which more than its type is known."""
+    failure = failure_in(error_type)
+    if failure is None:
+        return _UNSET if error_type is None else _ERROR
+    # time_unix_nano (1), name (2) and attributes (3) of the event; message (2) and code (3) of the status.
+    event = b"".join(
+        (b"\x09", end_unix_ns.to_bytes(8, "little"), b"\x12\x09exception", attributes(3, failure.attributes))
+    )
+    description = b"" if failure.description is None else field(2, text(failure.description))
+    return field(11, event) + field(15, description + _CODE_ERROR)
+
+
 @functools.lru_cache(maxsize=2048)
 def _server_constant(
     method: str,
@@ -195,10 +216,10 @@ def _server_constant(
     environ: tuple[str | None, ...],
     decision: Decision | None,
 ) -> bytes:
-    """Return name, kind, status and the attributes that are few in number."""
+    """Return name and the attributes that are few in number."""
     values = {**constant_attributes(method, rule, status, error_type, environ), **decision_attributes(decision)}
     name = field(5, text(span_name(method, rule)))
-    return name + attributes(9, values) + (_UNSET if error_type is None else _ERROR)
+    return name + attributes(9, values)
 
 
 @functools.lru_cache(maxsize=512)
@@ -236,16 +257,21 @@ _QUERY_TEXT = field(1, text(instruments.DB_QUERY_TEXT))
 
 
 def _statement(source: Source, sql: str, code: Code, position: int, trace_state: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and behind the ids and times of a query's span."""
+    """Return what stands before and behind the ids and times of a query's span, the status at the very end."""
     key = (sql, id(code), position)
     known = None if trace_state else source.written.made.get(key)
     if known is not None:
         return known[0]
     query_text = field(9, _QUERY_TEXT + field(2, field(1, text(sql))))
     place = _place(source, source.operation(sql), code, position)
-    tail = b"".join((trace_state, place, query_text, _UNSET, _LOCAL))
-    made = b"\x12" + varint(_IDS_AND_TIMES + len(tail)), tail
+    tail = b"".join((trace_state, place, query_text, _LOCAL, _UNSET))
+    made = _head(tail), tail
     return made if trace_state else source.written.keep(key, made, code, len(sql))
+
+
+def _head(tail: bytes) -> bytes:
+    """Return what stands before the ids and times of a span that this is behind."""
+    return b"\x12" + varint(_IDS_AND_TIMES + len(tail))
 
 
 def _place(source: Source, values: Mapping[str, str], code: Code, position: int) -> bytes:

@@ -14,8 +14,9 @@ from opentelemetry.context import Context
 from telemetry import instruments, source
 from telemetry.bound import NO_IDS, BoundHistogram, Ids
 from telemetry.exporters.ended import ServerFacts, decision_attributes, environ_facts, request_path, span_name
+from telemetry.exporters.failure import Failure, error_type_of, failure_in
 from telemetry.exporters.tail import TailPolicy, stronger
-from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, error_type_of, random_ids
+from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, random_ids
 from telemetry.instruments import Instruments
 from telemetry.recent import RecentRequests, Row, Worst, row, weighed
 from telemetry.requests import serving
@@ -171,11 +172,11 @@ class Capture:
     ) -> tuple[tuple[int, int] | None, bool, Row | None]:
         """End the server span, made or not, and return its ids, whether it is sampled, and what is kept, if it was needed."""
         if isinstance(span, DeferredSpan):
-            if span.made is None and record.error is None:
+            if span.made is None:
                 ended = self._end_unmade(span, record, environ, error_type, duration_ns, is_excluded)
                 if ended is not None:
                     return ended
-            made = span.make()  # an exception is an event of the span, for the SDK to write
+            made = span.make()
             if record.rule is not None and span.made_for is None:  # somebody looked at it before the routing
                 made.update_name(span_name(record.method, record.rule.rule))
                 made.set_attribute(instruments.HTTP_ROUTE, record.rule.rule)
@@ -227,7 +228,7 @@ class Capture:
                     record.method,
                     None if record.rule is None else record.rule.rule,
                     record.status,
-                    error_type,
+                    error_type if record.error is None else Failure.of(record.error),
                     duration_ns,
                     span.facts or environ_facts(environ),
                     record.decision,
@@ -355,7 +356,7 @@ class Capture:
         """Return the entry of a statement that is new, or that has failed."""
         attributes = self.operation(sql)
         if error_type is not None:
-            attributes[instruments.ERROR_TYPE] = error_type
+            attributes[instruments.ERROR_TYPE] = str(error_type)  # alone, if more is known of it
         key = tuple(attributes.items())  # which come in one order
         short = self._operations.get(key)
         if short is None:
@@ -363,6 +364,8 @@ class Capture:
             short = self._operations.setdefault(key, made)
         new = _Statement(short.series, len(sql))
         if error_type is not None:
+            failure = failure_in(error_type)
+            new.cost += 0 if failure is None else failure.characters
             return new
         self._statement_characters += len(sql)
         if len(self._statements) >= _MAX_STATEMENTS or self._statement_characters > _MAX_STATEMENT_CHARACTERS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import enum
 import logging
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from itertools import starmap
 from random import getrandbits
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.sdk.trace import SpanLimits, Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
@@ -34,6 +34,7 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
+from telemetry.exporters.failure import Failure
 from telemetry.exporters.forked import reentrant_lock
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.tail import stronger
@@ -528,41 +529,22 @@ def _decided(item: Item, decision: Decision) -> Item:
 
 
 def end_span(
-    span: Span, error: BaseException | None, error_type: str | None, duration_ns: int, started_ns: int
+    span: Span, error: BaseException | None, error_type: str | None, duration_ns: int, start_unix_ns: int
 ) -> None:
-    """End `span` `duration_ns` after `started_ns` (Unix time), as failed where there is an error type."""
-    description = None
-    if error is not None:
-        try:
-            span.record_exception(error, _cleaned(error), escaped=True)
-            description = clean(f"{type(error).__name__}: {error}")
-        except Exception:  # it can't be written as text
-            span.add_event("exception", {"exception.type": error_type or ""})
-    if error_type is not None:
-        span.set_attribute(instruments.ERROR_TYPE, error_type)
+    """End `span` `duration_ns` after its start, as failed where there is an error type."""
+    if error_type is not None and span.is_recording():
+        description = None
+        if error is not None:
+            failure = Failure.of(error)
+            description = failure.description
+            is_usual = type(span).record_exception is SdkSpan.record_exception  # which would write the stack down anew
+            try:
+                if not is_usual:
+                    span.record_exception(error, failure.attributes, escaped=True)
+            except Exception:  # it can't be written as text
+                is_usual = True
+            if is_usual:
+                span.add_event("exception", failure.attributes)
+        span.set_attribute(instruments.ERROR_TYPE, str(error_type))
         span.set_status(Status(StatusCode.ERROR, description))
-    span.end(started_ns + duration_ns)
-
-
-def _cleaned(error: BaseException) -> Attributes:
-    """Return what the event of an exception says in place of text that is no Unicode, such as file names may be in part."""
-    message = str(error)
-    if clean(message) is message:
-        return None
-    stacktrace = "".join(traceback.format_exception(error))
-    return {"exception.message": clean(message), "exception.stacktrace": clean(stacktrace)}
-
-
-def clean(text: str) -> str:
-    """Return `text` itself where it can be written, else with a mark for each lone surrogate, such as file names may have."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
-
-
-def error_type_of(error: BaseException) -> str:
-    """Return the fully qualified class name of `error`, as `error.type` wants it."""
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    span.end(start_unix_ns + duration_ns)

@@ -31,8 +31,9 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 from opentelemetry.trace import TraceFlags
 
 from telemetry import locks, source
+from telemetry.exporters.failure import Failure, clean, error_type_of
 from telemetry.instrumentation.propagation import SPAN_KEY
-from telemetry.instrumentation.spans import clean, end_span, error_type_of
+from telemetry.instrumentation.spans import end_span
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
 if TYPE_CHECKING:
@@ -86,15 +87,18 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                 parent, marked = _parent_in(context), flags | MADE
                 if parent is None:
                     return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
+        query: Query
         start_ns = perf_counter_ns()
         try:
             result = call(cursor, sql, parameters)
         except BaseException as error:
             took_ns = perf_counter_ns() - start_ns
             try:
-                hashed = None if flags else _hash_of(sql, parameters)
-                _add_failed(cursor, record, sql, start_ns, took_ns, error, flags, hashed, _getframe(_depth))
-                record.calls.extend((start_ns, None, hashed))
+                error_type = Failure.of(error) if record.exported else error_type_of(error)
+                site = record.capture.site(_getframe(_depth))
+                query = (_text(sql), start_ns, took_ns, error_type, marked, -1, 0, *site)
+                locks.failed(cursor.connection, record, error, start_ns, took_ns)
+                _add_failed(record, add, query, parent, None if flags else _hash_of(sql, parameters), error)
             except Exception:
                 record.capture.fail(_NOT_RECORDED)
             raise
@@ -109,7 +113,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
             frame = _getframe(_depth)
             code: Any = frame.f_code
             if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
-                query: Query = (
+                query = (
                     sql,
                     start_ns,
                     duration_ns,
@@ -177,42 +181,33 @@ def _hash_of(sql: str, parameters: Any) -> int | None:
 
 
 def _add_failed(
-    cursor: sqlite3.Cursor,
     record: RequestRecord,
-    sql: str,
-    start_ns: int,
-    duration_ns: int,
-    error: BaseException,
-    flags: int,
+    add: Callable[[Query], None],
+    query: Query,
+    parent: SpanContext | None,
     hashed: int | None,
-    frame: FrameType,
+    error: BaseException,
 ) -> None:
-    """Add a query that has raised; an exception is an event of its span, for the SDK to write."""
-    error_type, sql = error_type_of(error), _text(sql)
-    site = record.capture.site(frame)
-    locks.failed(cursor.connection, record, error, start_ns, duration_ns)
-    if record.exported and _has_span(record):
-        started_ns = record.start_unix_ns + start_ns - record.start_ns
-        span = record.capture.tracing.start_query_span(sql, started_ns, site)
-        end_span(span, error, error_type, duration_ns, started_ns)
-    query = (sql, start_ns, duration_ns, error_type, flags | record.exported, -1, 0, *site)
-    if not record.add_query(query):
-        record.capture.record_queries((query,), get_current(), time_ns())
+    """Add a query that has raised, as one that has not is added."""
+    if parent is not None:
+        record.note_parent(query, parent)
+    add(query)
+    if record.is_ending and record.came_late(add, query):
+        _record_late(record, query, error)
     _tell(query, hashed)
+    record.calls.extend((query[1], None, hashed))
+    if len(record.queries) >= MAX_PENDING_QUERIES:
+        record.spill()
 
 
-def _has_span(record: RequestRecord) -> bool:
-    """Tell whether a query that is made here gets a span, if there are any."""
-    return not (get_current().get(_SUPPRESS_INSTRUMENTATION_KEY) or record.capture.leaves_out(record))
-
-
-def _record_late(record: RequestRecord, query: Query) -> None:
+def _record_late(record: RequestRecord, query: Query, error: BaseException | None = None) -> None:
     """Record a query of a thread that has outlived its request: it is none of the request's, but a child of its span."""
     capture, started_ns = record.capture, record.start_unix_ns + query[1] - record.start_ns
     capture.record_queries((query,), get_current(), started_ns + query[2])
-    if capture.tracing.listened_to and _has_span(record):
+    is_seen = not (get_current().get(_SUPPRESS_INSTRUMENTATION_KEY) or capture.leaves_out(record))
+    if is_seen and capture.tracing.listened_to:
         span = capture.tracing.start_query_span(query[0], started_ns, query[7:])
-        span.end(started_ns + query[2])
+        end_span(span, error, query[3], query[2], started_ns)
 
 
 def _tell(query: Query, hashed: int | None) -> None:

@@ -17,9 +17,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.span import TraceState
 
-from telemetry.exporters import ended as ended_requests
-from telemetry.exporters import wire
+from telemetry.exporters import remembered, wire
 from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, has_room, is_plain
+from telemetry.exporters.failure import Failure
 from telemetry.exporters.processor import as_spans
 from telemetry.requests import MADE, MANY, Query
 from tests.unit.telemetry.exporters.queries import query
@@ -65,6 +65,12 @@ words = st.text(max_size=30) | st.sampled_from(["é\U0001f3ac", "x" * 200])
 plain_values = words | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**63), 2**63 - 1)
 numbers_64 = st.integers(1, 2**64 - 1)
 times = st.integers(0, 2**62)
+unspeakable = type("Unspeakable", (ValueError,), {"__str__": None})
+error_types = (
+    st.none()
+    | st.sampled_from(["500", "KeyError"])
+    | st.builds(lambda kind, said: Failure.of(kind(said)), st.sampled_from([KeyError, ValueError, unspeakable]), words)
+)
 trace_states = st.none() | st.dictionaries(
     st.from_regex(r"[a-z][a-z0-9]{0,9}", fullmatch=True),
     st.from_regex(r"[!-+\--<>-~]{1,9}", fullmatch=True),
@@ -93,7 +99,7 @@ def servers(draw: st.DrawFn) -> ServerFacts:
         method=draw(st.sampled_from(["GET", "POST", "_OTHER"])),
         rule=draw(st.none() | words),
         status=draw(st.sampled_from([0, 200, 404, 500, 503])),
-        error_type=draw(st.none() | st.sampled_from(["500", "503"])),
+        error_type=draw(error_types),
         duration_ns=draw(times),
         environ=environ,
         own=draw(st.dictionaries(words.filter(lambda key: is_plain(key, 1)), plain_values, max_size=4)),
@@ -107,7 +113,7 @@ sites = st.sampled_from([(None, 0), (operation.__code__, 0), (source.__code__, 2
 def any_queries(draw: st.DrawFn) -> Query:
     start, took = draw(times), draw(times)
     flags = draw(st.sampled_from([0, MADE, MANY, MANY | MADE]))
-    return (draw(words), start, took, None, flags, -1, 0, *draw(sites), *draw(sites))
+    return (draw(words), start, took, draw(error_types), flags, -1, 0, *draw(sites), *draw(sites))
 
 
 @st.composite
@@ -130,7 +136,8 @@ def normal(message: ExportTraceServiceRequest) -> Any:
         spans = []
         for scope in resource.scope_spans:
             for span in scope.spans:
-                span.attributes.sort(key=lambda attribute: attribute.key)
+                for said_of in (span, *span.events):
+                    said_of.attributes.sort(key=lambda attribute: attribute.key)
                 spans.append((scope.scope.SerializeToString(), scope.schema_url, span.SerializeToString()))
         said.append((resource.resource.SerializeToString(), resource.schema_url, spans))
     return said
@@ -170,14 +177,14 @@ def test_values_are_written_as_protobuf_writes_them(value: Any) -> None:
 
 
 def test_of_ever_new_statements_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ended_requests, "MAX_STATEMENTS", 4)
+    monkeypatch.setattr(remembered, "MAX_NUMBER", 4)
     own = source()
     ids = SpanContext(1, 2, False, TraceFlags(1))
     names = [f"ABC{number}" for number in range(10)]
     request = EndedRequest(own, ids, 0, 0, None, [query(name) for name in names])
     body = wire.encode([request])
     assert len(request.spans()) == 10
-    assert all(0 < len(remembered.made) <= 4 for remembered in (own.written, own.places, own.facts))
+    assert all(0 < len(kept.made) <= 4 for kept in (own.written, own.places, own.facts))
     spans = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
     assert [span.name for span in spans] == [f"ABC {number}" for number in range(10)]
 
@@ -189,8 +196,8 @@ def test_of_long_statements_only_so_many_are_kept() -> None:
         request = EndedRequest(own, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [query(sql)])
         assert sql.encode() in wire.encode([request])
         assert (request.spans()[0].attributes or {})["db.query.text"] == sql
-    for remembered in (own.written, own.facts):
-        assert sum(len(str(key[0])) for key in remembered.made) <= ended_requests.MAX_CHARACTERS
+    for kept in (own.written, own.facts):
+        assert sum(len(str(text)) for text, _, _ in kept.made) <= remembered.MAX_CHARACTERS
 
 
 def test_a_lone_surrogate_is_replaced_instead_of_losing_the_batch() -> None:
@@ -241,6 +248,10 @@ def test_an_empty_batch_is_an_empty_message() -> None:
         (SpanLimits(), True),
         (SpanLimits(max_span_attribute_length=10), False),
         (SpanLimits(max_span_attributes=3), False),
+        (SpanLimits(max_events=0), False),
+        (SpanLimits(max_event_attributes=3), False),
+        (SpanLimits(max_attribute_length=1000), False),
+        (SpanLimits(max_events=1, max_event_attributes=4), True),
         (SpanLimits(max_span_attributes=SpanLimits.UNSET), True),
     ],
 )

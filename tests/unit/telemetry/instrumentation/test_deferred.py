@@ -142,6 +142,8 @@ def test_a_failing_query_has_its_exception_and_its_parent(
     query = backend.named("SELECT missing")
     assert [event.name for event in query.events] == ["exception"]
     assert query.parent == backend.named("GET /").context
+    assert query.status.description == "OperationalError: no such table: missing"
+    assert (query.attributes or {})["error.type"] == "sqlite3.OperationalError"
     assert backend.named_count() == {"GET /": 1, "SELECT missing": 1}
 
 
@@ -383,6 +385,51 @@ def test_limits_meet_the_attributes_of_the_app_as_where_the_sdk_makes_the_span(
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        SpanLimits(),
+        SpanLimits(max_events=0),
+        SpanLimits(max_event_attributes=2),
+        SpanLimits(max_attribute_length=9),
+        SpanLimits(max_events=1, max_span_attribute_length=5),
+    ],
+)
+def test_limits_meet_exceptions_as_where_the_sdk_makes_the_spans(
+    limits: SpanLimits, instrumented: Instrumented, database: Database
+) -> None:
+    def fail() -> None:
+        database().execute("SELECT missing")
+
+    seen: list[dict[str, Any]] = []
+    for is_ours in (True, False):
+        exporter, provider = InMemorySpanExporter(), TracerProvider(span_limits=limits, shutdown_on_exit=False)
+        provider.add_span_processor(DeferredSpanProcessor(exporter) if is_ours else SimpleSpanProcessor(exporter))
+        app = instrumented(app_of(fail), tracer_provider=provider)
+        app.logger.disabled = True
+        assert app.test_client().get("/").status_code == 500
+        provider.shutdown()
+        seen.append({span.name: said_of_failure(span) for span in exporter.get_finished_spans()})
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 2
+
+
+def said_of_failure(span: ReadableSpan) -> tuple[object, ...]:
+    """Return what a span says of its exception, with the last line alone of the stack, which names lines of ours."""
+    events = [
+        (
+            event.name,
+            event.dropped_attributes,
+            {**attributes, "stack": attributes.get("exception.stacktrace", "")[-20:]},
+        )
+        for event in span.events
+        for attributes in [dict(event.attributes or {})]
+    ]
+    for *_, attributes in events:
+        attributes.pop("exception.stacktrace", None)
+    return span.status.status_code, span.status.description, events, span.dropped_events
+
+
 def test_attributes_that_are_none_are_the_concern_of_the_sdk(instrumented: Instrumented, backend: Backend) -> None:
     def view() -> str:
         span: Any = trace.get_current_span()
@@ -608,7 +655,7 @@ def test_a_batch_processor_of_the_app_gets_each_span_once_with_the_least_work(
     capture.tracing.tracer.__class__ = CountingTracer
     client = app.test_client()
     client.get("/plain")
-    assert (CountingTracer.made == 1) is is_deferred, "that of the query that fails"
+    assert (CountingTracer.made == 0) is is_deferred
     client.get("/looked")
     client.get("/failed")
     batches.provider.force_flush()
@@ -1081,4 +1128,7 @@ def test_a_query_that_runs_on_when_its_request_ends_is_measured_and_a_child_of_i
     threads[0].join()
     assert reader_count(reader) == 1
     if listened_to:
-        assert backend.named("SELECT").parent == backend.named("GET /").context
+        span = backend.named("SELECT")
+        assert span.parent == backend.named("GET /").context
+        assert [event.name for event in span.events] == (["exception"] if fails else [])
+        assert span.status.status_code is (StatusCode.ERROR if fails else StatusCode.UNSET)
