@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, got_request_exception, request
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
+from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry.exporters.ended import environ_facts
@@ -107,6 +108,8 @@ class RequestMiddleware:
         finally:
             serving.reset(serving_token)
             detach(token)
+        if isinstance(record.error, HTTPException) and record.status < 500:
+            record.error = None  # some extensions signal also what they answer as the exception says
         if record.streamed and record.method != "HEAD":
             return StreamedBody(body, record, environ, self._finish, self._thrown_away.append)
         self._finish(record, environ, perf_counter_ns())

@@ -22,6 +22,8 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
+from itertools import repeat
+from operator import is_
 from time import perf_counter_ns, time_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -423,10 +425,13 @@ def unlisten(listener: Listener) -> None:
 
 
 def _replace_connect() -> None:
-    if _captures or _listeners:
-        return
-    _find_references()
-    for names, name in _references:
+    """Put ours where modules have `sqlite3.connect` now: in `sqlite3` itself, and wherever it was imported from there.
+
+    Not where something else stands, such as what a test has put there.
+    """
+    found = list(_references())
+    _replaced.extend(found)
+    for names, name in found:
         names[name] = connect
     _warn_of_open_connections()
 
@@ -434,23 +439,25 @@ def _replace_connect() -> None:
 def _restore_connect() -> None:
     if _captures or _listeners:
         return
-    for names, name in _references:
+    for names, name in _replaced:
         if names.get(name) is connect:
             names[name] = _open
+    _replaced.clear()
 
 
-_references: Final[list[tuple[dict[str, Any], str]]] = []
-_searched: Final = {"_sqlite3", __name__}
+_replaced: Final[list[tuple[dict[str, Any], str]]] = []
 
 
-def _find_references() -> None:
-    """Find where modules have `sqlite3.connect`: in `sqlite3` itself, and wherever it was imported from there."""
+def _references() -> Iterator[tuple[dict[str, Any], str]]:
     for module_name, module in list(sys.modules.items()):
         names = getattr(module, "__dict__", None)
-        if module_name in _searched or type(names) is not dict:
+        if module_name in _OWN_MODULES or type(names) is not dict:
             continue
-        _searched.add(module_name)
-        _references.extend((names, name) for name, value in list(names.items()) if value is _open)
+        if any(map(is_, list(names.values()), repeat(_open))):  # by far the quickest way to ask
+            yield from ((names, name) for name, value in list(names.items()) if value is _open)
+
+
+_OWN_MODULES: Final = frozenset({"_sqlite3", __name__})
 
 
 @functools.cache  # looking through all objects takes some 10 ms, and once is enough

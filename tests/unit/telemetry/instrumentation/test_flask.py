@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, Response, abort, current_app, redirect, request, send_file, stream_with_context
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    abort,
+    current_app,
+    got_request_exception,
+    redirect,
+    request,
+    send_file,
+    stream_with_context,
+)
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import Context, attach, detach, set_value
 from opentelemetry.propagators.textmap import TextMapPropagator, default_getter
@@ -20,6 +31,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
+from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder
@@ -122,6 +134,26 @@ def test_an_exception_that_the_app_handles_is_none(metrics: PerformanceMetrics, 
     app.register_error_handler(ValueError, lambda _: ("handled", 400))
     assert instrumented(app).test_client().get("/").status_code == 400
     assert counts(metrics) == {"GET /": (1, 0)}
+
+
+@pytest.mark.parametrize(("answered", "errors"), [(404, 0), (500, 1)])
+def test_an_http_exception_that_an_extension_signals_and_answers_is_no_error(
+    answered: int, errors: int, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    def view() -> tuple[str, int]:  # as Flask-RESTX and Flask-RESTful do
+        got_request_exception.send(current_app._get_current_object(), exception=NotFound())  # type: ignore[attr-defined]
+        return "no such thing", answered
+
+    instrumented(one_view(view)).test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, errors)}
+
+
+def test_an_http_exception_in_teardown_is_an_error(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    app = one_view(lambda: "ok")
+    app.teardown_request(lambda _: abort(404))
+    with pytest.raises(NotFound):
+        instrumented(app).test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, 1)}
 
 
 def test_an_exception_in_teardown_is_an_error(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:

@@ -481,9 +481,14 @@ def test_connect_is_replaced_in_modules_that_had_taken_it(monkeypatch: pytest.Mo
     import sys
     import types
 
-    module = types.ModuleType("an_app_that_had_taken_connect")
-    exec("from sqlite3 import connect", module.__dict__)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for _ in range(2):  # a test may import the app's modules anew
+        module = types.ModuleType("an_app_that_had_taken_connect")
+        exec("from sqlite3 import connect", module.__dict__)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        assert_seen_through(module)
+
+
+def assert_seen_through(module: Any) -> None:
     metrics = PerformanceMetrics()
     app = instrument(Flask(__name__), metrics=metrics, tracer_provider=TracerProvider(shutdown_on_exit=False))
     app.add_url_rule("/", "view", lambda: str(ask()))
@@ -498,6 +503,28 @@ def test_connect_is_replaced_in_modules_that_had_taken_it(monkeypatch: pytest.Mo
     finally:
         uninstrument(app)
         assert module.connect is sqlite3.connect
+
+
+def test_what_a_test_has_put_in_the_place_of_connect_stays(
+    monkeypatch: pytest.MonkeyPatch, instrumented: Instrumented, metrics: PerformanceMetrics
+) -> None:
+    def make() -> Flask:
+        app = instrumented(Flask(__name__))
+        app.add_url_rule("/", "view", lambda: str(sqlite3.connect(":memory:")))
+        return app
+
+    uninstrument(make())
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite3, "connect", lambda _: "a mock")
+        app = make()
+        assert app.test_client().get("/").text == "a mock"
+        uninstrument(app)
+        assert sqlite3.connect(":memory:") == "a mock"  # type: ignore[comparison-overlap]
+        make()
+    app = instrumented(Flask(__name__))  # while that one is instrumented yet
+    app.add_url_rule("/", "view", lambda: str(connection().execute("SELECT 1").fetchone()))
+    app.test_client().get("/")
+    assert metrics.recent.all()[0].query_count == 2
 
 
 @pytest.mark.parametrize("spans", ["nobody listens", "made at once"])
