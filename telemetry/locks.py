@@ -48,13 +48,25 @@ class Hold(NamedTuple):
 class ConnectionState:
     """What is known of one connection: its file, and the write transaction it is in."""
 
-    __slots__ = ("__weakref__", "file", "record", "since_ns", "sure_ns", "transaction")
+    __slots__ = ("__weakref__", "_connection", "file", "record", "since_ns", "sure_ns", "transaction")
 
-    def __init__(self, file: str | None) -> None:
+    def __init__(self, file: str | None, connection: sqlite3.Connection) -> None:
         self.file = file
+        self._connection = weakref.ref(connection)
         self.transaction = 0
         self.since_ns = self.sure_ns = 0
         self.record: RequestRecord | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is in a write transaction: some end without a call that could be seen. A script may be in several."""
+        connection = self._connection()
+        if not self.transaction or connection is None:
+            return False
+        try:
+            return self.sure_ns == _NEVER_NS or connection.in_transaction
+        except sqlite3.Error:  # it is closed
+            return False
 
 
 # Statements that return no number of changed rows, by what they do with the write lock: take it, or wait for it; compiled when
@@ -64,9 +76,11 @@ _DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
 _BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
 _DML: Final = "INSERT|UPDATE|DELETE|REPLACE"
 _HOW: Final = re.IGNORECASE | re.DOTALL
+_OF_CTE: Final = rf"{_BLANK}*WITH\b.*\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE\b.*\bSET|DELETE\s+FROM)\b"
+"""Writes of which Python tells no number of rows either."""
 _LOCKS: Final = rf"{_BLANK}*(?:{_BEGIN_NOW}|{_DDL})\b"
 _WAITS: Final = rf"(?:^|;){_BLANK}*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b"
-_ELSEWHERE: Final = r"\b(?:CREATE\s+TEMP|ATTACH)"
+_ELSEWHERE: Final = r"\b(?:create\s+temp|attach)"
 """Of a connection with tables in other files or in none, it can't be told which file a statement writes to."""
 _WRITES_AT_ONCE: Final = (
     rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b"
@@ -87,8 +101,8 @@ _longest: dict[str, Hold] = {}
 def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     """Note which file `connection` is to."""
     file = path_of(database, is_uri)
-    state = ConnectionState(file)
     try:
+        state = ConnectionState(file, connection)
         connection._telemetry = state  # type: ignore[attr-defined]
     except Exception:  # a class with slots, or with a mind of its own about attributes
         return
@@ -132,12 +146,14 @@ def wrote(
     if state is None:
         return 0
     file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
+    if rows < 0 and re.match(_OF_CTE, sql, _HOW):
+        rows = 0
     if duration_ns >= WORTH_ASKING_NS and file is not None:
         ran_long(connection, sql)
         if rows >= 0 or re.search(_WAITS, sql, _HOW):
             waited_ns = _waited(record, state, file, start_ns, end_ns)
     if rows < 0:
-        if file is not None and re.search(_ELSEWHERE, sql, _HOW):
+        if file is not None and _leads_elsewhere(sql):
             state.file = None
         if state.transaction:  # it may have been a COMMIT
             if state.since_ns >= start_ns:  # a script, which has waited first
@@ -168,9 +184,14 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
         return
     if state.transaction:
         _release(state)
-    if re.search(_ELSEWHERE, sql, _HOW):
+    if _leads_elsewhere(sql):
         state.file = None
     _hold(state, perf_counter_ns(), _NEVER_NS, record)
+
+
+def _leads_elsewhere(sql: str) -> bool:
+    lowered = sql.lower()  # to search in a long script without regard to case takes as long as running it
+    return ("attach" in lowered or "temp" in lowered) and re.search(_ELSEWHERE, lowered) is not None
 
 
 _NEVER_NS: Final = 2**63
@@ -193,7 +214,8 @@ def ran_long(connection: sqlite3.Connection, sql: str) -> None:
 def failed(
     connection: sqlite3.Connection, record: RequestRecord | None, error: BaseException, start_ns: int, duration_ns: int
 ) -> None:
-    """Note a statement that raised: with SQLITE_BUSY, all of its time was lost."""
+    """Note a statement that raised: with SQLITE_BUSY, all of its time was lost. It may have ended the transaction."""
+    released(connection)
     code = getattr(error, "sqlite_errorcode", None)
     if record is None or not isinstance(code, int) or code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return
@@ -204,10 +226,10 @@ def failed(
     record.wait_ns += duration_ns - waited_ns
 
 
-def released(connection: sqlite3.Connection, *, is_closed: bool = False) -> None:
-    """Note the end of a transaction, unless it goes on."""
+def released(connection: sqlite3.Connection, *, is_over: bool = False) -> None:
+    """Note the end of a transaction, unless it goes on. Where it `is_over`, the connection may be in the next one already."""
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
-    if state is not None and state.transaction and (is_closed or not connection.in_transaction):
+    if state is not None and state.transaction and (is_over or not connection.in_transaction):
         _release(state)
 
 
@@ -237,7 +259,7 @@ def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start
         holds += [
             Hold(file, other.since_ns, end_ns, _route_of(other.record), other.sure_ns)
             for reference in _connections.valuerefs()
-            if (other := reference()) is not None and other.transaction and other.file == file and other is not own
+            if (other := reference()) is not None and other.file == file and other is not own and other.holds
         ]
     holds = [hold for hold in holds if hold.end_ns > start_ns and hold.start_ns < end_ns]
     waited_ns = sum(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns) for hold in holds)

@@ -24,6 +24,7 @@ from time import perf_counter, time
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from flask import Flask, current_app, got_request_exception, has_request_context, request
+from werkzeug.exceptions import HTTPException
 
 from telemetry import instruments
 from telemetry.errors import InstrumentationError, SettingsError
@@ -328,10 +329,10 @@ def _begin_request() -> None:
     request.environ[_key(current_app)] = _Request(f"{request.method} {rule.endpoint}", perf_counter())
 
 
-def _mark_exception(sender: Flask, **_: Any) -> None:
+def _mark_exception(sender: Flask, exception: BaseException, **_: Any) -> None:
     state = request.environ.get(_key(sender))
     if state is not None:
-        state.is_error = True
+        state.is_error = not isinstance(exception, HTTPException)  # the status tells of these
 
 
 def _end_request(response: Any) -> Any:

@@ -6,6 +6,7 @@ ones and the sums of all. Everything told about them, fingerprints, source lines
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from bisect import insort
@@ -21,8 +22,6 @@ from telemetry.readers.window import copied, route_name
 from telemetry.requests import Sums, by_query, masked, sums_of, url_path
 
 if TYPE_CHECKING:
-    from werkzeug.routing import Rule
-
     from telemetry.requests import Query, RequestRecord, SumKey, Transfer
 
 MAX_KEPT_QUERIES: Final = 500
@@ -37,6 +36,16 @@ _MAX_SQL: Final = 2000
 _CUT: Final = " …"
 
 
+class KeptRule(NamedTuple):
+    """What is told of a rule: Werkzeug's own would keep its whole map alive, long after its app."""
+
+    rule: str
+    endpoint: str
+
+
+_kept_rule: Final = functools.lru_cache(maxsize=4096)(KeptRule)
+
+
 class KeptRequest(NamedTuple):
     """A request that has ended. Times in nanoseconds.
 
@@ -44,7 +53,7 @@ class KeptRequest(NamedTuple):
     """
 
     method: str
-    rule: Rule | None
+    rule: KeptRule | None
     path: str
     status: int
     error_type: str | None
@@ -137,7 +146,7 @@ _ERROR: Final = KeptRequest._fields.index("error_type")
 
 def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: int, ids: tuple[int, int]) -> Row:
     """Return what is kept of `record`, whose trace and span have these `ids`."""
-    queries, repeats, sums = record.queries, None, None
+    queries, repeats, sums, rule = record.queries, None, None, record.rule
     if record.sums is not None or len(queries) > MAX_KEPT_QUERIES:
         record.sum_up(queries)
         queries = (record.first or [])[:MAX_KEPT_QUERIES]
@@ -153,7 +162,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
     trace_id, span_id = ids
     return (
         record.method,
-        record.rule,
+        None if rule is None else _kept_rule(rule.rule, rule.endpoint),
         path,
         record.status,
         error_type,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -507,3 +508,23 @@ def request_of_context() -> RequestRecord | None:
     if found is None and has_request_context():
         found = request.environ.get(ENVIRON_KEY)
     return found if isinstance(found, RequestRecord) else None
+
+
+def _choose_ids() -> None:
+    """Have the span of the request that forks be known by its ids, which what the child does will name as its parent."""
+    record = current_request()
+    if record is not None and record.span is not None:
+        record.capture.ids_of(record)
+
+
+def _leave_to_parent() -> None:
+    """In a child, take the request that has forked it as over: its queries are the child's own, as outside of any request."""
+    record = current_request()
+    if record is not None:
+        record.end()
+        record.queries, record.held, record.parents = [], None, None
+        record.complete = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_choose_ids, after_in_child=_leave_to_parent)

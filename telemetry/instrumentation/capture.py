@@ -45,7 +45,12 @@ _WITH_COLLECTION = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE"}
 _FIRST_WORD = re.compile(r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
 _NAME = r"""(?:"([^"]+)"|'([^']+)'|`([^`]+)`|\[([^\]]+)\]|(\w+))"""
 _SCHEMA = r"""(?:(?:"[^"]+"|'[^']+'|`[^`]+`|\[[^\]]+\]|\w+)\s*\.\s*)?"""
-_COLLECTION = re.compile(rf"\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\s+{_SCHEMA}{_NAME}", re.IGNORECASE)
+_BLANK = r"(?>\s|--[^\n]*\n|/\*.*?\*/)*"
+_NO_CODE = r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*'?|"[^"]*"?|`[^`]*`?|\[[^\]]*\]?|\bDISTINCT\s+FROM\b"""
+_COLLECTION = re.compile(
+    rf"{_NO_CODE}|\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\b{_BLANK}{_SCHEMA}{_NAME}", re.IGNORECASE | re.DOTALL
+)
+"""Comments, names and literals, in which nothing is to be looked for, or the name of a table, which is the only group then."""
 _UP_TO_LITERAL = re.compile(r"[^'0-9]*")
 _MAX_STATEMENTS = 1024
 _MAX_STATEMENT_CHARACTERS = 2_000_000
@@ -386,7 +391,9 @@ class Capture:
         if word not in _OPERATIONS:
             return attributes
         attributes[instruments.DB_OPERATION_NAME] = word
-        found = _COLLECTION.search(sql) if word in _WITH_COLLECTION else None
+        found = None
+        if word in _WITH_COLLECTION:
+            found = next((each for each in _COLLECTION.finditer(sql) if each.lastindex), None)
         if found:
             name = found[found.lastindex or 0]
             if name in self._collections or len(self._collections) < _MAX_COLLECTIONS:

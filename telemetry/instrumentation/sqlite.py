@@ -22,8 +22,6 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from itertools import repeat
-from operator import is_
 from time import perf_counter_ns, time_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -35,6 +33,7 @@ from opentelemetry.trace import TraceFlags
 from telemetry import locks, source
 from telemetry.exporters.failure import Failure, clean, error_type_of
 from telemetry.instrumentation.propagation import SPAN_KEY
+from telemetry.instrumentation.references import References
 from telemetry.instrumentation.spans import end_span
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
@@ -279,6 +278,17 @@ _executemany: Final = _traced(sqlite3.Cursor.executemany, MANY)
 _executescript: Final = _traced(_run_script, SCRIPT)
 
 
+def _committing(name: str) -> Any:
+    """Return a property of connections whose change may commit."""
+    own = getattr(sqlite3.Connection, name)
+
+    def change(connection: sqlite3.Connection, value: Any) -> None:
+        own.__set__(connection, value)
+        locks.released(connection)
+
+    return property(own.__get__, change, None, own.__doc__)
+
+
 class TracedConnection(sqlite3.Connection):
     """A connection whose cursors are traced; its own `execute` calls go through one, as the C class's do.
 
@@ -286,6 +296,9 @@ class TracedConnection(sqlite3.Connection):
     """
 
     _telemetry: locks.ConnectionState | None = None
+    isolation_level = _committing("isolation_level")
+    if sys.version_info >= (3, 12):
+        autocommit = _committing("autocommit")
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
         return _plain_cursor(self, TracedCursor if factory is sqlite3.Cursor else _traced_cursor(factory))
@@ -301,21 +314,24 @@ class TracedConnection(sqlite3.Connection):
 
     def commit(self) -> None:
         _commit(self)
-        locks.released(self)
+        locks.released(self, is_over=True)
 
     def rollback(self) -> None:
         _rollback(self)
-        locks.released(self)
+        locks.released(self, is_over=True)
 
     def close(self) -> None:
         _close(self)
-        locks.released(self, is_closed=True)
+        locks.released(self, is_over=True)
 
     def __exit__(self, *raised: Any) -> Any:
         try:
-            return super().__exit__(*raised)
-        finally:
+            made = super().__exit__(*raised)
+        except BaseException:
             locks.released(self)
+            raise
+        locks.released(self, is_over=True)
+        return made
 
 
 @functools.lru_cache(maxsize=256)
@@ -424,40 +440,17 @@ def unlisten(listener: Listener) -> None:
         _restore_connect()
 
 
-def _replace_connect() -> None:
-    """Put ours where modules have `sqlite3.connect` now: in `sqlite3` itself, and wherever it was imported from there.
+_references: Final = References(_open, connect, {"_sqlite3", __name__})
 
-    Not where something else stands, such as what a test has put there.
-    """
-    found = list(_references())
-    _replaced.extend(found)
-    for names, name in found:
-        names[name] = connect
+
+def _replace_connect() -> None:
+    _references.replace()  # also where it has been before: modules may have been imported since
     _warn_of_open_connections()
 
 
 def _restore_connect() -> None:
-    if _captures or _listeners:
-        return
-    for names, name in _replaced:
-        if names.get(name) is connect:
-            names[name] = _open
-    _replaced.clear()
-
-
-_replaced: Final[list[tuple[dict[str, Any], str]]] = []
-
-
-def _references() -> Iterator[tuple[dict[str, Any], str]]:
-    for module_name, module in list(sys.modules.items()):
-        names = getattr(module, "__dict__", None)
-        if module_name in _OWN_MODULES or type(names) is not dict:
-            continue
-        if any(map(is_, list(names.values()), repeat(_open))):  # by far the quickest way to ask
-            yield from ((names, name) for name, value in list(names.items()) if value is _open)
-
-
-_OWN_MODULES: Final = frozenset({"_sqlite3", __name__})
+    if not _captures and not _listeners:
+        _references.restore()
 
 
 @functools.cache  # looking through all objects takes some 10 ms, and once is enough

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
-from werkzeug.routing import Rule
-
-from telemetry.recent import KeptRequest
+from telemetry.recent import KeptRequest, KeptRule
 from telemetry.requests import Query
 
 MS = 1_000_000
@@ -54,7 +52,7 @@ def kept(
     repeats = {each[1]: ordinals.setdefault(each[0], len(ordinals)) for each in queries} if same else None
     made = KeptRequest(
         method="GET",
-        rule=Rule(route, endpoint="view"),
+        rule=KeptRule(route, endpoint="view"),
         path=route,
         status=200,
         error_type=None,

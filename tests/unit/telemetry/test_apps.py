@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
+from werkzeug.routing import Map
 
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, instrument, set_metrics, uninstrument
 
@@ -76,3 +79,21 @@ def test_the_admin_pages_follow_another_instrument(instrumented: Instrument) -> 
     uninstrument(app)
     instrumented(app, metrics=second, settings=TelemetrySettings(admin=False))
     assert client.get(JSON).status_code == 404
+
+
+def test_what_is_kept_of_requests_keeps_no_app_alive() -> None:
+    metrics = PerformanceMetrics()
+
+    def serve() -> weakref.ref[Map]:
+        app = Flask("short-lived")
+        app.add_url_rule("/<int:number>", "view", lambda number: str(number))
+        instrument(app, metrics=metrics, tracer_provider=TracerProvider(shutdown_on_exit=False))
+        app.test_client().get("/1")
+        uninstrument(app)
+        return weakref.ref(app.url_map)
+
+    rules = serve()
+    gc.collect()
+    assert rules() is None
+    (kept,) = metrics.recent.all()
+    assert (kept.route, kept.endpoint) == ("GET /<number>", "view")

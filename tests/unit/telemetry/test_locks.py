@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import gc
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ def file(tmp_path: Path, kept_of: Kept) -> Path:
     path = tmp_path / "data.db"
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE t (a)")
+        db.execute("CREATE TABLE one (a UNIQUE)")
+        db.execute("INSERT INTO one VALUES (1)")
+        db.commit()
     return path
 
 
@@ -54,7 +58,14 @@ ENDS: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "END": lambda db: db.cursor().execute("  -- over\n end"),
     "ROLLBACK": lambda db: db.execute("rollback"),
     "a script, which commits first": lambda db: db.executescript("SELECT 1"),
+    "with, which commits": lambda db: db.__exit__(None, None, None),
+    "an error, which rolls back": lambda db: fail(db, "INSERT OR ROLLBACK INTO one VALUES (1)"),
 }
+
+
+def fail(db: sqlite3.Connection, sql: str) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        db.execute(sql)
 
 
 def test_a_connection_that_is_closed_by_garbage_waits_for_nobody(file: Path) -> None:
@@ -94,6 +105,75 @@ def test_a_context_manager_is_one_transaction_and_autocommit_many(file: Path, ke
             insert_twice(plain)
 
         assert transactions(kept_of(view)) == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("sees_change", [True, False])
+def test_a_lock_that_is_lost_by_a_change_of_the_isolation_level_is_not_held(
+    sees_change: bool, file: Path, kept_of: Kept
+) -> None:
+    with opened(file) as db:
+
+        def view() -> None:
+            insert_twice(db)
+            assert is_held(file)
+            db.commit()
+            insert_twice(db)
+            if sees_change:
+                db.isolation_level = None
+            else:
+                sqlite3.Connection.isolation_level.__set__(db, None)  # type: ignore[attr-defined]
+            assert is_held(file) is db.in_transaction  # which depends on the version of Python
+            if sees_change and not db.in_transaction:
+                db.execute("BEGIN")
+                insert_twice(db)
+            db.execute("COMMIT") if db.in_transaction else None
+
+        found = transactions(kept_of(view))
+        assert found[:4] == [0, 0, 1, 1]
+        assert found[4:] in ([], [2, 2])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="connections have no such attribute")
+@pytest.mark.parametrize("end", ["commit", "rollback", "with"])
+def test_where_each_transaction_begins_the_next_one_no_lock_is_held_between_them(
+    end: str, file: Path, kept_of: Kept
+) -> None:
+    with opened(file, autocommit=False) as db:
+
+        def view() -> None:
+            for _ in range(2):
+                insert_twice(db)
+                assert is_held(file)
+                db.__exit__(None, None, None) if end == "with" else getattr(db, end)()
+                assert db.in_transaction
+                assert not any(state.transaction for state in locks._connections.values())
+            insert_twice(db)
+            db.autocommit = True
+            assert not is_held(file)
+
+        assert transactions(kept_of(view)) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_write_behind_a_common_table_expression_is_one(file: Path, kept_of: Kept) -> None:
+    writes = [
+        "WITH q(v) AS (SELECT 1) INSERT INTO t SELECT v FROM q",
+        "/* all */ with q as (select 1) update t set a = 2",
+        "WITH q AS (SELECT 1) DELETE FROM t",
+        "WITH q(v) AS (SELECT 1) REPLACE INTO t SELECT v FROM q",
+    ]
+    with opened(file, isolation_level=None) as db:
+
+        def view() -> None:
+            for sql in writes:
+                db.execute(sql)
+            db.execute("BEGIN")
+            for sql in writes:
+                db.execute(sql)
+            assert is_held(file)
+            db.execute("COMMIT")
+            db.execute("WITH q AS (SELECT a FROM t) SELECT * FROM q").fetchall()
+
+        assert transactions(kept_of(view)) == [0, 1, 2, 3, 4, 4, 4, 4]
 
 
 def test_savepoints_are_parts_of_their_transaction(file: Path, kept_of: Kept) -> None:
@@ -158,7 +238,7 @@ def test_the_time_another_connection_held_the_lock_is_time_waited(taken: list[st
 
 
 def is_held(file: Path) -> bool:
-    return any(state.transaction and state.file == str(file) for state in locks._connections.values())
+    return any(state.holds and state.file == str(file) for state in locks._connections.values())
 
 
 @pytest.mark.parametrize(
@@ -264,6 +344,15 @@ def test_files_are_known_and_so_is_the_size_of_their_log(file: Path, kept_of: Ke
         assert (locks.wal_bytes(str(file)) or 0) > 0
 
 
+class Opened(sqlite3.Connection):
+    """One that may be referred to weakly."""
+
+
+def state_of(file: Path) -> locks.ConnectionState:
+    with contextlib.closing(Opened(":memory:")) as connection:
+        return locks.ConnectionState(str(file), connection)
+
+
 class Waiting:
     """What `locks` sees of a request that waits."""
 
@@ -277,7 +366,7 @@ def waited(file: Path, *holds: locks.Hold, start_ns: int = 0, end_ns: int = 100 
     record = Waiting()
     with locks._lock:
         locks._past.extend(holds)
-    locks._waited(record, locks.ConnectionState(str(file)), str(file), start_ns, end_ns)  # type: ignore[arg-type]
+    locks._waited(record, state_of(file), str(file), start_ns, end_ns)  # type: ignore[arg-type]
     return record
 
 
@@ -295,7 +384,7 @@ def test_of_several_waits_the_longest_is_told(tmp_path: Path) -> None:
     file = tmp_path / "several.db"
     record = waited(file, hold(file, "POST /long", 0, 80))
     locks._past.append(hold(file, "POST /short", 200, 210))
-    locks._waited(record, locks.ConnectionState(str(file)), str(file), 200 * MS, 220 * MS)  # type: ignore[arg-type]
+    locks._waited(record, state_of(file), str(file), 200 * MS, 220 * MS)  # type: ignore[arg-type]
     assert (record.wait_ns, record.waited_for) == (90 * MS, (80 * MS, "POST /long"))
 
 

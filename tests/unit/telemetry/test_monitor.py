@@ -13,13 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, current_app, got_request_exception
 from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
+from werkzeug.exceptions import NotFound
 
 import telemetry
 from telemetry import (
@@ -313,6 +314,18 @@ def test_an_exception_that_leaves_the_app_is_an_error_too(monitor: PerformanceMo
     with pytest.raises(ZeroDivisionError):
         app.test_client().get("/item/0")
     assert monitor.get_route_stats()["GET item"]["error_count"] == 1
+
+
+def test_an_http_exception_that_an_extension_signals_and_answers_is_no_error(monitor: PerformanceMonitor) -> None:
+    app = flask_route_monitor(shop())
+
+    @app.get("/signalled")
+    def signalled() -> tuple[str, int]:
+        got_request_exception.send(current_app._get_current_object(), exception=NotFound())  # type: ignore[attr-defined]
+        return "no such thing", 404
+
+    app.test_client().get("/signalled")
+    assert monitor.get_route_stats()["GET signalled"]["error_count"] == 0
 
 
 def test_an_exception_that_a_handler_dresses_up_as_success_is_an_error(monitor: PerformanceMonitor) -> None:

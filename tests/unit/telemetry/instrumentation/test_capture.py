@@ -33,6 +33,29 @@ def run(made: Capture, *statements: str) -> None:
         made.record_queries([query(sql, 0)], capture.Context(), 0)
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 'mail from bob', id FROM users",
+        "SELECT id -- from here\nFROM users",
+        "SELECT id /* copied from legacy */ FROM users",
+        'SELECT "from x", [from y], `from z` FROM users',
+        "SELECT a IS NOT DISTINCT FROM b FROM users",
+        "SELECT upper('it''s from '||a) FROM users",
+        "SELECT date_from, valid_from FROM users",
+        "SELECT (SELECT 1) FROM/* all */users",
+        'SELECT * FROM"users"',
+        "SELECT * FROM[users]",
+        "SELECT * FROM (SELECT * FROM main.users)",
+        "INSERT OR REPLACE INTO 'users' VALUES ('from x')",
+        "UPDATE OR IGNORE users SET a = 'from x'",
+        "DELETE FROM users -- into the void",
+    ],
+)
+def test_the_table_is_looked_for_in_the_code_of_a_statement_alone(sql: str, made: Capture) -> None:
+    assert made.operation(sql)["db.collection.name"] == "users"
+
+
 def test_statements_are_remembered_up_to_a_number(made: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "_MAX_STATEMENTS", 10)
     run(made, *(f"SELECT {number}" for number in range(25)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import json
+import os
 import sqlite3
 import threading
 import time
@@ -1132,3 +1134,42 @@ def test_a_query_that_runs_on_when_its_request_ends_is_measured_and_a_child_of_i
         assert span.parent == backend.named("GET /").context
         assert [event.name for event in span.events] == (["exception"] if fails else [])
         assert span.status.status_code is (StatusCode.ERROR if fails else StatusCode.UNSET)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("export", ["all", "notable+1/1"])
+def test_a_process_that_a_request_forks_exports_and_measures_its_own_queries_as_children_of_the_request(
+    export: str, backend: Backend, instrumented: Instrumented, database: Database
+) -> None:
+    reader = InMemoryMetricReader()
+    told, tell = os.pipe()
+
+    def view() -> str:
+        connection = database()
+        connection.execute("SELECT 'parent'")
+        child = os.fork()
+        if not child:
+            try:
+                connection.execute("SELECT 'child'")
+                spans = [span for span in backend.spans() if span.name == "SELECT" and span.parent]
+                parents = [(span.parent.trace_id, span.parent.span_id) for span in spans if span.parent]
+                os.write(tell, json.dumps([parents, reader_count(reader)]).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        return "ok"
+
+    settings = TelemetrySettings(export=export)
+    app = instrumented(
+        app_of(view), tracer_provider=backend.provider, meter_provider=MeterProvider([reader]), settings=settings
+    )
+    app.test_client().get("/")
+    os.close(tell)
+    with os.fdopen(told, "rb") as answer:
+        parents, measured = json.load(answer)
+    server = backend.named("GET /").context
+    assert server is not None
+    assert parents == [[server.trace_id, server.span_id]]
+    assert measured == reader_count(reader) == 1
+    assert backend.named_count() == {"GET /": 1, "SELECT": 1}
