@@ -18,7 +18,7 @@ from telemetry.exporters.ended import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
 from telemetry.instrumentation.spans import DeferredSpan, Mode
-from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, serving
+from telemetry.requests import ENVIRON_KEY, MADE, RECORD_KEY, RequestRecord, serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -214,6 +214,9 @@ class RequestMiddleware:
             context = record.context or Context()
             record.span = self.capture.tracing.start_server_span(record, environ, context)
             record.context = trace.set_span_in_context(record.span, context)
+            for query in record.queries:
+                if not query[4] & MADE:  # it was made before the routing
+                    self.capture.tracing.make_query_span(record, query, record.context)
         except Exception:
             self.capture.fail("a server span could not be started")
 
@@ -281,17 +284,20 @@ class StreamedBody:
         self._finish = finish
         self._finish_later = finish_later
         self._first_byte_ns: int | None = None
+        self._context = record.context or Context()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        token = attach(self._record.context or Context())
+        token = attach(self._context)
         serving_token = serving.set(self._record)
         try:
             if self._chunks is None:
                 self._chunks = iter(self._body)
-            return next(self._chunks)
+            chunk = next(self._chunks)
+            self._context = get_current()  # a span may be current there over several chunks
+            return chunk
         except StopIteration:
             self._end()
             raise
@@ -307,7 +313,7 @@ class StreamedBody:
 
     def close(self) -> None:
         """Close the body, in the request's context, and complete the request."""
-        token = attach(self._record.context or Context())
+        token = attach(self._context)
         serving_token = serving.set(self._record)
         try:
             close = getattr(self._body, "close", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import enum
 import logging
@@ -34,7 +35,7 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
-from telemetry.exporters.failure import Failure
+from telemetry.exporters.failure import Failure, failure_in
 from telemetry.exporters.forked import reentrant_lock
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.tail import stronger
@@ -380,13 +381,21 @@ class Tracing:
         )
         return _with_attributes(span, attributes)
 
-    def start_query_span(self, sql: str, start_unix_ns: int | None = None, site: Site = NO_SITE) -> Span:
-        """Start the span of one query that comes from `site`, in the current context."""
+    def start_query_span(
+        self, sql: str, start_unix_ns: int | None = None, site: Site = NO_SITE, context: Context | None = None
+    ) -> Span:
+        """Start the span of one query that comes from `site`, in `context` or the current one."""
         operation = self.operation(sql)
         attributes = query_attributes(operation, sql) | source_attributes(site[0], site[1])
         name = query_span_name(operation)
-        span = self.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes, start_time=start_unix_ns)
+        span = self.tracer.start_span(name, context, SpanKind.CLIENT, attributes, start_time=start_unix_ns)
         return _with_attributes(span, attributes)
+
+    def make_query_span(self, record: RequestRecord, query: Query, context: Context | None = None) -> None:
+        """Make the span of a query that is over, in `context` or the current one."""
+        start_unix_ns = record.start_unix_ns + query[1] - record.start_ns
+        span = self.start_query_span(query[0], start_unix_ns, query[7:], context)
+        end_span(span, None, query[3], query[2], start_unix_ns)
 
     def new_ids(self, parent: SpanContext | None) -> tuple[int, int]:
         """Return trace and span id for a new span, as the SDK would."""
@@ -531,20 +540,21 @@ def _decided(item: Item, decision: Decision) -> Item:
 def end_span(
     span: Span, error: BaseException | None, error_type: str | None, duration_ns: int, start_unix_ns: int
 ) -> None:
-    """End `span` `duration_ns` after its start, as failed where there is an error type."""
+    """End `span` `duration_ns` after its start, as failed where there is an error type, which may tell of an exception too."""
     if error_type is not None and span.is_recording():
-        description = None
-        if error is not None:
-            failure = Failure.of(error)
-            description = failure.description
-            is_usual = type(span).record_exception is SdkSpan.record_exception  # which would write the stack down anew
-            try:
-                if not is_usual:
-                    span.record_exception(error, failure.attributes, escaped=True)
-            except Exception:  # it can't be written as text
-                is_usual = True
-            if is_usual:
-                span.add_event("exception", failure.attributes)
+        failure = failure_in(error_type) if error is None else Failure.of(error)
+        if failure is not None:
+            _add_exception(span, error, failure)
+        description = None if failure is None else failure.description
         span.set_attribute(instruments.ERROR_TYPE, str(error_type))
         span.set_status(Status(StatusCode.ERROR, description))
     span.end(start_unix_ns + duration_ns)
+
+
+def _add_exception(span: Span, error: BaseException | None, failure: Failure) -> None:
+    """Add the event of an exception; where that is left to the span's class, by what it has for that."""
+    if error is not None and type(span).record_exception is not SdkSpan.record_exception:
+        with contextlib.suppress(Exception):  # it can't be written as text
+            span.record_exception(error, failure.attributes, escaped=True)
+            return
+    span.add_event("exception", failure.attributes)

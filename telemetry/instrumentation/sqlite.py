@@ -99,7 +99,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                 site = record.capture.site(_getframe(_depth))
                 query = (_text(sql), start_ns, took_ns, error_type, marked, -1, 0, *site)
                 locks.failed(cursor.connection, record, error, start_ns, took_ns)
-                _add_failed(record, add, query, parent, None if flags else _hash_of(sql, parameters), error)
+                _add_failed(record, add, query, parent, None if flags else _hash_of(sql, parameters))
             except Exception:
                 record.capture.fail(_NOT_RECORDED)
             raise
@@ -187,28 +187,26 @@ def _add_failed(
     query: Query,
     parent: SpanContext | None,
     hashed: int | None,
-    error: BaseException,
 ) -> None:
     """Add a query that has raised, as one that has not is added."""
     if parent is not None:
         record.note_parent(query, parent)
     add(query)
     if record.is_ending and record.came_late(add, query):
-        _record_late(record, query, error)
+        _record_late(record, query)
     _tell(query, hashed)
     record.calls.extend((query[1], None, hashed))
     if len(record.queries) >= MAX_PENDING_QUERIES:
         record.spill()
 
 
-def _record_late(record: RequestRecord, query: Query, error: BaseException | None = None) -> None:
+def _record_late(record: RequestRecord, query: Query) -> None:
     """Record a query of a thread that has outlived its request: it is none of the request's, but a child of its span."""
-    capture, started_ns = record.capture, record.start_unix_ns + query[1] - record.start_ns
-    capture.record_queries((query,), get_current(), started_ns + query[2])
+    capture = record.capture
+    capture.record_queries((query,), get_current(), record.start_unix_ns + query[1] - record.start_ns + query[2])
     is_seen = not (get_current().get(_SUPPRESS_INSTRUMENTATION_KEY) or capture.leaves_out(record))
     if is_seen and capture.tracing.listened_to:
-        span = capture.tracing.start_query_span(query[0], started_ns, query[7:])
-        end_span(span, error, query[3], query[2], started_ns)
+        capture.tracing.make_query_span(record, query)
 
 
 def _tell(query: Query, hashed: int | None) -> None:
@@ -551,7 +549,8 @@ def _record_elsewhere(
 ) -> None:
     """Record a query that `_timed_elsewhere` has timed, in the context of what made it."""
     cursor, sql, parameters, flags, site, start_unix_ns, start_ns = made
-    error_type = None if error is None else error_type_of(error)
+    is_early = record is not None and record.eager and record.span is None  # spans are made when that is
+    error_type = None if error is None else Failure.of(error) if is_early else error_type_of(error)
     rows = -1 if error is not None else cursor.rowcount
     transaction = 0
     if error is not None:
@@ -561,7 +560,7 @@ def _record_elsewhere(
         if rows == 0 and cursor.description is not None:
             rows = -1
     text = sql if error is None else _text(sql)
-    query = (text, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
+    query = (text, start_ns, duration_ns, error_type, flags if is_early else flags | MADE, rows, transaction, *site)
     hashed = None if flags else _hash_of(sql, parameters)
     _tell(query, hashed)
     if record is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response, abort
+from flask.sessions import SecureCookieSessionInterface
 from opentelemetry import trace
 from opentelemetry.context import attach, detach, get_current
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -609,6 +610,83 @@ def test_an_unsampled_span_records_nothing_and_is_not_made(instrumented: Instrum
     instrumented(app_of(view), tracer_provider=backend.provider).test_client().get("/")
     assert seen == [(False, None, {})]
     assert backend.spans() == []
+
+
+class QueryingSessions(SecureCookieSessionInterface):
+    """Asks the database for each session, which is before the routing."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open_session(self, *args: Any) -> Any:
+        connection = self._database()
+        connection.execute("SELECT 'session'")
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("SELECT missing")
+        return super().open_session(*args)
+
+
+@pytest.mark.parametrize("is_eager", [True, False])
+def test_queries_before_the_routing_are_children_of_the_request(
+    is_eager: bool, backend: Backend, instrumented: Instrumented, database: Database
+) -> None:
+    recorder = Recorder()
+    if is_eager:
+        backend.provider.add_span_processor(recorder)
+    app = app_of(lambda name: name, "/<name>")
+    app.add_url_rule("/left-out", "left_out", lambda: "x")
+    app.session_interface = QueryingSessions(database)
+    settings = TelemetrySettings(excluded_routes=("/left-out",))
+    client = instrumented(app, tracer_provider=backend.provider, settings=settings).test_client()
+    for path in ("/a", "/left-out", "/no/such/page"):
+        client.get(path)
+    assert backend.named_count() == {"GET /<name>": 1, "GET": 1, "SELECT": 4}
+    server = backend.named("GET /<name>")
+    asked, failed = [span for span in backend.spans() if span.parent == server.context]
+    assert ([len(span.events) for span in (asked, failed)], server.parent) == ([0, 1], None)
+    assert asked.start_time is not None
+    assert server.start_time is not None
+    assert asked.end_time is not None
+    assert server.start_time <= asked.start_time <= asked.end_time
+    assert failed.status.status_code is StatusCode.ERROR
+
+
+@pytest.mark.parametrize("is_eager", [True, False])
+def test_a_span_that_stays_current_over_the_chunks_of_a_body_is_the_parent_of_their_queries(
+    is_eager: bool, backend: Backend, instrumented: Instrumented, database: Database
+) -> None:
+    if is_eager:
+        backend.provider.add_span_processor(Recorder())
+
+    def view() -> Response:
+        def chunks() -> Iterator[str]:
+            connection = database()
+            connection.execute("SELECT 'before'")
+            with backend.provider.get_tracer("app").start_as_current_span("report"):
+                for number in range(2):
+                    connection.execute(f"SELECT {number}")
+                    yield str(number)
+            connection.execute("SELECT 'behind'")
+            yield "end"
+
+        return Response(chunks())
+
+    app = instrumented(app_of(view), tracer_provider=backend.provider)
+    before = get_current()
+    assert app.test_client().get("/").text == "01end"
+    assert get_current() is before
+    names = {span.context.span_id: span.name for span in backend.spans() if span.context}
+    parents = {
+        str((span.attributes or {})["db.query.text"]): names[span.parent.span_id]
+        for span in backend.spans()
+        if span.parent and span.name == "SELECT"
+    }
+    assert parents == {
+        "SELECT 'before'": "GET /",
+        "SELECT 0": "report",
+        "SELECT 1": "report",
+        "SELECT 'behind'": "GET /",
+    }
 
 
 class SubclassedProcessor(BatchSpanProcessor):
