@@ -63,6 +63,9 @@ _lock = threading.Lock()
 
 
 _KEY: Final = os.urandom(16)
+_COMPARED_BY_VALUE: Final = frozenset({str, int, float, bytes, bool, type(None)})
+_BY_ADDRESS: Final[Any] = object.__hash__
+_ODD: Final = (object(),)  # in place of parameters that are no tuple
 _getframe = sys._getframe
 _kind_of = source.KINDS.get
 _WORTH_ASKING_NS: Final = locks.WORTH_ASKING_NS
@@ -136,10 +139,12 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                 _record_late(record, query)
             hashed = None
             if not flags:
-                try:
+                for parameter in parameters if type(parameters) is tuple else _ODD:
+                    if type(parameter) not in _COMPARED_BY_VALUE:
+                        hashed = _hash_of(sql, parameters)
+                        break
+                else:
                     hashed = hash((_KEY, sql, parameters))
-                except Exception:  # a list, or whatever an adapter takes
-                    hashed = _hash_of(sql, parameters)
             if _listeners:
                 _tell(query, hashed)
             calls = record.calls
@@ -172,11 +177,13 @@ def _text(sql: object) -> str:
 
 
 def _hash_of(sql: str, parameters: Any) -> int | None:
-    """Return the keyed hash of a statement with parameters that are no tuple; `None` where they can't be compared."""
+    """Return the keyed hash of a statement with parameters of any kind; `None` where they can't be compared."""
     try:
-        if isinstance(parameters, dict):
-            parameters = sorted(parameters.items())
-        return hash((_KEY, sql, tuple(parameters)))
+        names = sorted(parameters) if isinstance(parameters, dict) else ()
+        values = tuple([parameters[name] for name in names] if names else parameters)
+        if any(type(value).__hash__ is _BY_ADDRESS for value in values):
+            return None  # the next object may have the address of this one
+        return hash((_KEY, sql, values, *names))
     except Exception:  # they may be of any class
         return None
 

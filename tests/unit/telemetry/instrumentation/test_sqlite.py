@@ -477,6 +477,36 @@ def test_parameters_that_cannot_be_compared_are_taken_for_different_ones(kept_of
         assert [group.distinct for group in found.groups] == [6]
 
 
+class Place:
+    """A parameter that is adapted, and whose hash is that of its address."""
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def __conform__(self, _: Any) -> int:
+        return self.x
+
+
+@pytest.mark.parametrize("style", ["by position", "by name", "a list"])
+def test_parameters_that_are_told_apart_by_their_address_are_different_ones(style: str, kept_of: Kept) -> None:
+    def ask(opened: sqlite3.Connection, x: int) -> None:
+        if style == "by name":
+            opened.execute("SELECT a FROM t WHERE a = :x", {"x": Place(x)})
+        else:
+            opened.execute("SELECT a FROM t WHERE a = ?", [Place(x)] if style == "a list" else (Place(x),))
+
+    with contextlib.closing(connection()) as opened:
+        found = analyse(kept_of(lambda: [ask(opened, x) for x in range(6)]))
+        assert ([group.distinct for group in found.groups], found.verdict) == ([6], "n_plus_one")
+
+
+def test_a_list_of_parameters_is_the_same_as_a_tuple_of_them(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+        both = ([1], (1,)) * 3
+        found = analyse(kept_of(lambda: [opened.execute("SELECT a FROM t WHERE a = ?", each) for each in both]))
+        assert [group.distinct for group in found.groups] == [1]
+
+
 def test_connect_is_replaced_in_modules_that_had_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
     import types
