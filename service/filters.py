@@ -8,8 +8,10 @@ from telemetry.admin import figures
 
 
 def duration(seconds: float) -> str:
-    """Return `1:02:03` or `4:05`."""
-    minutes, rest = divmod(round(seconds), 60)
+    """Return `1:02:03` or `4:05`, and an en dash for 0: that a file does not say how long it is."""
+    if not seconds:
+        return "–"
+    minutes, rest = divmod(max(round(seconds), 1), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 

@@ -29,6 +29,7 @@ _BATCH = 25
 _BATCH_S = 1.0
 _PATIENCE_S = 0.05
 _LARGEST_INTEGER = 2**63 - 1
+_UNREADABLE = "can't be read: "
 _KNOWN = "SELECT path, size_bytes, mtime_ns, media_hash, reason FROM files"
 _CONTENTS = "SELECT media_hash, duration_s, title FROM media"
 
@@ -100,7 +101,6 @@ class Indexer:
         self._threads = threads
         self._probe = prober
         self._clock = clock
-        self._told: set[str] = set()
 
     def scan(self, stop: threading.Event | None = None) -> ScanResult:
         """Look at the whole folder once. Raises `OSError` if the folder itself can't be read; the index then stays as
@@ -118,7 +118,9 @@ class Indexer:
             with closing(self._examine_all(work, contents, stop)) as examined:
                 for batch in _batches(examined):
                     result.examined += len(batch)
-                    self._tell(self._keep(connection, batch), known)
+                    news = [item for item in batch if not _is_known(item, known.get(item.file.path))]
+                    if news:
+                        self._tell(self._keep(connection, news), known)
         result.finished = not stop.is_set()
         return result
 
@@ -144,7 +146,7 @@ class Indexer:
                 if not prefix:
                     raise
                 walk.unreadable.append(prefix)
-                self._tell_once(prefix, f"can't read the folder {prefix}: {error.strerror}")
+                walk.files[prefix] = FoundFile(prefix, 0, 0, f"a folder that can't be read: {error.strerror}")
         return walk
 
     def _take(self, walk: _Walk, prefix: str, entries: Iterable[os.DirEntry[str]]) -> Iterator[tuple[str, Path]]:
@@ -180,6 +182,8 @@ class Indexer:
 
     def _needs_look(self, file: FoundFile, row: sqlite3.Row | None) -> bool:
         if row is None or (row["size_bytes"], row["mtime_ns"]) != (file.size_bytes, file.mtime_ns):
+            return True
+        if (row["reason"] or "").startswith(_UNREADABLE):  # which a change of its mode ends, or the disk's coming back
             return True
         return row["media_hash"] is not None and self._thumbnails.is_missing(row["media_hash"])
 
@@ -250,7 +254,7 @@ class Indexer:
         except ProbeError as error:
             return Examined(file, reason=str(error))
         except OSError as error:
-            return Examined(file, reason=f"can't be read: {error.strerror}")
+            return Examined(file, reason=f"{_UNREADABLE}{error.strerror}")
         except Exception as error:
             _log.exception("examining %s failed", file.path)
             return Examined(file, reason=f"can't be examined: {type(error).__name__}")
@@ -310,10 +314,14 @@ class Indexer:
                 level = logging.INFO if is_other else logging.WARNING
                 _log.log(level, "%s is left out: %s", item.file.path, item.reason)
 
-    def _tell_once(self, key: str, message: str) -> None:
-        if key not in self._told and len(self._told) < 1000:
-            self._told.add(key)
-            _log.warning(message)
+
+def _is_known(item: Examined, row: sqlite3.Row | None) -> bool:
+    """Say whether a file is left out for the reason that the index has already."""
+    return (
+        row is not None
+        and item.reason is not None
+        and tuple(row) == (item.file.path, item.file.size_bytes, item.file.mtime_ns, None, item.reason)
+    )
 
 
 def _own_size(entry: os.DirEntry[str]) -> int:

@@ -26,7 +26,7 @@ SORTS = {
     "title": ("Title", "f.title_fold, f.path"),
     "rating": ("Best rated", "COALESCE(r.average, 0) DESC, f.title_fold, f.path"),
     "longest": ("Longest", "m.duration_s DESC, f.title_fold, f.path"),
-    "shortest": ("Shortest", "m.duration_s, f.title_fold, f.path"),
+    "shortest": ("Shortest", "m.duration_s = 0, m.duration_s, f.title_fold, f.path"),
     "size": ("Largest", "f.size_bytes DESC, f.title_fold, f.path"),
 }
 DEFAULT_SORT = "new"

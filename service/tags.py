@@ -18,7 +18,7 @@ def normalise(parameter: str, value: object) -> str:
     """Return the one spelling of a tag: folded, spaces collapsed, no leading `#`. Raises `BadParameterError`."""
     if not isinstance(value, str) or not is_clean(value) or len(value) > 4 * MAX_TAG_CHARACTERS:
         raise BadParameterError(parameter, MUST_BE, value)
-    tag = " ".join(fold(value).split()).lstrip("#").strip()
+    tag = " ".join(fold(value).split()).lstrip("# ")
     if (
         not 0 < len(tag) <= MAX_TAG_CHARACTERS
         or "/" in tag

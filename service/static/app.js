@@ -60,7 +60,14 @@ if (form) {
 
 const player = document.querySelector("video");
 if (player) {
-  const tell = () => { document.querySelector("[data-player-error]").hidden = false; };
+  const notice = document.querySelector("[data-player-error]");
+  const why = { 0: "The server does not answer.", 404: "This video is gone.", 503: "The server sends as many videos as it can. Try again in a moment." };
+  const tell = async () => {
+    const address = player.currentSrc || player.src;
+    const answer = await fetch(address, { headers: { Range: "bytes=0-0" } }).catch(() => ({ ok: false, status: 0 }));
+    if (!answer.ok) notice.textContent = why[answer.status] || `The server answers ${answer.status}.`;
+    notice.hidden = false;
+  };
   player.addEventListener("error", tell);
   if (player.error) tell();
 }

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.colours import contrast
-from tests.e2e.conftest import PATIENCE_S
+from tests.e2e.conftest import MACHINE, PATIENCE_S
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 WATCH = "/watch/holiday/100%25%20sun%20%26%20%C5%81%C3%B3d%C5%BA.mp4"
@@ -63,6 +63,37 @@ def test_a_rating_sticks_after_a_restart(open_page, server):
     page.goto(server.url + WATCH)
     expect(page.locator("#rate-4")).to_be_checked()
     expect(page.get_by_text("4.0 from 1 rating")).to_be_visible()
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_browser_in_the_network_may_rate_and_tag(server, browse, script):
+    page = browse(server.url.replace("127.0.0.1", MACHINE), java_script_enabled=script)
+    page.goto(WATCH)
+    assert page.evaluate("isSecureContext") is False
+    page.get_by_placeholder("Add a tag").fill("from afar")
+    page.get_by_placeholder("Add a tag").press("Enter")
+    expect(page.get_by_role("link", name="#from afar")).to_be_visible()
+    page.locator("label[for=rate-4]").click()
+    if not script:
+        page.get_by_role("button", name="Rate").click()
+    expect(page.get_by_text("4.0 from 1 rating")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (404, "This video is gone."),
+        (503, "Try again in a moment."),
+        (418, "The server answers 418."),
+        (206, "can't play"),
+    ],
+)
+def test_the_player_says_why_it_shows_nothing(open_page, watched, status, says):
+    page = open_page()
+    page.route("**/video/**", lambda route: route.fulfill(status=status, body="no video", content_type="video/mp4"))
+    page.goto(WATCH)
+    expect(page.locator("[data-player-error]")).to_contain_text(says)
+    watched.complaints.clear()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -178,7 +178,7 @@ def test_a_name_that_no_address_can_carry_is_left_out_and_told_once(indexer, fol
     assert indexer.scan().gone == 1
 
 
-def test_a_folder_that_cannot_be_read_keeps_its_videos(indexer, folder, paths, monkeypatch):
+def test_a_folder_that_cannot_be_read_keeps_its_videos_and_is_told(indexer, folder, paths, problems, monkeypatch):
     indexer.scan()
     scandir = os.scandir
 
@@ -187,9 +187,32 @@ def test_a_folder_that_cannot_be_read_keeps_its_videos(indexer, folder, paths, m
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert indexer.scan().gone == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", refuse)
+        assert indexer.scan().gone == 0
+        assert "inner/100% blü & #1?.webm" in paths()
+        assert problems() == {"inner/": "a folder that can't be read: Permission denied"}
+    indexer.scan()
     assert "inner/100% blü & #1?.webm" in paths()
+    assert problems() == {}
+
+
+def test_a_video_that_could_not_be_read_is_listed_as_soon_as_it_can(indexer, paths, problems, monkeypatch, caplog):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied") if path.name == "red.mp4" else FileNotFoundError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.indexer.media_hash", refuse)
+        changes = []
+        patched.setattr("service.indexer._bump_all", changes.append)
+        for _ in range(3):
+            indexer.scan()
+        assert problems() == {"red.mp4": "can't be read: Permission denied"}
+        assert len(changes) == 1, "nothing new was found by the later looks"
+        assert caplog.text.count("red.mp4 is left out") == 1
+    indexer.scan()
+    assert "red.mp4" in paths()
+    assert problems() == {}
 
 
 def test_when_the_whole_folder_is_away_the_index_stays(indexer, folder, paths):

@@ -40,7 +40,7 @@ def listed(connection, sort, **options):
         ("new", ["y/d.mp4", "x/C.mp4", "x/a.mp4", "b.mp4"]),
         ("title", ["x/a.mp4", "b.mp4", "x/C.mp4", "y/d.mp4"]),
         ("longest", ["y/d.mp4", "x/C.mp4", "x/a.mp4", "b.mp4"]),
-        ("shortest", ["b.mp4", "x/a.mp4", "x/C.mp4", "y/d.mp4"]),
+        ("shortest", ["x/a.mp4", "x/C.mp4", "y/d.mp4", "b.mp4"]),  # the last one does not say how long it is
         ("size", ["b.mp4", "x/a.mp4", "x/C.mp4", "y/d.mp4"]),
     ],
 )
