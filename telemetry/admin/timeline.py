@@ -101,12 +101,17 @@ def select(
         slices[0].start_unix_nano if slices else now_unix_nano,
     )
     length_s = RANGES_S[span]
-    earliest = first if length_s == float("inf") else now_unix_nano - int(length_s * 1e9)
+    earliest, shown = first, every
+    if length_s != float("inf"):
+        earliest, ahead = now_unix_nano - int(length_s * 1e9), now_unix_nano + int(LEAST_SPAN_S * 1e9)
+        # What a clock that has run ahead has timed is shown under "all" alone.
+        shown = [point for point in every if earliest <= point.sample.time_unix_nano <= ahead]
+    latest = max(now_unix_nano, shown[-1].sample.time_unix_nano if shown else 0)
     start = min(max(earliest, first), now_unix_nano - int(LEAST_SPAN_S * 1e9))
     return Timeline(
-        tuple([point for point in every if point.sample.time_unix_nano >= earliest][-MAX_POINTS:]),
-        tuple(each for each in slices if each.end_unix_nano >= earliest),
+        tuple(shown[-MAX_POINTS:]),
+        tuple(each for each in slices if each.end_unix_nano >= earliest and each.start_unix_nano <= latest),
         start,
-        max(now_unix_nano, newest or 0),
+        latest,
         newest,
     )

@@ -422,7 +422,7 @@ def test_a_server_that_is_gone_gets_a_quiet_word_and_is_resumed(overview, shop, 
         for wait_s in (4, 8, 16):
             page.clock.fast_forward(60_000)
             expect(page.locator("#pulse-word")).to_have_text(f"no answer from the server · again in {wait_s} s")
-        expect(page.locator("#announcer")).to_have_text("No answer from the server")
+        expect(page.locator("#announcer")).to_have_text("no answer from the server")
         assert rows(page) == ["GET /"]
     finally:
         shop.start()
@@ -441,6 +441,7 @@ def test_a_server_that_refuses_is_named_with_its_status_and_the_figures_stay(ove
     page = overview()
     shop.open = False
     expect(page.locator("#pulse-word")).to_have_text(re.compile(r"^the server answers 403 · again in \d+ s$"))
+    expect(page.locator("#announcer")).to_have_text("the server answers 403")
     assert rows(page) == ["GET /"]
     shop.open = True
     expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
@@ -488,6 +489,29 @@ def test_the_heads_of_the_columns_stay_in_sight(overview, metrics, width):
     expect(page.locator("#sort-route")).to_be_in_viewport()
 
 
+COVERED = """() => {
+  const focused = document.activeElement;
+  if (!focused.matches("a, button, input")) return "";
+  const { left, top, width, height } = focused.getBoundingClientRect();
+  const points = [0.1, 0.5, 0.9].map((part) => document.elementFromPoint(left + width * part, top + height / 2));
+  return points.some((seen) => seen && (focused.contains(seen) || seen.contains(focused))) ? "" : focused.textContent;
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 720, 1024])
+def test_what_has_the_focus_is_not_covered_by_what_stays_in_sight(overview, metrics, width):
+    record(metrics, *[(f"GET /{number}", 0.01, 1) for number in range(8)])
+    page = overview(viewport={"width": width, "height": 450})
+    page.locator("#pause").click()
+    stops = page.locator("main :is(a, button, input):visible").count()
+    covered = []
+    for key in ("Tab", "Shift+Tab"):
+        for _ in range(min(stops, 90)):
+            page.keyboard.press(key)
+            covered.append(page.evaluate(COVERED))
+    assert set(covered) == {""}
+
+
 @needs_libraries
 def test_no_column_moves_when_figures_change(overview, metrics, monkeypatch):
     record(metrics, ("GET /", 0.01, 1))
@@ -527,6 +551,8 @@ def test_on_paper_it_is_black_on_white_without_what_can_be_pressed(overview, met
     for left_out in ("#tools", "#filter", "nav >> nth=0"):
         expect(page.locator(left_out)).to_be_hidden()
     assert page.evaluate(FITS)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert re.fullmatch(r"as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", page.locator("#pulse-word").inner_text())
 
 
 ENDS = """table => {

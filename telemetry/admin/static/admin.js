@@ -30,18 +30,15 @@ window.telemetryAdmin = (() => {
   function show() {
     if (!live) return;
     const now = performance.now();
-    let kind = "live";
-    let text = `live · ${seconds(now - freshAt)} ago`;
-    if (paused) [kind, text] = ["paused", `paused · ${seconds(now - freshAt)} ago`];
+    let [kind, what, when] = ["live", "live", `${seconds(now - freshAt)} ago`];
+    if (paused) kind = what = "paused";
     else if (failures) {
-      const what = refusedWith ? `the server answers ${refusedWith}` : "no answer from the server";
-      [kind, text] = ["away", `${what} · again in ${seconds(dueAt - now)}`];
+      what = refusedWith ? `the server answers ${refusedWith}` : "no answer from the server";
+      [kind, when] = ["away", `again in ${seconds(dueAt - now)}`];
     }
-    if (pulse.dataset.pulse !== kind) {
-      pulse.dataset.pulse = kind;
-      announcer.textContent = kind === "away" ? "No answer from the server" : kind;
-    }
-    if (word.textContent !== text) word.textContent = text;
+    pulse.dataset.pulse = kind;
+    if (announcer.textContent !== what) announcer.textContent = what; // once, not with each second
+    if (word.textContent !== `${what} · ${when}`) word.textContent = `${what} · ${when}`;
   }
 
   function schedule() {
@@ -348,6 +345,13 @@ window.telemetryAdmin = (() => {
       getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
     }
   });
+
+  // On paper there is no "ago".
+  addEventListener("beforeprint", () => {
+    const at = new Date(Date.now() - (performance.now() - freshAt));
+    word.textContent = `as of ${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+  });
+  addEventListener("afterprint", show);
 
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : begin()));
   addEventListener("online", begin);

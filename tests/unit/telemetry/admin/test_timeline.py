@@ -57,6 +57,12 @@ def test_a_clock_that_went_back_hides_no_request() -> None:
     assert chosen.start_unix_nano <= NOW < chosen.end_unix_nano == NOW + 60 * SECOND
 
 
+def test_a_clock_that_had_run_ahead_leaves_the_last_minutes_what_they_are() -> None:
+    chosen = timeline.select([window("GET /", -86_400, 30)], [], "15m", None, NOW)
+    assert ages(chosen) == [30]
+    assert chosen.end_unix_nano == NOW
+
+
 @pytest.mark.parametrize("span", timeline.RANGES_S)
 def test_without_a_request_there_is_the_last_minute_and_no_newest(span: str) -> None:
     chosen = timeline.select([], [], span, None, NOW)
