@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
 from types import CodeType
@@ -33,7 +33,7 @@ ENVIRON_KEY: Final = "telemetry.request"
 MAX_PENDING_QUERIES = 1000
 """Queries a request holds before their durations are recorded and only sums of them are kept on."""
 MAX_SUMS: Final = 500
-"""Statements that a request keeps sums of; later ones share those of the line that they come from."""
+"""Statements that a request keeps sums of, three times as many for a while; of more, those that run least share one."""
 _MAX_DISTINCT: Final = 2000
 _SAMPLE: Final = 1000
 _LITERAL: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
@@ -144,15 +144,21 @@ class Sums:
         if other.rows >= 0:
             self.rows = other.rows + max(self.rows, 0)
         self.distinct += other.distinct
-        self._seen |= other._seen
-        self.transactions |= other.transactions
+        if len(self._seen) < _MAX_DISTINCT:
+            self._seen |= other._seen
         self.more_transactions += other.more_transactions
+        if len(self.transactions) < _MAX_DISTINCT:
+            self.transactions |= other.transactions
+        else:
+            self.more_transactions += len(other.transactions)
 
 
 SumKey = tuple[str, int, int, int, int]
 """Statement, and the place that ran it with the one that called that."""
 
 
+_REST: Final[SumKey] = ("", 0, 0, 0, 0)
+"""Stands for all statements that there was no room for."""
 _NONE: Final[dict[int | None, int | None]] = {}
 _NO_SUMS: Final[dict[int, Sums]] = {}
 
@@ -377,6 +383,7 @@ class RequestRecord:
         """Add `queries` to the sums; the first batch is kept as it is beside them."""
         if self.sums is None:
             self.sums, self.first = {}, queries
+        self.sums = with_room(self.sums, self._late.values())
         calls = self.calls[:]
         self._cursors = {**self._cursors, **dict(zip(calls[1::3], calls[::3], strict=True))}
         self._hashes = {**self._hashes, **dict(zip(calls[::3], calls[2::3], strict=True))}
@@ -446,6 +453,29 @@ def _flat(fetched: Mapping[int, tuple[int, int]]) -> list[int]:
     return [number for start_ns, (took_ns, rows) in fetched.items() for number in (start_ns, took_ns, rows)]
 
 
+def with_room(sums: dict[SumKey, Sums], spared: Iterable[Sums]) -> dict[SumKey, Sums]:
+    """Return `sums` with room for more. Where there are many, statements that differ in literals alone come together, and if
+    that is not enough, all that ran least: what very many different ones precede is to be told apart too.
+
+    `spared` are some that more is to be added to.
+    """
+    if len(sums) <= MAX_SUMS:
+        return sums
+    kept = set(map(id, spared))
+    found: dict[SumKey, Sums] = {}
+    for key, each in sums.items():
+        first = found.setdefault(key if id(each) in kept else (masked(each.sql), *key[1:]), each)
+        if first is not each:
+            first.absorb(each)
+    if len(found) > MAX_SUMS:
+        rest = found.setdefault(_REST, Sums("", NO_SITE))
+        rare = sorted(found, key=lambda key: (found[key].runs, found[key].last_ns))[: len(found) - MAX_SUMS // 2]
+        for key in rare:
+            if id(found[key]) not in kept and key != _REST:
+                rest.absorb(found.pop(key))
+    return found
+
+
 def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
     """Return the sums that `query` belongs to, bounded in number however many statements there are."""
     sql, place = query[0], (id(query[7]), query[8], id(query[9]), query[10])
@@ -456,8 +486,8 @@ def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
         if len(sums) >= MAX_SUMS:
             key = (masked(sql), *place)
             found = sums.get(key)
-            if found is None and len(sums) >= 2 * MAX_SUMS:
-                key, sql, site = ("", 0, 0, 0, 0), "", NO_SITE
+            if found is None and len(sums) >= 3 * MAX_SUMS:
+                key, sql, site = _REST, "", NO_SITE
                 found = sums.get(key)
         if found is None:
             found = sums[key] = Sums(sql, site)

@@ -189,10 +189,26 @@ def test_very_many_queries_are_counted_exactly_and_kept_within_the_bound(
     assert found.verdict == verdict
     assert request.estimated_bytes <= 2**19 // 4
     assert deep_bytes(request) <= 1.5 * request.estimated_bytes
-    assert len(request.sums or ()) <= 2 * MAX_SUMS + 1
+    assert len(request.sums or ()) <= 3 * MAX_SUMS + 1
     assert not any(each._seen for each in request.sums or ()), "hashes end with the request"
     if work is own_transactions:
         assert f"in {number:,} transactions" in found.findings[0].text
+
+
+@pytest.mark.parametrize("number", [700, 1200, 3000])
+def test_what_repeats_is_told_however_many_different_statements_precede_it(number: int, kept_of: Kept) -> None:
+    def view() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            db.execute("CREATE TABLE t (a)")
+            for key in range(number):
+                db.execute(f"SELECT a AS x{key} FROM t")
+            one_statement(db, 400)
+
+    request = kept_of(view)
+    found = fanout.analyse(request)
+    assert (found.verdict, found.summary.repeated) == ("n_plus_one", 400)
+    assert sum(group.runs for group in found.groups) == request.query_count == number + 401
+    assert len(request.sums or ()) <= 3 * MAX_SUMS + 1
 
 
 def test_what_is_kept_takes_about_what_is_estimated(instrumented: Instrument, metrics: PerformanceMetrics) -> None:

@@ -92,6 +92,28 @@ def test_the_response_names_the_request_that_is_kept(client: FlaskClient) -> Non
     assert 0 < row["db_ms"] <= row["duration_ms"]
 
 
+def test_of_very_many_statements_it_is_told_that_not_all_are_told_apart(
+    instrumented: Callable[..., Flask], read
+) -> None:
+    app = Flask("many")
+
+    @app.get("/<int:number>")
+    def view(number: int) -> str:
+        with closing(sqlite3.connect(":memory:")) as opened:
+            for key in range(number):
+                opened.execute(f"SELECT {key} AS x{key}")
+        return "ok"
+
+    client = instrumented(app).test_client()
+    for number, said in ((300, "300 queries of 300 statements"), (2500, r"2,500 queries of more than \d+ statements")):
+        client.get(f"/{number}")
+        trace_id = client.get("/api/admin/performance/requests").json["requests"][0]["trace_id"]
+        page = read(client.get(f"/admin/performance/requests/{trace_id}").text)
+        assert re.search(said, " ".join(page.text.split()))
+        detail = client.get(f"/api/admin/performance/requests/{trace_id}").json
+        assert ("room to tell apart" in (detail["checked"] or "")) is (number > 500)
+
+
 def test_a_stranger_is_told_no_costs(client: FlaskClient) -> None:
     response = client.get("/plain", environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
     assert "Server-Timing" not in response.headers
