@@ -45,3 +45,10 @@ def test_closing_ends_the_threads_and_undoes_the_instrumentation(make_app):
 
 def test_the_factory_is_the_public_name():
     assert create_app.__module__ == "service.app"
+
+
+def test_every_link_of_a_page_is_below_the_prefix_that_a_proxy_names(client):
+    page = client.get("/", environ_overrides={"SCRIPT_NAME": "/pre"}).text
+    addresses = re.findall(r'(?:href|src|action)="(/[^"]*)"', page)
+    assert "/pre/admin/performance" in addresses
+    assert [address for address in addresses if not address.startswith("/pre/")] == []
