@@ -146,6 +146,14 @@ def _is_for_a_program() -> bool:
     return request.path.startswith("/admin/") and wants_json(request)
 
 
+def _video_of_form() -> str:
+    """Return the path of the video whose page sent the form that is refused, empty where that is not known."""
+    try:
+        return request.form.get("path", "") if request.method == "POST" else ""
+    except HTTPException:  # too large to be read
+        return ""
+
+
 def _answer(status: int, message: str, details: dict[str, object], why_a_token: str = "") -> Response:
     if request.path in _JSON_PATHS or request.path.startswith(_JSON_PREFIXES) or _is_for_a_program():
         response = jsonify({"error": message, **details})
@@ -158,6 +166,7 @@ def _answer(status: int, message: str, details: dict[str, object], why_a_token: 
             heading="This page asks for the admin token" if why_a_token else _TITLES.get(status, "That didn't work"),
             message=why_a_token or message,
             asks_for_token=bool(why_a_token),
+            video=_video_of_form(),
         )
         response = Response(page, mimetype="text/html")
     response.status_code = status

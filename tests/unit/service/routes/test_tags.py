@@ -49,6 +49,16 @@ def test_forms_add_and_remove_a_tag_and_go_back_to_the_video(client, media_hash)
     assert client.post(f"/tags/{media_hash}", data={"tag": "sea"}).status_code == 400
 
 
+def test_a_form_that_is_refused_leads_back_to_its_video(client, media_hash):
+    sent = {"action": "add", "tag": "a/b", "path": "in/a b.mp4"}
+    page = client.post(f"/tags/{media_hash}", data=sent)
+    assert page.status_code == 400
+    assert 'href="/watch/in/a%20b.mp4"' in page.text
+    large = client.post(f"/tags/{media_hash}", data={**sent, "tag": "x" * 100_000})
+    assert (large.status_code, "Back to the video" in large.text) == (413, False)
+    assert "Back to the video" not in client.get("/watch/nothing.mp4").text
+
+
 def test_tag_writes_have_the_same_limit(make_app, add_video):
     app = make_app(write_limit="1/minute")
     media_hash = add_video(app.extensions["local_video_server"].database, "a.mp4")
