@@ -153,6 +153,8 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         sums = settled(record.sums or {})
     elif record.calls:
         repeats = _ordinals(record.calls)
+    if record.failed:
+        queries = [query if query[3] is None else (*query[:3], str(query[3]), *query[4:]) for query in queries]
     fetches = tuple(record.fetches)
     if sums is None:
         cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCHED_BYTES * len(fetches)

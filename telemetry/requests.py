@@ -14,6 +14,7 @@ from urllib.parse import quote
 from flask import has_request_context, request
 from opentelemetry.context import Context, create_key, get_current
 
+from telemetry.exporters.failure import Failure, error_type_of
 from telemetry.exporters.forked import reentrant_lock
 from telemetry.source import NO_SITE, Site
 
@@ -197,6 +198,7 @@ class RequestRecord:
         "eager",
         "error",
         "exported",
+        "failed",
         "fetches",
         "first",
         "handed_over",
@@ -241,6 +243,7 @@ class RequestRecord:
         self.last_word: Callable[[Response], None] | None = None  # called with the answer when the app is done with it
         self.status = 0
         self.error: BaseException | None = None
+        self.failed = False  # error types of its queries may be `Failure`s
         self.streamed = False
         self.transfer_ns: int | None = None  # of what is streamed, to the end of the body
         self.handed_over: Transfer | None = None  # of a body that the server was handed as it is
@@ -262,6 +265,13 @@ class RequestRecord:
         self.wait_ns = 0  # lost to locks of the database
         self.waited_for: tuple[int, str] | None = None  # the longest of that, in ns, and the route of who held the lock
         self._spilled = self._in_time = 0
+
+    def failure(self, error: BaseException) -> str:
+        """Return the type of an exception that has ended a query, with what its event says where spans are made of that."""
+        if not (self.exported or self.eager):
+            return error_type_of(error)
+        self.failed = True
+        return Failure.of(error)
 
     def find_rule(self) -> Rule | None:
         """Return the rule that the request has been found to match, if it has been routed."""

@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from telemetry import instruments, source
 from telemetry.bound import NO_IDS, BoundHistogram, Ids
 from telemetry.exporters.ended import ServerFacts, decision_attributes, environ_facts, request_path, span_name
-from telemetry.exporters.failure import Failure, error_type_of, failure_in
+from telemetry.exporters.failure import Failure, error_type_of
 from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, random_ids
 from telemetry.instruments import Instruments
@@ -369,8 +369,6 @@ class Capture:
             short = self._operations.setdefault(key, made)
         new = _Statement(short.series, len(sql))
         if error_type is not None:
-            failure = failure_in(error_type)
-            new.cost += 0 if failure is None else failure.characters
             return new
         self._statement_characters += len(sql)
         if len(self._statements) >= _MAX_STATEMENTS or self._statement_characters > _MAX_STATEMENT_CHARACTERS:

@@ -31,7 +31,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 from opentelemetry.trace import TraceFlags
 
 from telemetry import locks, source
-from telemetry.exporters.failure import Failure, clean, error_type_of
+from telemetry.exporters.failure import clean, error_type_of
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.references import References
 from telemetry.instrumentation.spans import end_span
@@ -98,9 +98,8 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         except BaseException as error:
             took_ns = perf_counter_ns() - start_ns
             try:
-                error_type = Failure.of(error) if record.exported else error_type_of(error)
                 site = record.capture.site(_getframe(_depth))
-                query = (_text(sql), start_ns, took_ns, error_type, marked, -1, 0, *site)
+                query = (_text(sql), start_ns, took_ns, record.failure(error), marked, -1, 0, *site)
                 locks.failed(cursor.connection, record, error, start_ns, took_ns)
                 _add_failed(record, add, query, parent, None if flags else _hash_of(sql, parameters))
             except Exception:
@@ -556,8 +555,12 @@ def _record_elsewhere(
 ) -> None:
     """Record a query that `_timed_elsewhere` has timed, in the context of what made it."""
     cursor, sql, parameters, flags, site, start_unix_ns, start_ns = made
-    is_early = record is not None and record.eager and record.span is None  # spans are made when that is
-    error_type = None if error is None else Failure.of(error) if is_early else error_type_of(error)
+    is_early = (
+        record is not None and record.eager and record.span is None
+    )  # its span is made when that of the request is
+    error_type = None
+    if error is not None:
+        error_type = record.failure(error) if record is not None and is_early else error_type_of(error)
     rows = -1 if error is not None else cursor.rowcount
     transaction = 0
     if error is not None:

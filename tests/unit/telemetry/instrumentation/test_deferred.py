@@ -626,6 +626,28 @@ class QueryingSessions(SecureCookieSessionInterface):
         return super().open_session(*args)
 
 
+@pytest.mark.parametrize("number", [2, MAX_PENDING_QUERIES + 5])
+def test_what_an_exception_says_is_exported_and_not_kept(
+    number: int, backend: Backend, instrumented: Instrumented, database: Database, metrics: PerformanceMetrics
+) -> None:
+    def view() -> str:
+        connection = database()
+        for _ in range(number):
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("SELECT missing")
+        return "ok"
+
+    client = instrumented(app_of(view), tracer_provider=backend.provider).test_client()
+    client.get("/")
+    (kept,) = metrics.recent.all()
+    assert {type(query[3]) for query in kept.queries} == {str}
+    answer = client.get(f"/api/admin/performance/requests/{kept.trace_id:032x}")
+    assert {query["error_type"] for query in answer.json["queries"]} == {"sqlite3.OperationalError"}
+    assert "no such column" not in answer.text
+    said = [dict(event.attributes or {}) for span in backend.spans() for event in span.events]
+    assert [each["exception.message"] for each in said] == ["no such column: missing"] * number
+
+
 @pytest.mark.parametrize("is_eager", [True, False])
 def test_queries_before_the_routing_are_children_of_the_request(
     is_eager: bool, backend: Backend, instrumented: Instrumented, database: Database
