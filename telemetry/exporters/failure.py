@@ -40,6 +40,11 @@ class Failure(str):
         return made
 
     @property
+    def said(self) -> tuple[str, str | None, tuple[str, ...]]:
+        """All that is known: what is equal where the events are."""
+        return str(self), self._message, self._stack
+
+    @property
     def attributes(self) -> dict[str, str]:
         """The attributes of the event (semantic conventions for exceptions)."""
         if self._message is None:

@@ -31,7 +31,8 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
-from telemetry.exporters.failure import failure_in
+from telemetry.exporters.failure import Failure, failure_in
+from telemetry.exporters.remembered import Remembered
 from telemetry.requests import MADE, url_path
 
 if TYPE_CHECKING:
@@ -199,12 +200,21 @@ def _outcome(error_type: str | None, end_unix_ns: int) -> bytes:
     failure = failure_in(error_type)
     if failure is None:
         return _UNSET if error_type is None else _ERROR
-    # time_unix_nano (1), name (2) and attributes (3) of the event; message (2) and code (3) of the status.
-    event = b"".join(
-        (b"\x09", end_unix_ns.to_bytes(8, "little"), b"\x12\x09exception", attributes(3, failure.attributes))
-    )
+    known = _failures.made.get(failure.said)
+    before, behind = known[0] if known is not None else _failed(failure)
+    return before + end_unix_ns.to_bytes(8, "little") + behind
+
+
+def _failed(failure: Failure) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the time of an exception: event, and status of the span."""
+    rest = b"\x12\x09exception" + attributes(3, failure.attributes)  # name (2) and attributes (3)
+    before = b"\x5a" + varint(9 + len(rest)) + b"\x09"  # time_unix_nano (1)
     description = b"" if failure.description is None else field(2, text(failure.description))
-    return field(11, event) + field(15, description + _CODE_ERROR)
+    made = before, rest + field(15, description + _CODE_ERROR)  # message (2) and code (3)
+    return _failures.keep(failure.said, made, None, len(rest))
+
+
+_failures: Remembered[tuple[bytes, bytes]] = Remembered()
 
 
 @functools.lru_cache(maxsize=2048)
