@@ -173,7 +173,14 @@ class Indexer:
                 return
             # Not entry.stat(): on Windows that is a cached value without the final size.
             status = Path(entry.path).stat()
-        except OSError:
+        except FileNotFoundError:
+            return
+        except OSError as error:  # what is known of it stays; a folder may be one whose files only their owner sees
+            walk.unreadable.append(path)
+            folder, is_inside, _ = path.rpartition("/")
+            if is_inside:
+                reason = f"a folder whose files can't be looked at: {error.strerror}"
+                walk.files.setdefault(f"{folder}/", FoundFile(f"{folder}/", 0, 0, reason))
             return
         if entry.is_file():
             # A file can bear any date, SQLite's integers end with the year 2262.

@@ -6,6 +6,7 @@ open other files or addresses.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -37,6 +38,16 @@ MIME_TYPES = {
     ".3gp": "video/3gpp",
 }
 MAX_PIXELS = 64_000_000
+_PASSING = {
+    errno.EACCES,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EPERM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 _CHUNK_BYTES = 64 * 1024
 _MAX_PACKETS = 100
 _OPEN_OPTIONS = {
@@ -111,7 +122,9 @@ def quarter_turns(frame: VideoFrame) -> int:
 
 
 def probe(path: Path) -> MediaInfo:
-    """Read the facts of a video file. Raises `ProbeError`, whatever is wrong with the file."""
+    """Read the facts of a video file. Raises `ProbeError`, whatever is wrong with the file, and `OSError` where it is the disk or
+    the system that does not give it out now.
+    """
     if path.stat().st_size == 0:
         raise ProbeError("an empty file")
     try:
@@ -120,6 +133,8 @@ def probe(path: Path) -> MediaInfo:
     except ProbeError:
         raise
     except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            raise OSError(error.errno, os.strerror(error.errno)) from error
         raise ProbeError(_reason(error)) from error
 
 

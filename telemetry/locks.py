@@ -76,11 +76,12 @@ _DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
 _BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
 _DML: Final = "INSERT|UPDATE|DELETE|REPLACE"
 _HOW: Final = re.IGNORECASE | re.DOTALL
-_OF_CTE: Final = rf"{_BLANK}*WITH\b.*\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE\b.*\bSET|DELETE\s+FROM)\b"
-"""Writes of which Python tells no number of rows either."""
+_OF_CTE: Final = rf"{_BLANK}*WITH\b"
+"""A write, where it returns no rows, of which Python tells no number of rows either."""
+_NO_CODE: Final = r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*'?|"[^"]*"?"""
 _LOCKS: Final = rf"{_BLANK}*(?:{_BEGIN_NOW}|{_DDL})\b"
-_WAITS: Final = rf"(?:^|;){_BLANK}*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b"
-_ELSEWHERE: Final = r"\b(?:create\s+temp|attach)"
+_WAITS: Final = rf"(?:^|;)\s*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b"
+_ELSEWHERE: Final = r"(?:^|;)\s*(?:create\s+temp(?:orary)?|attach)\b"
 """Of a connection with tables in other files or in none, it can't be told which file a statement writes to."""
 _WRITES_AT_ONCE: Final = (
     rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b"
@@ -135,22 +136,23 @@ def _real(path: str) -> str:
 
 
 def wrote(
-    connection: sqlite3.Connection, record: RequestRecord | None, sql: str, start_ns: int, duration_ns: int, rows: int
+    cursor: sqlite3.Cursor, record: RequestRecord | None, sql: str, start_ns: int, duration_ns: int, rows: int
 ) -> int:
     """Note a statement that changed rows (`rows` is not negative), returns none or took long, and return the number of the
     write transaction that it changed rows in, 0 for none.
 
     The time it waited is added to `record`.
     """
+    connection = cursor.connection
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
     if state is None:
         return 0
     file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
-    if rows < 0 and re.match(_OF_CTE, sql, _HOW):
+    if rows < 0 and cursor.description is None and re.match(_OF_CTE, sql, _HOW):
         rows = 0
     if duration_ns >= WORTH_ASKING_NS and file is not None:
         ran_long(connection, sql)
-        if rows >= 0 or re.search(_WAITS, sql, _HOW):
+        if rows >= 0 or re.search(_WAITS, _code_of(sql), _HOW):
             waited_ns = _waited(record, state, file, start_ns, end_ns)
     if rows < 0:
         if file is not None and _leads_elsewhere(sql):
@@ -191,7 +193,12 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
 
 def _leads_elsewhere(sql: str) -> bool:
     lowered = sql.lower()  # to search in a long script without regard to case takes as long as running it
-    return ("attach" in lowered or "temp" in lowered) and re.search(_ELSEWHERE, lowered) is not None
+    return ("attach" in lowered or "temp" in lowered) and re.search(_ELSEWHERE, _code_of(lowered)) is not None
+
+
+def _code_of(sql: str) -> str:
+    """Return `sql` without comments, literals and quoted names."""
+    return re.sub(_NO_CODE, " ", sql, flags=_HOW)
 
 
 _NEVER_NS: Final = 2**63
@@ -226,10 +233,17 @@ def failed(
     record.wait_ns += duration_ns - waited_ns
 
 
-def released(connection: sqlite3.Connection, *, is_over: bool = False) -> None:
-    """Note the end of a transaction, unless it goes on. Where it `is_over`, the connection may be in the next one already."""
+def released(connection: sqlite3.Connection, *, has_ended: bool = False) -> None:
+    """Note the end of a transaction, unless it goes on. It `has_ended` where that is what was called: of connections that begin
+    the next one by themselves, the same attribute tells of that."""
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
-    if state is not None and state.transaction and (is_over or not connection.in_transaction):
+    if state is None or not state.transaction:
+        return
+    try:
+        goes_on = connection.in_transaction and not (has_ended and getattr(connection, "autocommit", None) is False)
+    except sqlite3.Error:  # it is closed
+        goes_on = False
+    if not goes_on:
         _release(state)
 
 

@@ -112,7 +112,7 @@ class Sums:
         if rows >= 0:
             self.rows = rows + max(self.rows, 0)
         if len(self._seen) < _MAX_DISTINCT:
-            self._seen.add(-self.runs if parameters is None else parameters)
+            self._seen.add(-start_ns if parameters is None else parameters)
         if transaction and transaction not in self.transactions:
             if len(self.transactions) < _MAX_DISTINCT:
                 self.transactions.add(transaction)
@@ -196,6 +196,7 @@ class RequestRecord:
         "context",
         "decision",
         "eager",
+        "early",
         "error",
         "exported",
         "failed",
@@ -232,6 +233,8 @@ class RequestRecord:
         self.context: Context | None = None
         self.span: Span | None = None
         self.eager = False  # spans are made at once, because somebody is there to see them start
+        # Queries before the server span that is to be made at once, and the contexts that they were made in.
+        self.early: list[tuple[Query, Context]] | None = None
         self.exported = False  # spans are made from this record later
         self.held: list[Held] | None = None  # what is exported if the request turns out to be kept
         self.parents: list[tuple[Query, SpanContext]] | None = None  # of queries made inside of spans of the app's own
@@ -474,14 +477,22 @@ def with_room(sums: dict[SumKey, Sums], spared: Iterable[Sums]) -> dict[SumKey, 
     kept = set(map(id, spared))
     found: dict[SumKey, Sums] = {}
     for key, each in sums.items():
-        first = found.setdefault(key if id(each) in kept else (masked(each.sql), *key[1:]), each)
-        if first is not each:
+        is_spared = id(each) in kept
+        shared = key if is_spared else (masked(each.sql), *key[1:])
+        first = found.setdefault(shared, each)
+        if first is each:
+            continue
+        if is_spared:  # it stays what it is
+            found[shared] = each
+            each.absorb(first)
+        else:
             first.absorb(each)
     if len(found) > MAX_SUMS:
-        rest = found.setdefault(_REST, Sums("", NO_SITE))
-        rare = sorted(found, key=lambda key: (found[key].runs, found[key].last_ns))[: len(found) - MAX_SUMS // 2]
-        for key in rare:
-            if id(found[key]) not in kept and key != _REST:
+        by_runs = sorted(found, key=lambda key: (found[key].runs, found[key].last_ns))
+        rare = [key for key in by_runs[: len(found) - MAX_SUMS // 2] if id(found[key]) not in kept and key != _REST]
+        if rare:
+            rest = found.setdefault(_REST, Sums("", NO_SITE))
+            for key in rare:
                 rest.absorb(found.pop(key))
     return found
 

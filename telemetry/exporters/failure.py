@@ -14,6 +14,7 @@ _CAUSE: Final = "\nThe above exception was the direct cause of the following exc
 _CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
 _SAYING_MORE: Final = (SyntaxError, NameError, AttributeError, ImportError, BaseExceptionGroup)
 """What the standard library writes more of than a type and a message."""
+_FRAME_BYTES: Final = 120  # of three numbers and a reference
 _ways: Final[Remembered[str]] = Remembered()
 
 
@@ -34,7 +35,7 @@ class Failure(str):
         """Return what is known of `error`; of one that can't be written as text, its type."""
         made = cls(error_type_of(error))
         try:
-            made._message, made._stack = clean(str(error)), _stacktrace(error)
+            made._message, made._stack = clean(str.__str__(str(error))), _stacktrace(error)
         except Exception:
             made._message, made._stack = None, ()
         return made
@@ -71,7 +72,8 @@ def failure_in(error_type: str | None) -> Failure | None:
 def error_type_of(error: BaseException) -> str:
     """Return the fully qualified class name of `error`, as `error.type` wants it."""
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    module = kind.__module__
+    return f"{module}.{kind.__qualname__}" if module and module != "builtins" else kind.__qualname__
 
 
 def clean(text: str) -> str:
@@ -100,7 +102,9 @@ def _parts(error: BaseException) -> tuple[str, ...] | None:
     seen: set[int] = set()
     shown: BaseException | None = error
     while shown is not None:
-        if isinstance(shown, _SAYING_MORE) or hasattr(shown, "__notes__") or id(shown) in seen:
+        module: object = type(shown).__module__
+        is_usual = module and isinstance(module, str) and not isinstance(shown, _SAYING_MORE)
+        if not is_usual or hasattr(shown, "__notes__") or id(shown) in seen:
             return None
         seen.add(id(shown))
         parts.append(_last_line(shown))
@@ -116,7 +120,7 @@ def _parts(error: BaseException) -> tuple[str, ...] | None:
 
 
 def _last_line(error: BaseException) -> str:
-    kind, message = type(error), str(error)
+    kind, message = type(error), str.__str__(str(error))
     name = kind.__qualname__ if kind.__module__ == "__main__" else error_type_of(error)
     return f"{name}: {message}\n" if message else f"{name}\n"
 
@@ -136,4 +140,4 @@ def _way_of(stack: TracebackType) -> str:
     if known is not None:
         return known[0]
     text = "".join(("Traceback (most recent call last):\n", *traceback.format_tb(stack)))
-    return _ways.keep(key, text, codes, len(text))
+    return _ways.keep(key, text, codes, len(text) + _FRAME_BYTES * len(codes))

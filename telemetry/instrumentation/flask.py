@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from threading import Thread, current_thread
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from telemetry.exporters.ended import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
 from telemetry.instrumentation.spans import DeferredSpan, Mode
-from telemetry.requests import ENVIRON_KEY, MADE, RECORD_KEY, RequestRecord, serving
+from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -93,8 +94,9 @@ class RequestMiddleware:
                 headers = [*headers, *costs]
             return start_response(status, headers, *exc_info)
 
+        outer = environ.get(ENVIRON_KEY)
         environ[ENVIRON_KEY] = record
-        token = attach(self._context(record, environ))
+        token = attach(self._context(record, environ, outer))
         serving_token = serving.set(record)
         try:
             body = self._wsgi_app(environ, recording_start_response)
@@ -115,11 +117,16 @@ class RequestMiddleware:
         self._finish(record, environ, perf_counter_ns())
         return body
 
-    def _context(self, record: RequestRecord, environ: Environ) -> Context:
-        """Return the context that the request runs in: what its headers carry, its record and its span."""
+    def _context(self, record: RequestRecord, environ: Environ, outer: RequestRecord | None) -> Context:
+        """Return the context that the request runs in: what its headers carry, its record and its span.
+
+        `outer` is what another app has begun to record of the same request: nothing, where that has handed it on unseen.
+        """
         parent = get_current()
         span = None
         try:
+            if outer is not None and outer.request is None and isinstance(outer.span, DeferredSpan):
+                parent = outer.span.around if parent.get(SPAN_KEY) is outer.span else parent
             if parent.get(SPAN_KEY, trace.INVALID_SPAN) is trace.INVALID_SPAN:  # else it is part of what goes on here
                 incoming = incoming_context(environ)
                 if incoming is not None:
@@ -127,7 +134,7 @@ class RequestMiddleware:
             tracing = self.capture.tracing
             mode = tracing.mode
             if mode is _EAGER:
-                record.eager = True
+                record.eager, record.early = True, []
                 record.add = None
                 if not self._starts_spans:
                     self._starts_spans = True
@@ -214,9 +221,11 @@ class RequestMiddleware:
             context = record.context or Context()
             record.span = self.capture.tracing.start_server_span(record, environ, context)
             record.context = trace.set_span_in_context(record.span, context)
-            for query in record.queries:
-                if not query[4] & MADE:  # it was made before the routing
-                    self.capture.tracing.make_query_span(record, query, record.context)
+            around = trace.get_current_span(context)
+            for query, asked_in in record.early or ():  # before the routing
+                is_inside = trace.get_current_span(asked_in) is not around  # of a span of the app's own
+                self.capture.tracing.make_query_span(record, query, asked_in if is_inside else record.context)
+            record.early = None
         except Exception:
             self.capture.fail("a server span could not be started")
 
@@ -284,24 +293,27 @@ class StreamedBody:
         self._finish = finish
         self._finish_later = finish_later
         self._first_byte_ns: int | None = None
-        self._context = record.context or Context()
+        self._context = self._own_context = record.context or Context()
+        self._thread: Thread | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        token = attach(self._context)
+        token = attach(self._context_here())
         serving_token = serving.set(self._record)
         try:
             if self._chunks is None:
                 self._chunks = iter(self._body)
             chunk = next(self._chunks)
-            self._context = get_current()  # a span may be current there over several chunks
+            self._context = self._left_current()
             return chunk
         except StopIteration:
+            self._context = self._own_context
             self._end()
             raise
         except BaseException as error:
+            self._context = self._own_context
             self._record.error = error
             self._end()
             raise
@@ -311,9 +323,23 @@ class StreamedBody:
             serving.reset(serving_token)
             detach(token)
 
+    def _context_here(self) -> Context:
+        """Return the context to go on in: what was made current in another thread can't be taken back in this one."""
+        thread = current_thread()
+        if thread is not self._thread:
+            self._thread, self._context = thread, self._own_context
+        return self._context
+
+    def _left_current(self) -> Context:
+        """Return the context that the next chunk is made in: a span may be current over several of them, until it ends."""
+        left = get_current()
+        if left is self._context or trace.get_current_span(left).is_recording():
+            return left
+        return self._own_context
+
     def close(self) -> None:
         """Close the body, in the request's context, and complete the request."""
-        token = attach(self._context)
+        token = attach(self._context_here())
         serving_token = serving.set(self._record)
         try:
             close = getattr(self._body, "close", None)

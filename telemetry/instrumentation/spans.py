@@ -107,6 +107,11 @@ class DeferredSpan(trace.Span):
             self.reserved = tracing.new_ids(self.parent_context if parent else None)
 
     @property
+    def around(self) -> Context:
+        """The context that the request came in."""
+        return self._parent
+
+    @property
     def made(self) -> Span | None:
         """The span of the SDK, if it has been needed."""
         return self._made

@@ -110,7 +110,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
             rows = cursor.rowcount
             transaction = 0
             if rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
-                transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+                transaction = locks.wrote(cursor, record, sql, start_ns, duration_ns, rows)
                 if rows == 0 and cursor.description is not None:
                     rows = -1  # of RETURNING it is known when all are fetched
             frame = _getframe(_depth)
@@ -318,15 +318,15 @@ class TracedConnection(sqlite3.Connection):
 
     def commit(self) -> None:
         _commit(self)
-        locks.released(self, is_over=True)
+        locks.released(self, has_ended=True)
 
     def rollback(self) -> None:
         _rollback(self)
-        locks.released(self, is_over=True)
+        locks.released(self, has_ended=True)
 
     def close(self) -> None:
         _close(self)
-        locks.released(self, is_over=True)
+        locks.released(self)
 
     def __exit__(self, *raised: Any) -> Any:
         try:
@@ -334,7 +334,7 @@ class TracedConnection(sqlite3.Connection):
         except BaseException:
             locks.released(self)
             raise
-        locks.released(self, is_over=True)
+        locks.released(self, has_ended=True)
         return made
 
 
@@ -555,22 +555,23 @@ def _record_elsewhere(
 ) -> None:
     """Record a query that `_timed_elsewhere` has timed, in the context of what made it."""
     cursor, sql, parameters, flags, site, start_unix_ns, start_ns = made
-    is_early = (
-        record is not None and record.eager and record.span is None
-    )  # its span is made when that of the request is
+    early = None if record is None else record.early
     error_type = None
     if error is not None:
-        error_type = record.failure(error) if record is not None and is_early else error_type_of(error)
+        is_told = record is not None and early is not None  # when the span is made
+        error_type = record.failure(error) if record is not None and is_told else error_type_of(error)
     rows = -1 if error is not None else cursor.rowcount
     transaction = 0
     if error is not None:
         locks.failed(cursor.connection, record, error, start_ns, duration_ns)
     elif rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
-        transaction = locks.wrote(cursor.connection, record, sql, start_ns, duration_ns, rows)
+        transaction = locks.wrote(cursor, record, sql, start_ns, duration_ns, rows)
         if rows == 0 and cursor.description is not None:
             rows = -1
     text = sql if error is None else _text(sql)
-    query = (text, start_ns, duration_ns, error_type, flags if is_early else flags | MADE, rows, transaction, *site)
+    query = (text, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
+    if early is not None:
+        early.append((query, get_current()))
     hashed = None if flags else _hash_of(sql, parameters)
     _tell(query, hashed)
     if record is not None:

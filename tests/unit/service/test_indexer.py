@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -195,6 +196,24 @@ def test_a_folder_that_cannot_be_read_keeps_its_videos_and_is_told(indexer, fold
     indexer.scan()
     assert "inner/100% blü & #1?.webm" in paths()
     assert problems() == {}
+
+
+def test_videos_that_cannot_be_looked_at_stay_and_are_told(indexer, folder, paths, problems, monkeypatch):
+    indexer.scan()
+    stat = Path.stat
+
+    def refuse(path, **options):
+        if path.suffix in {".webm", ".mp4"}:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", refuse)
+        assert indexer.scan().gone == 0
+        assert len(paths()) == 2
+        assert problems() == {"inner/": "a folder whose files can't be looked at: Permission denied"}
+    indexer.scan()
+    assert (len(paths()), problems()) == (2, {})
 
 
 def test_a_video_that_could_not_be_read_is_listed_as_soon_as_it_can(indexer, paths, problems, monkeypatch, caplog):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import shutil
 
 import av
@@ -109,3 +110,15 @@ def test_an_empty_file_has_a_hash_too(tmp_path):
 )
 def test_the_mime_type_follows_the_extension(path, mime):
     assert mime_type(path) == mime
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EIO, OSError), (errno.EMFILE, OSError), (errno.EINVAL, ProbeError)]
+)
+def test_what_the_disk_does_not_give_out_now_is_no_fault_of_the_file(number, kind, clips, monkeypatch):
+    def fail(path):
+        raise OSError(number, "told by FFmpeg")
+
+    monkeypatch.setattr(service.probe, "open_video", fail)
+    with pytest.raises(kind):
+        probe(clips / "red.mp4")

@@ -154,6 +154,60 @@ def test_where_each_transaction_begins_the_next_one_no_lock_is_held_between_them
         assert transactions(kept_of(view)) == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="connections have no such attribute")
+def test_where_python_leaves_transactions_alone_a_commit_of_its_own_ends_none(file: Path, kept_of: Kept) -> None:
+    with opened(file, autocommit=True) as db:
+
+        def view() -> None:
+            db.execute("BEGIN")
+            insert_twice(db)
+            for end in (db.commit, db.rollback, lambda: db.__exit__(None, None, None)):
+                end()
+                assert is_held(file)
+            insert_twice(db)
+            db.execute("COMMIT")
+            assert not is_held(file)
+
+        assert transactions(kept_of(view)) == [0, 0, 0, 0]
+
+
+def test_a_script_on_a_closed_connection_holds_no_lock_and_is_counted(file: Path, kept_of: Kept) -> None:
+    with opened(file) as db:
+        cursor = db.cursor()
+        db.close()
+
+        def view() -> None:
+            with pytest.raises(sqlite3.ProgrammingError):
+                cursor.executescript("INSERT INTO t VALUES (1)")
+            assert not is_held(file)
+
+        assert kept_of(view).query_count == 1
+
+
+@pytest.mark.parametrize("sql", ["SELECT count(*) FROM attachments x, attachments y", "SELECT 'attach ; attach'"])
+def test_what_only_sounds_like_another_file_leads_to_none(sql: str, file: Path, kept_of: Kept) -> None:
+    with opened(file) as db:
+        db.execute("CREATE TABLE attachments (a)")
+
+        def view() -> None:
+            locks.wrote(db.execute(sql), None, sql, 0, 0, -1)
+            insert_twice(db)
+            assert is_held(file)
+            db.commit()
+
+        kept_of(view)
+
+
+def test_a_slow_read_behind_a_common_table_expression_is_no_write(file: Path, kept_of: Kept) -> None:
+    sql = "WITH q AS (SELECT 'update the set') SELECT * FROM q"
+    with opened(file) as db:
+
+        def view() -> None:
+            assert locks.wrote(db.execute(sql), None, sql, 0, 2 * locks.WORTH_ASKING_NS, -1) == 0
+
+        kept_of(view)
+
+
 def test_a_write_behind_a_common_table_expression_is_one(file: Path, kept_of: Kept) -> None:
     writes = [
         "WITH q(v) AS (SELECT 1) INSERT INTO t SELECT v FROM q",

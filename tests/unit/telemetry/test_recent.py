@@ -211,6 +211,52 @@ def test_what_repeats_is_told_however_many_different_statements_precede_it(numbe
     assert len(request.sums or ()) <= 3 * MAX_SUMS + 1
 
 
+class Place:
+    """A parameter whose hash is that of its address."""
+
+    def __conform__(self, _: Any) -> int:
+        return 1
+
+
+def test_what_cannot_be_compared_stays_different_in_sums(kept_of: Kept) -> None:
+    def view() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            for key in range(600):
+                db.execute(f"SELECT {key} WHERE 1 = ?", (Place(),))
+
+    found = fanout.analyse(kept_of(view))
+    assert ([group.distinct for group in found.groups], found.verdict) == ([600], "n_plus_one")
+
+
+def letters(number: int) -> str:
+    return "".join(chr(ord("a") + int(digit)) for digit in str(number))
+
+
+@pytest.mark.parametrize("held", [400, 560, 2000])
+def test_what_is_fetched_late_counts_for_its_statement(held: int, kept_of: Kept) -> None:
+    def view() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            for key in range(held):
+                db.execute(f"SELECT 1 WHERE 1 = {key}").fetchall()
+            late = db.execute("SELECT 1 WHERE 1 = ?", (1,))
+            cursors = [db.execute(f"SELECT 1 AS {letters(key)}") for key in range(held)]
+            one_statement_of(db, 2000)
+            late.fetchall()
+            cursors.clear()
+
+    request = kept_of(view)
+    found = fanout.analyse(request)
+    assert sum(group.runs for group in found.groups) == request.query_count == 2 * held + 2001
+    assert all(group.runs for group in found.groups)
+    assert sum(group.rows or 0 for group in found.groups if "WHERE" in group.sql) == 2
+
+
+def one_statement_of(db: sqlite3.Connection, number: int) -> None:
+    cursor = db.cursor()
+    for _ in range(number):
+        cursor.execute("SELECT 2")
+
+
 def test_what_is_kept_takes_about_what_is_estimated(instrumented: Instrument, metrics: PerformanceMetrics) -> None:
     """A bound of 1 MB holds by the count of the allocator too, over requests of all sizes."""
     from flask import Flask

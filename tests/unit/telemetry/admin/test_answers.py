@@ -34,6 +34,14 @@ def test_what_is_not_json_is_never_sent(value: object) -> None:
         answers.json(value)
 
 
+class Statement(str):
+    """What an app may hand to `execute`."""
+
+
+def test_a_string_of_a_class_of_its_own_is_a_string() -> None:
+    assert answers.json({"sql": Statement("SELECT 1")}).get_data(as_text=True) == '{"sql":"SELECT 1"}\n'
+
+
 def test_json_keeps_its_order_and_its_letters() -> None:
     answer = answers.json({"b": "Łódź", "a": [1, 2.5, None]}, 418)
     assert answer.get_data(as_text=True) == '{"b":"Łódź","a":[1,2.5,null]}\n'

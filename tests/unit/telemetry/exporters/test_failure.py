@@ -187,6 +187,41 @@ def test_lines_that_were_told_by_hand_are_taken() -> None:
         assert f", line {line}, " in Failure.of(error).attributes["exception.stacktrace"]
 
 
+@pytest.mark.parametrize("module", [None, "", 5, "__main__"])
+def test_a_class_of_an_odd_module_is_called_what_the_sdk_calls_it(module: object) -> None:
+    kind = type("OddError", (Exception,), {})
+    kind.__module__ = module  # type: ignore[assignment]
+    error = raised(lambda: throw(kind("odd")))
+    assert Failure.of(error).attributes == recorded(error)
+
+
+def test_a_message_of_a_class_of_its_own_is_a_string() -> None:
+    class Message(str):
+        __slots__ = ()
+
+        def __len__(self) -> int:
+            raise RuntimeError("no length")
+
+    class MessageError(Exception):
+        def __str__(self) -> str:
+            return Message("said")
+
+    failure = Failure.of(raised(lambda: throw(MessageError())))
+    assert failure.attributes["exception.message"] == "said"
+    assert failure.characters > 4
+
+
+def test_ways_through_deep_recursion_count_with_all_their_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    from telemetry.exporters import failure
+
+    kept: remembered.Remembered[str] = remembered.Remembered()
+    monkeypatch.setattr(failure, "_ways", kept)
+    monkeypatch.setattr(remembered, "MAX_CHARACTERS", 50_000)
+    for depth in range(200, 300):
+        Failure.of(raised(lambda depth=depth: recursion(depth)))
+        assert len(kept.made) <= 2
+
+
 def test_text_that_is_no_unicode_is_marked() -> None:
     said = Failure.of(raised(lambda: throw(ValueError("no \udc80.mp4")))).attributes
     assert said["exception.message"] == "no ?.mp4"

@@ -615,14 +615,17 @@ def test_an_unsampled_span_records_nothing_and_is_not_made(instrumented: Instrum
 class QueryingSessions(SecureCookieSessionInterface):
     """Asks the database for each session, which is before the routing."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, provider: TracerProvider) -> None:
         self._database = database
+        self._provider = provider
 
     def open_session(self, *args: Any) -> Any:
         connection = self._database()
         connection.execute("SELECT 'session'")
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("SELECT missing")
+        with self._provider.get_tracer("app").start_as_current_span("own"):
+            connection.execute("SELECT 'inside'")
         return super().open_session(*args)
 
 
@@ -657,14 +660,20 @@ def test_queries_before_the_routing_are_children_of_the_request(
         backend.provider.add_span_processor(recorder)
     app = app_of(lambda name: name, "/<name>")
     app.add_url_rule("/left-out", "left_out", lambda: "x")
-    app.session_interface = QueryingSessions(database)
+    app.session_interface = QueryingSessions(database, backend.provider)
     settings = TelemetrySettings(excluded_routes=("/left-out",))
     client = instrumented(app, tracer_provider=backend.provider, settings=settings).test_client()
     for path in ("/a", "/left-out", "/no/such/page"):
         client.get(path)
-    assert backend.named_count() == {"GET /<name>": 1, "GET": 1, "SELECT": 4}
+    wanted = Counter({"GET /<name>": 1, "GET": 1, "SELECT": 6, "own": 3})
+    if not is_eager:
+        wanted["GET /left-out"] = 1  # the parent of a span of the app's own, before anybody knew what was asked for
+    assert backend.named_count() == wanted
     server = backend.named("GET /<name>")
-    asked, failed = [span for span in backend.spans() if span.parent == server.context]
+    asked, failed = [span for span in backend.spans() if span.parent == server.context and span.name == "SELECT"]
+    own = {span.context.span_id for span in backend.spans() if span.name == "own" and span.context}
+    inside = [span.parent for span in backend.spans() if "inside" in str(span.attributes)]
+    assert {parent.span_id for parent in inside if parent} <= own
     assert ([len(span.events) for span in (asked, failed)], server.parent) == ([0, 1], None)
     assert asked.start_time is not None
     assert server.start_time is not None
@@ -679,10 +688,12 @@ def test_a_span_that_stays_current_over_the_chunks_of_a_body_is_the_parent_of_th
 ) -> None:
     if is_eager:
         backend.provider.add_span_processor(Recorder())
+    connections: list[sqlite3.Connection] = []
 
     def view() -> Response:
         def chunks() -> Iterator[str]:
             connection = database()
+            connections.append(connection)
             connection.execute("SELECT 'before'")
             with backend.provider.get_tracer("app").start_as_current_span("report"):
                 for number in range(2):
@@ -690,12 +701,18 @@ def test_a_span_that_stays_current_over_the_chunks_of_a_body_is_the_parent_of_th
                     yield str(number)
             connection.execute("SELECT 'behind'")
             yield "end"
+            stack.enter_context(backend.provider.get_tracer("app").start_as_current_span("left open"))
+            yield ""
 
-        return Response(chunks())
+        stack = contextlib.ExitStack()
+        response = Response(chunks())
+        response.call_on_close(lambda: connections[0].execute("SELECT 'closing'"))
+        return response
 
     app = instrumented(app_of(view), tracer_provider=backend.provider)
     before = get_current()
-    assert app.test_client().get("/").text == "01end"
+    with app.test_client().get("/") as response:
+        assert response.text == "01end"
     assert get_current() is before
     names = {span.context.span_id: span.name for span in backend.spans() if span.context}
     parents = {
@@ -708,7 +725,39 @@ def test_a_span_that_stays_current_over_the_chunks_of_a_body_is_the_parent_of_th
         "SELECT 0": "report",
         "SELECT 1": "report",
         "SELECT 'behind'": "GET /",
+        "SELECT 'closing'": "GET /",
     }
+
+
+def test_a_span_that_ends_in_another_thread_is_the_parent_of_nothing_later(
+    backend: Backend, instrumented: Instrumented, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def view() -> Response:
+        def chunks() -> Iterator[str]:
+            connection = database()
+            with backend.provider.get_tracer("app").start_as_current_span("report"):
+                yield "first"
+            for number in range(2):
+                connection.execute(f"SELECT {number}")
+                yield str(number)
+
+        return Response(chunks())
+
+    app = instrumented(app_of(view), tracer_provider=backend.provider)
+    body = app.test_client().get("/", buffered=False).response
+    read: list[Any] = []
+
+    def go_on() -> None:
+        read.append(next(iter(body), None))
+
+    for _ in range(4):
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        thread.join()
+    assert read == [b"first", b"0", b"1", None]
+    server = backend.named("GET /").context
+    assert [span.parent for span in backend.spans() if span.name == "SELECT"] == [server, server]
+    caplog.clear()  # OpenTelemetry tells that a span has ended elsewhere
 
 
 class SubclassedProcessor(BatchSpanProcessor):

@@ -44,6 +44,7 @@ from telemetry import (
     instrument,
     uninstrument,
 )
+from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.instrumentation.spans import request_attributes
 
 Instrumented = Callable[..., Flask]
@@ -146,6 +147,30 @@ def test_an_http_exception_that_an_extension_signals_and_answers_is_no_error(
 
     instrumented(one_view(view)).test_client().get("/")
     assert counts(metrics) == {"GET /": (1, errors)}
+
+
+@pytest.mark.parametrize("is_deferred", [True, False])
+def test_the_span_of_an_app_that_is_mounted_before_another_one_has_the_parent_that_the_client_names(
+    is_deferred: bool, instrumented: Instrumented
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(DeferredSpanProcessor(exporter) if is_deferred else SimpleSpanProcessor(exporter))
+    inner = instrumented(one_view(lambda: "inner", "/e"), tracer_provider=provider)
+    outer = one_view(lambda: inner.test_client().get("/e").text)
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/in": inner.wsgi_app})  # type: ignore[method-assign]
+    client = instrumented(outer, tracer_provider=provider).test_client()
+    for headers, parent in (({}, None), ({"traceparent": TRACEPARENT}, 0xB7AD6B7169203331)):
+        assert client.get("/in/e", headers=headers).text == "inner"
+        provider.force_flush()
+        (span,) = exporter.get_finished_spans()
+        assert span.kind is SpanKind.SERVER
+        assert (span.parent and span.parent.span_id) == parent
+        exporter.clear()
+    client.get("/")  # in which the outer app asks the inner one
+    provider.force_flush()
+    kinds = {span.name: span.kind for span in exporter.get_finished_spans()}
+    assert kinds == {"GET /e": SpanKind.INTERNAL, "GET /": SpanKind.SERVER}
+    provider.shutdown()
 
 
 def test_an_http_exception_in_teardown_is_an_error(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
