@@ -300,13 +300,16 @@ class StreamedBody:
         return self
 
     def __next__(self) -> bytes:
-        token = attach(self._context_here())
+        context = self._context if self._context is self._own_context else self._context_here()
+        token = attach(context)
         serving_token = serving.set(self._record)
         try:
             if self._chunks is None:
                 self._chunks = iter(self._body)
             chunk = next(self._chunks)
-            self._context = self._left_current()
+            left = get_current()
+            if left is not context:
+                self._go_on_in(left)
             return chunk
         except StopIteration:
             self._context = self._own_context
@@ -323,19 +326,17 @@ class StreamedBody:
             serving.reset(serving_token)
             detach(token)
 
+    def _go_on_in(self, left: Context) -> None:
+        """Have the next chunk made in the context that one has left: a span may be current over several, until it ends."""
+        self._context, self._thread = self._own_context, current_thread()
+        if trace.get_current_span(left).is_recording():
+            self._context = left
+
     def _context_here(self) -> Context:
         """Return the context to go on in: what was made current in another thread can't be taken back in this one."""
-        thread = current_thread()
-        if thread is not self._thread:
-            self._thread, self._context = thread, self._own_context
+        if current_thread() is not self._thread:
+            self._context = self._own_context
         return self._context
-
-    def _left_current(self) -> Context:
-        """Return the context that the next chunk is made in: a span may be current over several of them, until it ends."""
-        left = get_current()
-        if left is self._context or trace.get_current_span(left).is_recording():
-            return left
-        return self._own_context
 
     def close(self) -> None:
         """Close the body, in the request's context, and complete the request."""
