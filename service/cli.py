@@ -68,7 +68,7 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
         settings = settings.model_copy(update={"port": pick_port(settings.host, settings.port)})
         claimed = claim_port(settings.data, settings.port) if loaded.settings.port else None
         token = _check_start(settings)
-    except telemetry.SettingsError as error:
+    except (telemetry.SettingsError, telemetry.InstrumentationError) as error:
         fail(str(error), WRONG_SETTING)
     except (ServerError, OSError) as error:
         fail(str(error), FAILED)
@@ -84,10 +84,12 @@ def _check_start(settings: Settings) -> str:
     line for the user."""
     from service.admin import load_token
     from service.db import DATABASE_FILE, Database
-    from telemetry import pipeline
+    from telemetry import apps, pipeline
     from telemetry.exporters import registry
 
-    registry.check(telemetry.TelemetrySettings.load())
+    loaded = telemetry.TelemetrySettings.load()
+    registry.check(loaded)
+    apps.check_instrumentation(loaded.instrumentation)
     pipeline.check()
     Database(settings.data.resolve() / DATABASE_FILE).close()
     return load_token(settings.data.resolve())

@@ -114,7 +114,7 @@ def instrument(
             return app
         given = settings
         settings = settings or (metrics.settings if metrics is not None else TelemetrySettings.load())
-        _check_instrumentation(settings.instrumentation)
+        check_instrumentation(settings.instrumentation)
         apart = metrics is not None and meter_provider is None
         metrics = metrics or get_metrics(settings)
         if given is not None and (late := metrics.settled_otherwise(given)):
@@ -176,7 +176,7 @@ def uninstrument(app: Flask) -> None:
         telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = None
 
 
-def _check_instrumentation(chosen: str) -> None:
+def check_instrumentation(chosen: str) -> None:
     """Raise `InstrumentationError` where `chosen` can't be had: not installed, or another one is at work in the process."""
     if +_in_use and not _in_use[chosen]:
         raise InstrumentationError(

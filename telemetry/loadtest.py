@@ -22,6 +22,8 @@ MOST_REQUESTS: Final = 1_000_000
 MOST_CONCURRENCY: Final = 256
 _CHUNK_BYTES = 64 * 1024
 _MOST_KINDS = 20
+_PATIENCE_S = 0.5
+"""So long a request that is under way may take when the test is interrupted; it is left out then."""
 _USER_AGENT = "local-video-server-loadtest"
 
 
@@ -204,9 +206,10 @@ class _LoadTest:
         except KeyboardInterrupt:
             result.stopped = "it was interrupted"
             self._stop.set()
+        until = perf_counter() + (_PATIENCE_S if result.stopped else plan.timeout_s)
         for thread in threads:
             if thread.ident is not None:
-                thread.join(plan.timeout_s)
+                thread.join(max(0.0, until - perf_counter()))
         result.seconds = perf_counter() - started
         self._progress(result.made)
         return result

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import metrics, trace
 from opentelemetry.environment_variables import OTEL_PYTHON_METER_PROVIDER, OTEL_PYTHON_TRACER_PROVIDER
-from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
+from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL, OTEL_METRICS_EXEMPLAR_FILTER
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetector, Resource
@@ -140,6 +140,16 @@ def check() -> None:
         MeterProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
     except ValueError as error:
         raise SettingsError(f"{OTEL_METRICS_EXEMPLAR_FILTER} can't be used: {error}") from error
+    interval = os.environ.get(OTEL_METRIC_EXPORT_INTERVAL, "").strip()
+    if not _may_be_interval(interval):
+        raise SettingsError(f"{OTEL_METRIC_EXPORT_INTERVAL} must be over 0, in milliseconds, got {interval!r}")
+
+
+def _may_be_interval(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:  # which OpenTelemetry takes for its default
+        return True
 
 
 def export(

@@ -95,6 +95,10 @@ class QueryRecorder:
         return "\n".join(lines)
 
 
+def _ignore(query: Query, asked: int | None = None) -> None:
+    """Be told of queries for the sake of those who are too."""
+
+
 def _as_kept(made: Any) -> KeptRequest:
     empty: dict[str, Any] = {**dict.fromkeys(KeptRequest._fields), "duration_ns": 0, "wait_ns": 0}
     return KeptRequest(**(empty | vars(made)))
@@ -177,21 +181,31 @@ with contextlib.suppress(ImportError):  # what else is here works without pytest
 
     @pytest.fixture
     def queries() -> Iterator[QueryRecorder]:
-        """The queries that the test makes: `.count`, `.sql`, `.fingerprints`, `.report()`."""
+        """The queries that the test makes, its fixtures aside: `.count`, `.sql`, `.fingerprints`, `.report()`."""
         with record_queries() as recorder:
             yield recorder
 
+    def _has_budget(item: pytest.Item) -> bool:
+        return "queries" in getattr(item, "fixturenames", ()) or item.get_closest_marker("max_queries") is not None
+
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-        """Have `sqlite3` open connections that are seen before the fixtures of a test with a budget open theirs."""
-        if "queries" not in getattr(item, "fixturenames", ()) and item.get_closest_marker("max_queries") is None:
+    def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+        """Have `sqlite3` open connections that are seen, in every test of a run in which one has a budget: fixtures that
+        several tests share are set up by any of them."""
+        if not any(map(_has_budget, session.items)):
             return (yield)
-        with record_queries():
+        sqlite.listen(_ignore)
+        try:
             return (yield)
+        finally:
+            sqlite.unlisten(_ignore)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-        """Hold the budget of `@pytest.mark.max_queries(n)`."""
+        """Count what the test itself makes, and hold the budget of `@pytest.mark.max_queries(n)`."""
+        recorder = getattr(item, "funcargs", {}).get("queries")
+        if isinstance(recorder, QueryRecorder):
+            recorder.clear()  # of what fixtures have made
         marker = item.get_closest_marker("max_queries")
         if marker is None:
             return (yield)

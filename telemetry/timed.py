@@ -43,7 +43,7 @@ def timed(function: _Function, name: str | None, recorder: Callable[[], Recorder
     if not callable(given) or inspect.isclass(given):
         raise TypeError(f"performance_monitor must decorate a function or a method, got {function!r}")
     label = name or function_name(function)
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
         wrapper: Any = _coroutine(function, label, recorder)
     elif inspect.isasyncgenfunction(function):
         wrapper = _async_generator(function, label, recorder)

@@ -25,10 +25,10 @@ def check_chosen(environment: Mapping[str, str]) -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("problem", "exporters", f"{error}.", "Correct it; the server does not start like this.")
         return
-    for signal, exporters in (("spans", chosen.traces), ("metrics", chosen.metrics)):
-        names = ", ".join(str(getattr(each, "name", each)) for each in exporters)
+    for shown, signal, exporters in (("spans", "traces", chosen.traces), ("metrics", "metrics", chosen.metrics)):
+        names = ", ".join(str(getattr(each, "name", each)) for each in exporters if getattr(each, signal, True))
         if names:
-            yield Finding("ok", "exporters", f"{signal} go to: {names}.")
+            yield Finding("ok", "exporters", f"{shown} go to: {names}.")
 
 
 def check_running(host: str, port: int, data: Path) -> Iterator[Finding]:

@@ -17,12 +17,12 @@ _AUTO: Final = "opentelemetry.instrumentation.auto_instrumentation"
 
 def check_telemetry() -> Iterator[Finding]:
     """Look at the settings of the telemetry, and at what it reads the process's figures with."""
-    from telemetry import SettingsError, TelemetrySettings, pipeline, system
+    from telemetry import InstrumentationError, SettingsError, TelemetrySettings, apps, pipeline, system
 
     try:
-        TelemetrySettings.load()
+        apps.check_instrumentation(TelemetrySettings.load().instrumentation)
         pipeline.check()
-    except SettingsError as error:
+    except (SettingsError, InstrumentationError) as error:
         yield Finding(
             "problem", "telemetry", f"{error}.", "Correct it, or unset it; the server does not start like this."
         )

@@ -16,6 +16,8 @@ from telemetry.exporters.endpoints import discreet, is_address
 _TIMEOUT_S: Final = 3.0
 _SIGNALS: Final = (("TRACES", "/v1/traces"), ("METRICS", "/v1/metrics"))
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_DEFAULT_ADDRESS: Final = "http://localhost:4318/v1/traces"  # of what is named without one
+_NAMING: Final = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "LVS_TELEMETRY_EXPORTERS")
 _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
@@ -79,15 +81,17 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
             asked[own or base.rstrip("/") + path] = name
         else:
             wrong[name] = given
-    if not asked and not wrong:
-        if is_grpc or any(
-            environment.get(f"OTEL_{signal}_EXPORTER", "").strip() not in ("", "none") for signal, _ in _SIGNALS
-        ):
-            return  # what is named there is another check's to tell
-        yield Finding("ok", "exporter", f"{_ENDPOINT} is not set here: a server started like this sends nothing.")
-        return
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield Finding("note", "exporter", "OTEL_SDK_DISABLED is true: nothing is measured or sent.", "Unset it.")
+        return
+    if not asked and not wrong:
+        named = " ".join(environment.get(variable, "") for variable in _NAMING)
+        if ("otlp" in named or "jaeger" in named) and not is_grpc and environment.get(_PROTOCOL) != "grpc":
+            asked[_DEFAULT_ADDRESS] = _ENDPOINT
+        elif is_grpc or named.replace("none", "").strip():
+            return  # what is named there is another check's to tell
+    if not asked and not wrong:
+        yield Finding("ok", "exporter", f"{_ENDPOINT} is not set here: a server started like this sends nothing.")
         return
     for variable, given in wrong.items():
         text = f"{variable} must be an address such as http://127.0.0.1:4318, got {discreet(given)!r}."

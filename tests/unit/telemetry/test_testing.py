@@ -133,12 +133,40 @@ def test_the_plugin_has_a_fixture_and_a_marker(pytester: pytest.Pytester) -> Non
         @pytest.mark.max_queries("few")
         def test_wrong(connection):
             pass
+
+        @pytest.fixture(scope="session")
+        def shared():
+            made = sqlite3.connect(":memory:")
+            yield made
+            made.close()
+
+        def test_that_has_no_budget(shared):
+            shared.execute("SELECT 1")
+
+        @pytest.mark.max_queries(0)
+        def test_exceeded_by_a_connection_of_another_test(shared):
+            shared.execute("SELECT 1")
+
+        @pytest.fixture
+        def seeded(connection):
+            connection.execute("SELECT 1")
+
+        def test_fixtures_before(seeded, queries):
+            assert queries.count == 0
+
+        def test_fixtures_behind(queries, seeded):
+            assert queries.count == 0
         """
     )
-    result = pytester.runpytest_subprocess("-p", "telemetry.testing", "-p", "no:telemetry", "--strict-markers")
-    result.assert_outcomes(passed=2, failed=2)
+    options = ("-p", "telemetry.testing", "-p", "no:telemetry", "-p", "no:randomly", "--strict-markers")
+    result = pytester.runpytest_subprocess(*options)
+    result.assert_outcomes(passed=5, failed=3)
     result.stdout.fnmatch_lines_random(
-        ["*2 queries, at most 1 are allowed:*", "*max_queries must be given one number*"]
+        [
+            "*2 queries, at most 1 are allowed:*",
+            "*1 queries, at most 0 are allowed:*",
+            "*max_queries must be given one number*",
+        ]
     )
 
 

@@ -138,6 +138,22 @@ def test_without_an_endpoint_nothing_leaves_the_machine():
     )
 
 
+@pytest.mark.parametrize(
+    "variable", ["OTEL_TRACES_EXPORTER=jaeger", "OTEL_METRICS_EXPORTER=otlp", 'LVS_TELEMETRY_EXPORTERS=["otlp"]']
+)
+def test_an_exporter_that_is_named_without_an_address_is_looked_for_at_the_usual_one(variable, monkeypatch):
+    with answering() as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1/traces"
+        monkeypatch.setattr("service.doctor.network._DEFAULT_ADDRESS", url)
+        found = only(check_exporter(dict([variable.split("=", 1)])))
+    assert (found.level, found.text) == ("ok", f"{url} takes what is sent.")
+
+
+def test_where_opentelemetry_is_switched_off_that_is_told_first():
+    found = only(check_exporter({"OTEL_SDK_DISABLED": "true"}))
+    assert (found.level, found.text) == ("note", "OTEL_SDK_DISABLED is true: nothing is measured or sent.")
+
+
 def test_an_endpoint_that_takes_an_export_of_nothing_is_fine():
     with answering() as server:
         url = f"http://127.0.0.1:{server.server_address[1]}"
