@@ -279,16 +279,18 @@ def test_the_sdk_can_be_switched_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("figures", ["None", "PerformanceMetrics()"])
 @pytest.mark.parametrize(
-    "variable",
+    ("variable", "value"),
     [
-        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
-        "OTEL_METRICS_EXEMPLAR_FILTER",
-        "OTEL_PYTHON_METER_PROVIDER",
-        "OTEL_PYTHON_TRACER_PROVIDER",
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "x"),
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "x"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "-1"),
+        ("OTEL_PYTHON_METER_PROVIDER", "x"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "x"),
     ],
 )
 def test_a_variable_that_opentelemetry_can_not_use_is_a_wrong_setting(
-    tmp_path: Path, variable: str, figures: str
+    tmp_path: Path, variable: str, value: str, figures: str
 ) -> None:
     found = run(
         tmp_path,
@@ -301,7 +303,7 @@ def test_a_variable_that_opentelemetry_can_not_use_is_a_wrong_setting(
         except SettingsError as error:
             print(json.dumps({{"error": str(error)}}))
         """,
-        **{variable: "x"},
+        **{variable: value},
     )
     assert variable in found["error"]
 
