@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from telemetry import pipeline, source
 from telemetry.admin import create_blueprint, guard
 from telemetry.admin.routes import METRICS_PATH
 from telemetry.errors import InstrumentationError, SettingsError
-from telemetry.exporters import registry
+from telemetry.exporters import forked, registry
 from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
 from telemetry.instrumentation.flask import RequestMiddleware
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXTENSION: Final = "telemetry"
-_lock = threading.RLock()
+_lock = forked.reentrant_lock()
 _App = TypeVar("_App", bound=Flask)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from telemetry.exporters import forked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -242,7 +243,7 @@ def _is_sign(words: Sequence[str]) -> bool:
     )
 
 
-_tokenizing: Final = threading.Lock()
+_tokenizing: Final = forked.lock()
 """A tokenizer holds the text that it is at; two pages may be drawn at once."""
 
 

@@ -1,6 +1,7 @@
 """The diagnostic layer (spec, section 4): times functions and routes by hand, on the same figures as the admin pages.
 
-    from telemetry.monitor import monitor, performance_monitor
+    from telemetry.exporters import forked
+from telemetry.monitor import monitor, performance_monitor
 
     @performance_monitor()
     def rebuild(): ...
@@ -16,7 +17,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from werkzeug.exceptions import HTTPException
 
 from telemetry import instruments
 from telemetry.errors import InstrumentationError, SettingsError
+from telemetry.exporters import forked
 from telemetry.instrumentation.capture import excludes
 from telemetry.performance import PerformanceMetrics, RouteStats, SampleList, get_metrics
 from telemetry.settings import TelemetrySettings
@@ -77,7 +78,7 @@ class PerformanceMonitor:
         self._recent: deque[PerformanceMetric] = deque(maxlen=MOST_METRICS)
         self._names: set[str] = set()
         self._routes: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = forked.lock()
         self._enabled: bool | None = None
         self._failed = False
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 
 from telemetry import instruments, system
 from telemetry.bound import BoundCounter, keep_views_away
+from telemetry.exporters import forked
 from telemetry.instruments import Instruments
 from telemetry.percentiles import of_ordered, percentile
 from telemetry.readers.performance import PerformanceMetricReader
@@ -167,7 +167,7 @@ class PerformanceMetrics:
         self, settings: TelemetrySettings | None = None, *, meter_provider: APIMeterProvider | None = None
     ) -> None:
         self.settings = settings or TelemetrySettings.load()
-        self.lock = threading.RLock()
+        self.lock = forked.reentrant_lock()
         self.start_time = time.time()
         self._started = time.monotonic()
         self.store = WindowStore(self.settings.window, self.settings.max_routes)
@@ -491,7 +491,7 @@ class _Attached:
 _LOOKUPS: Final = (instruments.CACHE_LOOKUPS, instruments.CACHE_OUTCOME)
 _observed_providers: weakref.WeakSet[APIMeterProvider] = weakref.WeakSet()
 _instance: PerformanceMetrics | None = None
-_instance_lock = threading.Lock()
+_instance_lock = forked.lock()
 
 
 def get_metrics(settings: TelemetrySettings | None = None) -> PerformanceMetrics:

@@ -6,7 +6,6 @@ import atexit
 import functools
 import os
 import sys
-import threading
 import time
 import uuid
 import weakref
@@ -24,7 +23,7 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
 from telemetry.bound import begin_anew
 from telemetry.errors import SettingsError
-from telemetry.exporters import observed
+from telemetry.exporters import forked, observed
 from telemetry.exporters.registry import Chosen, Exporter, Options
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from telemetry.exporters.status import Exporting
 
-_lock = threading.Lock()
+_lock = forked.lock()
 _exporting: weakref.WeakKeyDictionary[object, dict[object, Any]] = weakref.WeakKeyDictionary()
 """By provider, what each exporter that was added to it has made."""
 _GROUPS: Final = {

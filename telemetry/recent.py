@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from werkzeug.urls import uri_to_iri
 
 from telemetry import source
+from telemetry.exporters import forked
 from telemetry.readers.window import copied, route_name
 from telemetry.requests import Sums, by_query, masked, sums_of, url_path
 
@@ -307,7 +307,7 @@ class RecentRequests:
         self._share = max_bytes // 2
         # As long as none is larger, the newest need no counting: together they fill half of their share at most.
         self._large = self._share // (2 * max(newest, 1))
-        self._lock = threading.Lock()
+        self._lock = forked.lock()
         self._newest: deque[Row] = deque(maxlen=newest)
         self._routes: dict[tuple[str, str], Worst] = {}
         self._worst_bytes = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, cast
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, cast
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from telemetry import instruments
+from telemetry.exporters import forked
 
 try:
     import psutil
@@ -50,7 +50,7 @@ class ProcessUsage:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = forked.lock()
         self._pid: int | None = None
         self._process: psutil.Process | None = None
         self._cpu_at: tuple[float, float] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, locks, plans
 from telemetry.admin import figures
+from telemetry.exporters import forked
 from telemetry.percentiles import percentile
 from telemetry.performance import rounded
 from telemetry.requests import by_query
@@ -68,7 +68,7 @@ class Reader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._known: dict[tuple[int, ...], Known] = {}
-        self._lock = threading.Lock()
+        self._lock = forked.lock()
 
     @property
     def metrics(self) -> PerformanceMetrics:

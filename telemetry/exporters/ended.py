@@ -327,8 +327,10 @@ class MadeServerSpan(NamedTuple):
 
     def annotated(self) -> ReadableSpan:
         """Return the span with what its queries come to, which is worked out here, away from the request's path."""
-        attributes = BoundedAttributes(None, {**(self.span.attributes or {}), **database_attributes(self.kept)})
-        attributes.dropped = self.span.dropped_attributes
+        own = self.span._attributes
+        most, longest = getattr(own, "maxlen", None), getattr(own, "max_value_len", None)
+        attributes = BoundedAttributes(most, {**(own or {}), **database_attributes(self.kept)}, False, longest)
+        attributes.dropped += self.span.dropped_attributes
         made = copy.copy(self.span)
         made._attributes = attributes
         return made

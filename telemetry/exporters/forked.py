@@ -9,12 +9,21 @@ from collections.abc import Callable
 from typing import Any
 
 
+def lock() -> Any:
+    """Return a `threading.Lock` that nobody holds in a forked child: the thread that did is not there."""
+    return _renewed(threading.Lock())
+
+
 def reentrant_lock() -> Any:
-    """Return a `threading.RLock` that nobody holds in a forked child: the thread that did is not there."""
-    lock = threading.RLock()
+    """Return a `threading.RLock` of which the same is true."""
+    return _renewed(threading.RLock())
+
+
+def _renewed(made: Any) -> Any:
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lock._at_fork_reinit)  # type: ignore[attr-defined]  # as `logging` does
-    return lock
+        weak = weakref.ref(made)
+        os.register_at_fork(after_in_child=lambda: (held := weak()) and held._at_fork_reinit())  # as `logging` does
+    return made
 
 
 def call_in_child(method: Callable[[], None]) -> None:

@@ -21,6 +21,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from telemetry.exporters.failure import clean
 from telemetry.exporters.otlp import RecordSender
 from telemetry.exporters.processor import DeferredSpanProcessor, Item, exact_count
 from telemetry.exporters.reader import PushReader
@@ -98,8 +99,12 @@ class SpanFileExporter(SpanExporter):
     def write(self, items: Sequence[Item]) -> Delivery:
         """Write spans and requests as one line, unless several make one that is larger than a file."""
         line = _line_of(items)
-        if not self._file.holds(line) and exact_count(items) > 1:
-            return Delivery(False, too_large=True)
+        if not self._file.holds(line):
+            if exact_count(items) > 1:
+                return Delivery(False, too_large=True)
+            return Delivery(
+                False, why=f"a span of {len(line) / 1e6:.1f} MB is larger than a file may be: see jsonfile_max_mb"
+            )
         return _write(self._file, line)
 
 
@@ -134,7 +139,7 @@ def processor(options: Options) -> DeferredSpanProcessor:
         exporter,
         exporter.write,
         name="jsonfile",
-        target=str(file.path),
+        target=clean(str(file.path)),
         shutdown_timeout_s=options.shutdown_timeout_s,
     )
 
@@ -147,7 +152,7 @@ def reader(options: Options) -> PushReader:
         exporter,
         exporter.judge,
         name="jsonfile",
-        target=str(file.path),
+        target=clean(str(file.path)),
         shutdown_timeout_s=options.shutdown_timeout_s,
     )
 

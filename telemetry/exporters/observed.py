@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from telemetry import instruments
+from telemetry.exporters import forked
 from telemetry.exporters import status as counts
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from telemetry.exporters.status import Exporting, ExportStatus, Signal
 
 Look = Callable[..., Sequence["Exporting"]]
-_lock = threading.Lock()
+_lock = forked.lock()
 _registered: weakref.WeakKeyDictionary[object, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics.export import MetricsData
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from telemetry.exporters import forked
 from telemetry.exporters.reader import count_points
 from telemetry.exporters.status import ExportStatus, Signal, Tally
 
@@ -23,7 +22,7 @@ class ScrapedReader(PrometheusMetricReader):
     target = PATH
 
     def __init__(self) -> None:
-        self._fetching = threading.Lock()
+        self._fetching = forked.lock()
         self._tally = Tally()
         self._points = 0
         self._is_shut_down = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
@@ -83,10 +84,14 @@ def parse(text: str) -> tuple[bool, float]:
     return False, _share(text)
 
 
+_LONGEST: Final = 40
+_LARGE_EXPONENT: Final = re.compile(r"[eE][+-]?\d{3}")  # a fraction of that would take the memory that there is
+
+
 def _share(text: str) -> float:
     try:
-        share = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+        share = float(Fraction(text)) if len(text) <= _LONGEST and not _LARGE_EXPONENT.search(text) else -1.0
+    except (ValueError, ZeroDivisionError, OverflowError):
         share = -1.0
     if not 0 < share <= 1:
         raise ValueError(f"must be {MUST_BE}")

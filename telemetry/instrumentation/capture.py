@@ -194,7 +194,7 @@ class Capture:
         span.set_attributes(self._decide(record, span.get_span_context().trace_id, error_type, duration_ns))
         ids = span.get_span_context()
         kept = None
-        if record.exported and ids.trace_flags.sampled and not is_excluded:
+        if (record.exported or record.eager) and ids.trace_flags.sampled and not is_excluded:
             kept = row(record, request_path(environ), error_type, duration_ns, (ids.trace_id, ids.span_id))
         record.kept = kept
         token = serving.set(record)  # our processor leaves the span to the request, if that may not be kept

@@ -530,7 +530,8 @@ def _with_ids(tracer: trace.Tracer, ids: tuple[int, int]) -> trace.Tracer:
 def _with_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> Span:
     """Return `span` with its attributes, which the SDK throws away where a sampler returns attributes of its own."""
     kept = getattr(span, "attributes", None)
-    if kept is not None and next(iter(attributes)) not in kept and span.is_recording():
+    is_cut = getattr(span, "dropped_attributes", 0)  # by a limit
+    if kept is not None and next(iter(attributes)) not in kept and not is_cut and span.is_recording():
         span.set_attributes(attributes)
     return span
 

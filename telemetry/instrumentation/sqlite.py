@@ -20,7 +20,6 @@ import logging
 import os
 import sqlite3
 import sys
-import threading
 from collections.abc import Callable, Hashable, Iterator
 from time import perf_counter_ns, time_ns
 from types import FrameType
@@ -31,6 +30,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 from opentelemetry.trace import TraceFlags
 
 from telemetry import locks, source
+from telemetry.exporters import forked
 from telemetry.exporters.failure import clean, error_type_of
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.references import References
@@ -59,7 +59,7 @@ _fetchmany: Final = sqlite3.Cursor.fetchmany
 _open: Final[Callable[..., sqlite3.Connection]] = sqlite3.connect
 _captures: list[Capture] = []
 _listeners: list[Listener] = []
-_lock = threading.Lock()
+_lock = forked.lock()
 
 
 _KEY: Final = os.urandom(16)

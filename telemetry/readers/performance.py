@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import threading
 from types import FrameType
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics._internal.measurement_consumer import SynchronousMeasurementConsumer
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, NumberDataPoint
 
+from telemetry.exporters import forked
 from telemetry.readers.window import WindowAggregation, WindowStore
 
 
@@ -57,7 +57,7 @@ class PerformanceMetricReader(MetricReader):
 
     def unlock(self) -> None:
         """Wait for nobody: at first, and in a forked child, whose parent's threads are not there to go on."""
-        self._lock = threading.Lock()
+        self._lock = forked.lock()
 
     def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002
         """Collect a last time, then stop collecting."""

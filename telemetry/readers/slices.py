@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from telemetry.exporters import forked
 from telemetry.percentiles import of_ordered
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SliceStore:
         self._append = self._durations_s.append
         self._start_unix_nano = self._last_unix_nano = 0
         self._earliest = self._latest = 0  # what completes outside of these may be of another slice
-        self._lock = threading.Lock()
+        self._lock = forked.lock()
 
     def add(self, duration_s: float, time_unix_nano: int) -> None:
         """Add a request, by time of completion."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from telemetry.exporters.forked import reentrant_lock
+from telemetry.exporters import forked
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_lock_that_another_thread_holds_is_free_in_a_forked_child() -> None:
-    lock, held, done = reentrant_lock(), threading.Event(), threading.Event()
+@pytest.mark.parametrize("make", [forked.lock, forked.reentrant_lock])
+def test_a_lock_that_another_thread_holds_is_free_in_a_forked_child(make: Callable[[], Any]) -> None:
+    lock, held, done = make(), threading.Event(), threading.Event()
 
     def hold() -> None:
         with lock:

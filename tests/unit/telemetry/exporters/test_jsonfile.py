@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.exporters import jsonfile
 from telemetry.exporters.ended import EndedRequest, Source
-from telemetry.exporters.jsonfile import RotatedFile
+from telemetry.exporters.jsonfile import RotatedFile, SpanFileExporter
 from telemetry.exporters.registry import Options
 from tests.unit.telemetry.exporters.queries import query
 
@@ -121,6 +121,19 @@ def test_several_processes_rotate_files_in_turn(tmp_path: Path) -> None:
     for mark in "ab":
         numbers = [int(line[2:]) for each in kept for line in each if line.startswith(mark)]
         assert numbers == list(range(1000))[-len(numbers) :] or not numbers, "the newest lines, in order, none missing"
+
+
+def test_a_span_that_is_larger_than_a_file_is_told_and_left_out(tmp_path: Path) -> None:
+    exporter = SpanFileExporter(RotatedFile(tmp_path, "traces", 4 * 1000))
+    delivery = exporter.write([one_query(f"SELECT '{'x' * 2000}'")])
+    assert (bool(delivery), delivery.too_large, delivery.retry) == (False, False, False)
+    assert "jsonfile_max_mb" in delivery.why
+    assert exporter.write([one_query("SELECT 1")])
+    assert len((tmp_path / "traces.jsonl").read_bytes()) < 1000
+
+
+def one_query(sql: str) -> EndedRequest:
+    return EndedRequest(SOURCE, SpanContext(1, 1, False, TraceFlags(1)), 0, 0, None, [query(sql)])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, one process writes a folder")

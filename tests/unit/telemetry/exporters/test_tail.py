@@ -185,7 +185,8 @@ def test_a_share_can_be_written_in_several_ways(share: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "none", "0", "-0.1", "1.5", "1/0", "nan", "inf", "10 %", "notable+", "notable+2"]
+    "wrong",
+    ["", "none", "0", "-0.1", "1.5", "1/0", "nan", "inf", "10 %", "notable+", "notable+2", "1e400", "1e-99999999"],
 )
 def test_a_wrong_setting_is_told(wrong: str) -> None:
     with pytest.raises(

@@ -1138,7 +1138,7 @@ def test_a_processor_that_raises_costs_its_own_span_alone(
     assert caplog.text.count("later failures are counted only") == 1
 
 
-@pytest.mark.parametrize("looks", [None, "attribute", "event"])
+@pytest.mark.parametrize("looks", [None, "attribute", "event", "from the start"])
 @pytest.mark.parametrize("export", ["all", "1/1"])
 def test_the_server_span_carries_the_verdict_whoever_makes_it(
     looks: str | None, export: str, instrumented: Callable[..., Flask]
@@ -1147,6 +1147,8 @@ def test_the_server_span_carries_the_verdict_whoever_makes_it(
     provider = TracerProvider(shutdown_on_exit=False)
     processor = DeferredSpanProcessor(exporter)
     provider.add_span_processor(processor)
+    if looks == "from the start":
+        provider.add_span_processor(Recorder())
     app = Flask("verdicts")
 
     @app.get("/")
