@@ -132,6 +132,7 @@ def test_escape_leads_back_however_many_plans_were_opened(open_shelf: Callable[.
     page.goto("/admin/performance")
     page.locator("#needs-a-look .facts a").click()
     for number in (1, 0):
+        page.wait_for_load_state()  # until the script is there, a plan is a page like others
         page.locator(f"#g-{number}").get_by_role("link", name="plan").click()
         expect(page).to_have_url(re.compile(rf"[?&]plan={number}#g-{number}$"))
         expect(page.locator(f"#g-{number} .plan")).to_be_in_viewport()
