@@ -19,7 +19,7 @@ from werkzeug.urls import uri_to_iri
 from telemetry import source
 from telemetry.exporters import forked
 from telemetry.readers.window import copied, route_name
-from telemetry.requests import Sums, by_query, masked, sums_of, url_path
+from telemetry.requests import Sums, by_query, merged, sums_of, url_path
 
 if TYPE_CHECKING:
     from telemetry.requests import Query, RequestRecord, SumKey, Transfer
@@ -218,15 +218,7 @@ def summed(queries: Sequence[Query], repeats: Mapping[int, int], fetches: Mappin
 
 def settled(sums: Mapping[SumKey, Sums]) -> list[Sums]:
     """Return `sums` as they are kept: where there are many, those of statements that differ in literals alone as one."""
-    found = list(sums.values())
-    if len(found) > _MANY_SUMS:
-        merged: dict[SumKey, Sums] = {}
-        for each in found:
-            code, position, caller, caller_position = each.site
-            first = merged.setdefault((masked(each.sql), id(code), position, id(caller), caller_position), each)
-            if first is not each:
-                first.absorb(each)
-        found = list(merged.values())
+    found = list((merged(sums) if len(sums) > _MANY_SUMS else sums).values())
     for each in found:
         each.settle()
     return found

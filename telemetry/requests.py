@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
 from types import CodeType
@@ -271,7 +271,7 @@ class RequestRecord:
 
     def failure(self, error: BaseException) -> str:
         """Return the type of an exception that has ended a query, with what its event says where spans are made of that."""
-        if not (self.exported or self.eager):
+        if not self.exported and self.early is None:
             return error_type_of(error)
         self.failed = True
         return Failure.of(error)
@@ -475,18 +475,7 @@ def with_room(sums: dict[SumKey, Sums], spared: Iterable[Sums]) -> dict[SumKey, 
     if len(sums) <= MAX_SUMS:
         return sums
     kept = set(map(id, spared))
-    found: dict[SumKey, Sums] = {}
-    for key, each in sums.items():
-        is_spared = id(each) in kept
-        shared = key if is_spared else (masked(each.sql), *key[1:])
-        first = found.setdefault(shared, each)
-        if first is each:
-            continue
-        if is_spared:  # it stays what it is
-            found[shared] = each
-            each.absorb(first)
-        else:
-            first.absorb(each)
+    found = merged(sums, kept)
     if len(found) > MAX_SUMS:
         by_runs = sorted(found, key=lambda key: (found[key].runs, found[key].last_ns))
         rare = [key for key in by_runs[: len(found) - MAX_SUMS // 2] if id(found[key]) not in kept and key != _REST]
@@ -494,6 +483,23 @@ def with_room(sums: dict[SumKey, Sums], spared: Iterable[Sums]) -> dict[SumKey, 
             rest = found.setdefault(_REST, Sums("", NO_SITE))
             for key in rare:
                 rest.absorb(found.pop(key))
+    return found
+
+
+def merged(sums: Mapping[SumKey, Sums], spared: Collection[int] = ()) -> dict[SumKey, Sums]:
+    """Return `sums` with those of statements that differ in literals alone as one; the ones with the ids `spared` stay."""
+    found: dict[SumKey, Sums] = {}
+    for key, each in sums.items():
+        is_spared = id(each) in spared
+        shared = key if is_spared else (masked(each.sql), *key[1:])
+        first = found.setdefault(shared, each)
+        if first is each:
+            continue
+        if is_spared:
+            found[shared] = each
+            each.absorb(first)
+        else:
+            first.absorb(each)
     return found
 
 

@@ -11,12 +11,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from service.doctor.finding import Finding, why
+from telemetry.exporters.choice import JAEGER_ENDPOINT
 from telemetry.exporters.endpoints import discreet, is_address
 
 _TIMEOUT_S: Final = 3.0
 _SIGNALS: Final = (("TRACES", "/v1/traces"), ("METRICS", "/v1/metrics"))
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_DEFAULT_ADDRESS: Final = "http://localhost:4318/v1/traces"  # of what is named without one
+_DEFAULT_ADDRESS: Final = JAEGER_ENDPOINT  # of `otlp` as well, where it is named without one
 _NAMING: Final = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "LVS_TELEMETRY_EXPORTERS")
 _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 

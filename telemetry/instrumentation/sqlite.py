@@ -558,8 +558,7 @@ def _record_elsewhere(
     early = None if record is None else record.early
     error_type = None
     if error is not None:
-        is_told = record is not None and early is not None  # when the span is made
-        error_type = record.failure(error) if record is not None and is_told else error_type_of(error)
+        error_type = error_type_of(error) if record is None else record.failure(error)
     rows = -1 if error is not None else cursor.rowcount
     transaction = 0
     if error is not None:
