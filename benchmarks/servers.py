@@ -52,8 +52,14 @@ class VideoServerLoader:
         settings = Settings(videos=Path(self.videos), data=Path(self.data), rescan_interval=86400, log_level="error")
         if self.telemetry:
             return service_app.create_app(settings)
-        vars(service_app)["instrument"] = lambda app, **_: app
+        vars(service_app)["instrument"] = _without_telemetry
         return service_app.create_app(settings, metrics=_NoMetrics())  # type: ignore[arg-type]
+
+
+def _without_telemetry(app: Any, **_: object) -> Any:
+    """Leave `app` as it is, but for a page of figures that others can link to."""
+    app.add_url_rule("/admin/performance", "telemetry_admin.performance", lambda: "")
+    return app
 
 
 class _NoMetrics:

@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+
+from benchmarks.servers import VideoServerLoader, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +63,22 @@ def test_each_benchmark_tells_its_figures(name: str, figure: str) -> None:
 
     assert done.returncode == 0, done.stderr
     assert figure in done.stdout
+
+
+@pytest.mark.parametrize("telemetry", [True, False])
+def test_video_servers_whose_throughput_is_compared_answer_alike(tmp_path: Path, telemetry: bool) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+
+    with (
+        serving(VideoServerLoader(str(videos), str(tmp_path / "data"), telemetry), "/ping", is_ready="ok") as port,
+        urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer,
+    ):
+        page = answer.read().decode()
+
+    assert "No videos yet" in page
+    assert 'href="/admin/performance"' in page
+    assert ("Server-Timing" in answer.headers) is telemetry
 
 
 def test_an_unknown_benchmark_is_named() -> None:
