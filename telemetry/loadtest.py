@@ -64,11 +64,11 @@ class Plan:
         """Return the parts of the URL."""
         try:
             parts = urlsplit(self.url)
-            _ = parts.port
+            can_be_asked = bool(parts.hostname) and parts.port != 0 and parts.username is None
         except ValueError:
-            parts = SplitResult("", "", "", "", "")
-        clean = self.url.isascii() and self.url.isprintable() and " " not in self.url
-        if parts.scheme not in ("http", "https") or not parts.hostname or not clean or parts.username is not None:
+            parts, can_be_asked = SplitResult("", "", "", "", ""), False
+        is_clean = self.url.isascii() and self.url.isprintable() and " " not in self.url
+        if parts.scheme not in ("http", "https") or not can_be_asked or not is_clean:
             raise LoadTestError(f"url must be an address such as http://127.0.0.1:5000/, got {self.url!r}")
         return parts
 

@@ -49,7 +49,8 @@ class Target:
             port = parts.port
         except ValueError as error:
             raise WrongURLError(f"--url must be {_MUST_BE}, got {url!r}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or not (url.isascii() and url.isprintable()):
+        is_clean = url.isascii() and url.isprintable()
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_clean:
             raise WrongURLError(f"--url must be {_MUST_BE}, got {url!r}")
         path = parts.path.rstrip("/")
         for page in _PAGES:

@@ -218,12 +218,14 @@ def _named(name: str, shown: str, signals: Sequence[Signal], environment: Mappin
     points = {signal: next(iter(entry_points(group=_GROUPS[signal], name=name)), None) for signal in signals}
     if any(points.values()):
         return Installed(name, points.get("traces"), points.get("metrics"))
-    raise SettingsError(
-        f"{shown} must be one or more of {', '.join(known(signals))}, got {name!r}{_how_to_install(name)}"
-    )
+    raise SettingsError(f"{shown} must be one or more of {', '.join(known(signals))}, got {name!r}{_remedy(name)}")
 
 
-def _how_to_install(name: str) -> str:
+def _remedy(name: str) -> str:
+    """Return what to add to the message that `name` is none: what it is for, or where it comes from."""
+    for signal in _GROUPS:
+        if name in known([signal]):
+            return f", which is for {signal} alone"
     package = PACKAGES.get(name)
     return f"; it comes with: pip install '{package}'" if package else ""
 

@@ -254,7 +254,7 @@ def test_a_wrong_parameter_is_named(wrong: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:5000", "ftp://localhost/", "http://", "http://[", "http://localhost:x/", "http://localhost:99999/",
+    ["", "localhost:5000", "ftp://localhost/", "http://", "http://[", "http://localhost:x/", "http://localhost:0/", "http://localhost:99999/",
      "http://a b/", "http://localhost/\r\nX: y", "http://user:secret@localhost/", "http://größe/"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url: str) -> None:

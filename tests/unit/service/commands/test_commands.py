@@ -220,7 +220,8 @@ def test_what_speaks_no_http_is_one_line(run):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost", "ftp://localhost", "http://localhost:x", "http://größe", "http://a\nb"]
+    "url",
+    ["", "localhost", "ftp://localhost", "http://localhost:x", "http://localhost:0", "http://größe", "http://a\nb"],
 )
 def test_a_url_that_is_none_is_one_line_and_2(url, run):
     result = run("report", "--url", url)
