@@ -156,7 +156,9 @@ def _outward_address(host: str) -> str:
 
 
 def _wait_for_signals(tell: Callable[[], None]) -> None:
-    """Have a thread wait for a Ctrl-C and SIGTERM, and `tell` the server.
+    """Have a thread wait for a Ctrl-C, SIGTERM and the end of the terminal, and `tell` the server.
+
+    Without a terminal, SIGHUP is left to Granian, which starts new workers then.
 
     A signal's handler would not do: it is not run when the signal comes just before the server waits, and it waits for ever when
     it comes while the server, or the handler of another signal, holds the lock of what both wait for. Workers inherit what is
@@ -164,11 +166,12 @@ def _wait_for_signals(tell: Callable[[], None]) -> None:
     with a traceback, and is two signals at once to one that serves.
     """
     resource_tracker.ensure_running()  # its start, which the first worker's would be, lets the signals through again
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    ending = _ENDING | {signal.SIGHUP} if sys.stdout.isatty() else _ENDING
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
 
     def wait() -> None:
         while True:
-            signal.sigwait(_ENDING)
+            signal.sigwait(ending)
             tell()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()

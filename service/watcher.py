@@ -116,7 +116,10 @@ class Watcher:
                 last, due_s = self._clock(), self._interval_s
 
     def _notices(self, folders: frozenset[str]) -> Iterator[set[FileChange]]:
-        """Yield what has changed in `folders`, and nothing at each tick; ends early at a name that isn't UTF-8."""
+        """Yield what has changed in `folders`, and nothing at each tick; ends early at a name that isn't UTF-8.
+
+        Where `videos` itself has such a name, no notices can be asked for, and there are ticks alone.
+        """
         notices = watch(
             *([self._videos] if _SEES_WHOLE_TREES else folders),
             watch_filter=None,
@@ -130,6 +133,9 @@ class Watcher:
         )
         try:
             yield from notices
+        except UnicodeEncodeError:
+            while not self._stop.wait(self._tick_s):
+                yield set()
         except RuntimeError as error:
             if "decode path" not in str(error):
                 raise

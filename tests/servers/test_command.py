@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 
 from tests.servers.conftest import ROOT
@@ -80,6 +81,25 @@ def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_
     assert server.process.wait(20) in {0, 130}
     server.stop()
     assert "Traceback" not in server.output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGHUP is POSIX's")
+def test_it_ends_with_its_terminal(folder):
+    import pty
+
+    server, terminal = pty.fork()
+    if server == 0:
+        os.chdir(folder)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "500"}
+        code = "from local_video_server import main; main()"
+        os.execve(sys.executable, [sys.executable, "-c", code, "serve", "--port", "0"], environment)
+    said = b""
+    while b"library: " not in said:
+        said += os.read(terminal, 10_000)
+    workers = psutil.Process(server).children(recursive=True)
+    os.close(terminal)
+    os.waitpid(server, 0)
+    assert psutil.wait_procs(workers, 20)[1] == []
 
 
 def serve_by(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

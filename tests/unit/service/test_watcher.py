@@ -54,9 +54,9 @@ def make_watcher(tmp_path):
     (tmp_path / "data").mkdir()
     made = []
 
-    def make(indexer, **options):
+    def make(indexer, videos=tmp_path / "videos", **options):
         options = {"interval_s": 3600, "tick_s": 0.1, **options}
-        watcher = Watcher(indexer, tmp_path / "videos", tmp_path / "data", **options)
+        watcher = Watcher(indexer, videos, tmp_path / "data", **options)
         made.append(watcher)
         watcher.start()
         return watcher
@@ -127,6 +127,16 @@ def test_without_notices_it_looks_after_the_interval(make_watcher):
     indexer = FakeIndexer()
     make_watcher(indexer, interval_s=0.2)
     indexer.wait_for(5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names that aren't UTF-8")
+def test_a_folder_whose_own_name_is_not_utf8_is_looked_at_after_the_interval(make_watcher, tmp_path, caplog):
+    videos = tmp_path / os.fsdecode(b"bad\xff")
+    videos.mkdir()
+    indexer = FakeIndexer(videos=videos)
+    make_watcher(indexer, videos, interval_s=0.2)
+    indexer.wait_for(5)
+    assert caplog.text == ""
 
 
 def test_of_two_workers_one_keeps_the_index_and_the_other_takes_over(make_watcher):
