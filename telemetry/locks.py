@@ -50,17 +50,25 @@ class ConnectionState:
 
     __slots__ = ("__weakref__", "_connection", "file", "record", "since_ns", "sure_ns", "transaction")
 
-    def __init__(self, file: str | None, connection: sqlite3.Connection) -> None:
+    def __init__(self, file: str | None) -> None:
         self.file = file
-        self._connection = weakref.ref(connection)
+        self._connection: weakref.ref[sqlite3.Connection] | None = None  # from its first write transaction on
         self.transaction = 0
         self.since_ns = self.sure_ns = 0
         self.record: RequestRecord | None = None
 
+    def begin(self, connection: sqlite3.Connection, since_ns: int, sure_ns: int, record: RequestRecord | None) -> None:
+        """Note the beginning of a write transaction of `connection`, whose state this is."""
+        if self._connection is None:
+            self._connection = weakref.ref(connection)
+            _writers[id(self)] = self
+        self.since_ns, self.sure_ns, self.record = since_ns, sure_ns, record
+        self.transaction = next(_numbers)  # last: whoever reads it reads the others after it
+
     @property
     def holds(self) -> bool:
         """Whether it is in a write transaction: some end without a call that could be seen. A script may be in several."""
-        connection = self._connection()
+        connection = None if self._connection is None else self._connection()
         if not self.transaction or connection is None:
             return False
         try:
@@ -89,12 +97,12 @@ _WRITES_AT_ONCE: Final = (
 
 _lock = reentrant_lock()  # taken again where garbage that is collected meanwhile closes a connection
 _numbers = itertools.count(1)
-_connections: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
-"""The connections to files, by the ids of their states. Weak: one that is thrown away without being closed has no end that could
+_writers: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
+"""The connections that have written, by the ids of their states. Weak: one that is thrown away without being closed has no end that could
 be noted, and SQLite rolls back its transaction."""
 
 _past: deque[Hold] = deque(maxlen=256)
-_files: dict[str, None] = {}
+_files: list[str] = []  # the last one opened at the end
 _file_of: dict[str | int, str] = {}
 _longest: dict[str, Hold] = {}
 
@@ -103,17 +111,12 @@ def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     """Note which file `connection` is to."""
     file = path_of(database, is_uri)
     try:
-        state = ConnectionState(file, connection)
-        connection._telemetry = state  # type: ignore[attr-defined]
+        connection._telemetry = ConnectionState(file)  # type: ignore[attr-defined]
     except Exception:  # a class with slots, or with a mind of its own about attributes
         return
-    if file is not None:
-        _connections[id(state)] = state
+    if file is not None and _files[-1:] != [file]:
         with _lock:
-            _files.pop(file, None)
-            _files[file] = None
-            while len(_files) > _MOST_FILES:
-                del _files[next(iter(_files))]
+            _files[:] = [*(other for other in _files if other != file), file][-_MOST_FILES:]
 
 
 def path_of(database: Any, is_uri: bool) -> str | None:
@@ -122,11 +125,14 @@ def path_of(database: Any, is_uri: bool) -> str | None:
         name = os.fsdecode(database)
     except (TypeError, ValueError):
         return None
+    if os.path.isabs(name):
+        return _real(name)
     if is_uri and name.startswith("file:"):
         parts = urlsplit(name)
         if parse_qs(parts.query).get("mode") == ["memory"]:
             return None
         name = unquote(parts.path)
+    # Whose working directory may be another one next time.
     return None if name in ("", ":memory:") else _real(os.path.abspath(name))  # noqa: PTH100  # need not exist
 
 
@@ -163,7 +169,7 @@ def wrote(
             released(connection)
         elif re.match(_LOCKS, sql, _HOW):
             if connection.in_transaction:
-                _hold(state, start_ns + waited_ns, end_ns, record)
+                state.begin(connection, start_ns + waited_ns, end_ns, record)
             elif file is not None:
                 _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record), end_ns))
         return 0
@@ -172,7 +178,7 @@ def wrote(
             _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record), end_ns))
         return next(_numbers)
     if not state.transaction:
-        _hold(state, start_ns + waited_ns, end_ns, record)
+        state.begin(connection, start_ns + waited_ns, end_ns, record)
     return state.transaction
 
 
@@ -188,7 +194,7 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
         _release(state)
     if _leads_elsewhere(sql):
         state.file = None
-    _hold(state, perf_counter_ns(), _NEVER_NS, record)
+    state.begin(connection, perf_counter_ns(), _NEVER_NS, record)
 
 
 def _leads_elsewhere(sql: str) -> bool:
@@ -202,11 +208,6 @@ def _code_of(sql: str) -> str:
 
 
 _NEVER_NS: Final = 2**63
-
-
-def _hold(state: ConnectionState, since_ns: int, sure_ns: int, record: RequestRecord | None) -> None:
-    state.since_ns, state.sure_ns, state.record = since_ns, sure_ns, record
-    state.transaction = next(_numbers)  # last: whoever reads it reads the others after it
 
 
 def ran_long(connection: sqlite3.Connection, sql: str) -> None:
@@ -272,7 +273,7 @@ def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start
         holds = [hold for hold in copied(_past) if hold.file == file]
         holds += [
             Hold(file, other.since_ns, end_ns, _route_of(other.record), other.sure_ns)
-            for reference in _connections.valuerefs()
+            for reference in _writers.valuerefs()
             if (other := reference()) is not None and other.file == file and other is not own and other.holds
         ]
     holds = [hold for hold in holds if hold.end_ns > start_ns and hold.start_ns < end_ns]

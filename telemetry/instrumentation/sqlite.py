@@ -402,7 +402,7 @@ def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         factory = args[_FACTORY_POSITION]
         args = (*args[:_FACTORY_POSITION], _traced_connection(factory), *args[_FACTORY_POSITION + 1 :])
     else:
-        kwargs["factory"] = _traced_connection(kwargs.get("factory", sqlite3.Connection))
+        kwargs["factory"] = _traced_connection(kwargs["factory"]) if "factory" in kwargs else TracedConnection
     made = _open(*args, **kwargs)
     is_uri = args[_URI_POSITION] if len(args) > _URI_POSITION else kwargs.get("uri", False)
     locks.opened(made, args[0] if args else kwargs.get("database"), bool(is_uri))

@@ -146,7 +146,7 @@ def test_where_each_transaction_begins_the_next_one_no_lock_is_held_between_them
                 assert is_held(file)
                 db.__exit__(None, None, None) if end == "with" else getattr(db, end)()
                 assert db.in_transaction
-                assert not any(state.transaction for state in locks._connections.values())
+                assert not any(state.transaction for state in locks._writers.values())
             insert_twice(db)
             db.autocommit = True
             assert not is_held(file)
@@ -292,7 +292,7 @@ def test_the_time_another_connection_held_the_lock_is_time_waited(taken: list[st
 
 
 def is_held(file: Path) -> bool:
-    return any(state.holds and state.file == str(file) for state in locks._connections.values())
+    return any(state.holds and state.file == str(file) for state in locks._writers.values())
 
 
 @pytest.mark.parametrize(
@@ -398,13 +398,8 @@ def test_files_are_known_and_so_is_the_size_of_their_log(file: Path, kept_of: Ke
         assert (locks.wal_bytes(str(file)) or 0) > 0
 
 
-class Opened(sqlite3.Connection):
-    """One that may be referred to weakly."""
-
-
 def state_of(file: Path) -> locks.ConnectionState:
-    with contextlib.closing(Opened(":memory:")) as connection:
-        return locks.ConnectionState(str(file), connection)
+    return locks.ConnectionState(str(file))
 
 
 class Waiting:
@@ -481,7 +476,7 @@ def test_a_statement_that_fails_for_a_lock_names_who_held_it(file: Path, kept_of
     with opened(file, isolation_level=None) as other, opened(file, timeout=0.02) as waiter:
         other.execute("BEGIN IMMEDIATE")
         state = other._telemetry
-        locks._hold(state, perf_counter_ns(), perf_counter_ns(), None)
+        state.begin(other, perf_counter_ns(), perf_counter_ns(), None)
         locks._past.append(locks.Hold(str(file), 0, 2**62, "POST /orders", 0))
 
         def view() -> None:
