@@ -98,8 +98,8 @@ _WRITES_AT_ONCE: Final = (
 _lock = reentrant_lock()  # taken again where garbage that is collected meanwhile closes a connection
 _numbers = itertools.count(1)
 _writers: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueDictionary()
-"""The connections that have written, by the ids of their states. Weak: one that is thrown away without being closed has no end that could
-be noted, and SQLite rolls back its transaction."""
+"""The connections that have written, by the ids of their states. Weak: one that is thrown away without being closed has no end
+that could be noted, and SQLite rolls back its transaction."""
 
 _past: deque[Hold] = deque(maxlen=256)
 _files: list[str] = []  # the last one opened at the end
@@ -125,7 +125,7 @@ def path_of(database: Any, is_uri: bool) -> str | None:
         name = os.fsdecode(database)
     except (TypeError, ValueError):
         return None
-    if os.path.isabs(name):
+    if os.path.isabs(name):  # noqa: PTH117  # quicker
         return _real(name)
     if is_uri and name.startswith("file:"):
         parts = urlsplit(name)

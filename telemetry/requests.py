@@ -214,6 +214,7 @@ class RequestRecord:
         "queries",
         "request",
         "rule",
+        "signalled",
         "span",
         "start_ns",
         "start_unix_ns",
@@ -246,6 +247,7 @@ class RequestRecord:
         self.last_word: Callable[[Response], None] | None = None  # called with the answer when the app is done with it
         self.status = 0
         self.error: BaseException | None = None
+        self.signalled: BaseException | None = None  # what an extension told of, which is an error if it is answered so
         self.failed = False  # error types of its queries may be `Failure`s
         self.streamed = False
         self.transfer_ns: int | None = None  # of what is streamed, to the end of the body
@@ -287,7 +289,7 @@ class RequestRecord:
         self.complete = True
         self._spilled += len(self.queries)
         self.queries = []  # those there are may be kept
-        self.request = self.context = self.span = self.error = None
+        self.request = self.context = self.span = self.error = self.signalled = None
         self.calls = []
         if self.sums is not None:
             self.first = self.sums = None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from threading import Thread, current_thread
 from time import perf_counter_ns, time_ns
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, got_request_exception, request
@@ -19,11 +22,13 @@ from telemetry.exporters.ended import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
 from telemetry.instrumentation.spans import DeferredSpan, Mode
-from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, serving
+from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, current_request, serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
+_log = logging.getLogger(__name__)
+_MOST_FRAMES = 8  # between a signal's sender and who hears it
 _EAGER, _DEFERRED = Mode.EAGER, Mode.DEFERRED
 _NO_QUERIES = 'db;dur=0.000;desc="0 queries"'
 MayLook = Callable[[dict[str, Any]], bool]
@@ -110,9 +115,8 @@ class RequestMiddleware:
         finally:
             serving.reset(serving_token)
             detach(token)
-        if isinstance(record.error, HTTPException) and record.status < 500:
-            record.error = None  # some extensions signal also what they answer as the exception says
-        if record.streamed and record.method != "HEAD":
+        # Without a status, the app has yet to run: inside of a generator, say, as Werkzeug's debugger is one.
+        if not record.status or (record.streamed and record.method != "HEAD"):
             return StreamedBody(body, record, environ, self._finish, self._thrown_away.append)
         self._finish(record, environ, perf_counter_ns())
         return body
@@ -168,7 +172,10 @@ class RequestMiddleware:
         """Note the request, which will know its rule: asking Flask's proxies for it costs ten times more."""
         context = self._inner_context(environ)
         record: RequestRecord | None = environ.get(ENVIRON_KEY)
-        if record is not None and record.capture is self.capture:
+        if record is None:
+            if sys._getframe(1).f_code is Flask.wsgi_app.__code__:
+                _warn_of_a_way_around(self._app.name)
+        elif record.capture is self.capture and _is_of(record, environ):
             record.request = context.request
             method = environ.get("REQUEST_METHOD", "")
             if method != record.method:  # other middleware may choose it
@@ -179,8 +186,8 @@ class RequestMiddleware:
 
     def _process_response(self, *args: Any, **kwargs: Any) -> Any:
         response = self._inner_process(*args, **kwargs)
-        record = serving.get()
-        if record is not None and record.capture is self.capture:
+        record = serving.get() or current_request()
+        if record is not None and record.capture is self.capture and hasattr(response, "is_sequence"):
             record.streamed = not response.is_sequence and _is_streamed(response)
             if record.last_word is not None:
                 record.last_word(response)
@@ -209,9 +216,13 @@ class RequestMiddleware:
             return ()
 
     def _on_exception(self, _: Flask, exception: BaseException, **__: Any) -> None:
-        record = serving.get()
-        if record is not None:
+        record = serving.get() or current_request()
+        if record is None:
+            return
+        if _is_unhandled():
             record.error = exception
+        else:
+            record.signalled = exception
 
     def _start_span(self, record: RequestRecord, environ: Environ) -> None:
         try:
@@ -246,11 +257,49 @@ class RequestMiddleware:
             rule = record.find_rule()
             if rule is None or rule.methods is None:
                 record.method = method_of(record.method, rule)
+            if record.error is not None or record.signalled is not None:
+                _settle(record)
             if record.span is None and record.eager:
                 self._start_span(record, environ)
             self.capture.complete(record, end_ns, environ)
         except Exception:
             self.capture.fail("a request could not be recorded")
+
+
+def _is_of(record: RequestRecord, environ: Environ) -> bool:
+    """Tell whether a request that is about to be routed is the one of `record`, not one that its view makes of a copy."""
+    known = record.request
+    return not record.complete and (known is None or known.environ is environ)
+
+
+def _is_unhandled() -> bool:
+    """Tell whether the signal that is being sent is Flask's own; extensions send it too, of what they have an answer for."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(_MOST_FRAMES):
+        if frame is None or frame.f_code is Flask.handle_exception.__code__:
+            break
+        frame = frame.f_back
+    else:
+        return False
+    return frame is not None
+
+
+def _settle(record: RequestRecord) -> None:
+    """Decide whether what was raised is an error: not if it was answered, or says itself that it is none."""
+    error, signalled = record.error, record.signalled
+    if error is None and record.status >= 500:
+        record.error = signalled
+    elif isinstance(error, HTTPException) and not record.status and error.code is not None and error.code < 500:
+        record.error, record.status = None, error.code  # somebody outside answers
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_of_a_way_around(name: str) -> None:
+    _log.warning(
+        "requests of the app %r are not measured: what calls it had taken its wsgi_app before instrument(app). "
+        "Call instrument(app) first, or hand on the app itself",
+        name,
+    )
 
 
 def _is_streamed(response: Response) -> bool:
@@ -276,7 +325,10 @@ Ended = tuple[RequestRecord, Environ, int]
 
 class StreamedBody:
     """A body that is made while it is sent: its queries and its errors belong to the request, its duration ends at the
-    first byte. The request is complete when the body is exhausted, fails or is closed; if it is thrown away, at the next one."""
+    first byte. The request is complete when the body is exhausted, fails or is closed; if it is thrown away, at the next one.
+
+    So it is with an app that runs only when somebody asks for the first byte; what that has made in one piece is complete then.
+    """
 
     def __init__(
         self,
@@ -325,6 +377,8 @@ class StreamedBody:
                 self._first_byte_ns = perf_counter_ns()
             serving.reset(serving_token)
             detach(token)
+            if not self._record.streamed:
+                self._end()
 
     def _go_on_in(self, left: Context) -> None:
         """Have the next chunk made in the context that one has left: a span may be current over several, until it ends."""
@@ -359,7 +413,7 @@ class StreamedBody:
 
     def _ended(self) -> Ended:
         now_ns = perf_counter_ns()
-        if self._record.transfer_ns is None:
+        if self._record.streamed and self._record.transfer_ns is None:
             self._record.transfer_ns = now_ns - self._record.start_ns
         return self._record, self._environ, self._first_byte_ns or now_ns
 

@@ -8,8 +8,7 @@ With each query goes the line of the app's code that caused it (`telemetry.sourc
 its parameters, which tells whether a query was asked twice without keeping what was asked.
 
 Not seen: connections opened before `install`, of which a warning tells; connections that a `factory` which is not a class
-makes without subclassing; statements of C extensions. References to `sqlite3.connect` that modules had taken by
-`from sqlite3 import connect` before are replaced.
+makes without subclassing; statements of C extensions. What stands for `sqlite3.connect` is told in `connect`.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from opentelemetry.trace import TraceFlags
 from telemetry import locks, source
 from telemetry.exporters import forked
 from telemetry.exporters.failure import clean, error_type_of
+from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
-from telemetry.instrumentation.references import References
 from telemetry.instrumentation.spans import end_span
 from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
 
@@ -56,7 +55,6 @@ _rollback: Final = sqlite3.Connection.rollback
 _close: Final = sqlite3.Connection.close
 _fetchall: Final = sqlite3.Cursor.fetchall
 _fetchmany: Final = sqlite3.Cursor.fetchmany
-_open: Final[Callable[..., sqlite3.Connection]] = sqlite3.connect
 _captures: list[Capture] = []
 _listeners: list[Listener] = []
 _lock = forked.lock()
@@ -172,7 +170,9 @@ def _parent_in(context: Context) -> SpanContext | None:
 
 def _text(sql: object) -> str:
     """Return a statement as text that can be kept and sent; of what is no text and never reached SQLite, its type."""
-    return clean(sql) if isinstance(sql, str) else f"<{type(sql).__name__}>"  # SQLite refuses what is no Unicode too
+    return (
+        clean(str.__str__(sql)) if isinstance(sql, str) else f"<{type(sql).__name__}>"
+    )  # SQLite refuses what is no Unicode too
 
 
 def _hash_of(sql: str, parameters: Any) -> int | None:
@@ -301,7 +301,7 @@ class TracedConnection(sqlite3.Connection):
 
     _telemetry: locks.ConnectionState | None = None
     isolation_level = _committing("isolation_level")
-    if sys.version_info >= (3, 12):
+    if hasattr(sqlite3.Connection, "autocommit"):  # from Python 3.12 on, but not in `pysqlite3`
         autocommit = _committing("autocommit")
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
@@ -369,6 +369,8 @@ def _traced_cursor(factory: Any) -> Any:
 
 
 def _traced_connection(factory: Any) -> Any:
+    if factory is sqlite3.Connection:
+        return TracedConnection
     if isinstance(factory, type) and issubclass(factory, sqlite3.Connection):
         return _traced_class(factory, TracedConnection)
 
@@ -391,27 +393,6 @@ def _adopt(made: Any, base: type, traced: type) -> Any:
 @functools.lru_cache(maxsize=64)
 def _log_once(text: str) -> None:
     _log.warning("%s", text)
-
-
-@functools.wraps(_open)
-def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:
-    """Open a connection as `sqlite3.connect` does, of a class whose queries are seen."""
-    if not _captures and not _listeners:
-        return _open(*args, **kwargs)
-    if len(args) > _FACTORY_POSITION:
-        factory = args[_FACTORY_POSITION]
-        args = (*args[:_FACTORY_POSITION], _traced_connection(factory), *args[_FACTORY_POSITION + 1 :])
-    else:
-        kwargs["factory"] = _traced_connection(kwargs["factory"]) if "factory" in kwargs else TracedConnection
-    made = _open(*args, **kwargs)
-    is_uri = args[_URI_POSITION] if len(args) > _URI_POSITION else kwargs.get("uri", False)
-    locks.opened(made, args[0] if args else kwargs.get("database"), bool(is_uri))
-    return made
-
-
-# database, timeout, detect_types, isolation_level, check_same_thread, factory, cached_statements, uri
-_FACTORY_POSITION: Final = 5
-_URI_POSITION: Final = 7
 
 
 def install(capture: Capture) -> None:
@@ -444,17 +425,22 @@ def unlisten(listener: Listener) -> None:
         _restore_connect()
 
 
-_references: Final = References(_open, connect, {"_sqlite3", __name__})
+def _is_on() -> bool:
+    return bool(_captures or _listeners)
+
+
+connect: Final = Connect(original(), _traced_connection, _is_on)
+_places: Final = Places(connect, lambda opens: Connect(opens, _traced_connection, _is_on), {"_sqlite3", __name__})
 
 
 def _replace_connect() -> None:
-    _references.replace()  # also where it has been before: modules may have been imported since
+    _places.replace()  # also where it has been before: modules may have been imported since
     _warn_of_open_connections()
 
 
 def _restore_connect() -> None:
-    if not _captures and not _listeners:
-        _references.restore()
+    if not _is_on():
+        _places.restore()
 
 
 @functools.cache  # looking through all objects takes some 10 ms, and once is enough

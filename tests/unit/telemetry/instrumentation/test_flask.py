@@ -6,6 +6,7 @@ import contextlib
 import gc
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder
@@ -137,16 +138,124 @@ def test_an_exception_that_the_app_handles_is_none(metrics: PerformanceMetrics, 
     assert counts(metrics) == {"GET /": (1, 0)}
 
 
+@pytest.mark.parametrize("exception", [NotFound(), KeyError()])
 @pytest.mark.parametrize(("answered", "errors"), [(404, 0), (500, 1)])
-def test_an_http_exception_that_an_extension_signals_and_answers_is_no_error(
-    answered: int, errors: int, metrics: PerformanceMetrics, instrumented: Instrumented
+def test_an_exception_that_an_extension_signals_and_answers_is_an_error_if_it_is_answered_so(
+    answered: int, errors: int, exception: Exception, metrics: PerformanceMetrics, instrumented: Instrumented
 ) -> None:
     def view() -> tuple[str, int]:  # as Flask-RESTX and Flask-RESTful do
-        got_request_exception.send(current_app._get_current_object(), exception=NotFound())  # type: ignore[attr-defined]
+        got_request_exception.send(current_app._get_current_object(), exception=exception)  # type: ignore[attr-defined]
         return "no such thing", answered
 
     instrumented(one_view(view)).test_client().get("/")
     assert counts(metrics) == {"GET /": (1, errors)}
+
+
+@pytest.mark.parametrize(("code", "errors"), [(404, 0), (503, 1)])
+def test_an_http_exception_that_leaves_the_app_is_an_error_if_it_says_so(
+    code: int, errors: int, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: abort(code))
+    app.config["TRAP_HTTP_EXCEPTIONS"] = app.config["PROPAGATE_EXCEPTIONS"] = True
+    with pytest.raises(HTTPException):
+        instrumented(app).test_client().get("/")
+    assert counts(metrics) == {"GET /": (1, errors)}
+
+
+def lazy(app: Any) -> Any:
+    """Return middleware that runs `app` when the first byte is asked for, as Werkzeug's debugger does."""
+
+    def generator(environ: Any, start_response: Any) -> Iterator[bytes]:
+        yield from app(environ, start_response)
+
+    return generator
+
+
+def test_an_app_that_runs_when_its_body_is_asked_for_is_measured_like_any_other(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    def view() -> Response:
+        with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+            opened.execute("SELECT 1")
+        return Response(iter(["o", "k"]) if request.args else "ok")
+
+    app = one_view(view)
+    app.add_url_rule("/fails", "fail", fail)
+    app.logger.disabled = True
+    app.wsgi_app = lazy(app.wsgi_app)  # type: ignore[method-assign]
+    client = instrumented(app).test_client()
+    assert client.get("/").text == "ok"
+    assert client.get("/?streamed").text == "ok"
+    assert client.head("/").text == ""
+    assert client.get("/fails").status_code == 500
+    assert counts(metrics) == {"GET /": (2, 0), "HEAD /": (1, 0), "GET /fails": (1, 1)}
+    assert [kept.query_count for kept in metrics.recent.all()] == [0, 1, 1, 1]
+    assert [kept.transfer_ns is None for kept in metrics.recent.all()] == [True, True, False, True]
+
+
+def test_a_request_that_a_view_makes_of_a_copy_of_its_own_is_no_other(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: "part", "/part")
+
+    @app.post("/batch")
+    def batch() -> str:
+        for path in ("/part", "/missing"):
+            environ = {**request.environ, "PATH_INFO": path, "REQUEST_METHOD": "GET"}
+            with app.request_context(environ):
+                app.full_dispatch_request()
+        return "ok"
+
+    instrumented(app).test_client().post("/batch")
+    assert counts(metrics) == {"POST /batch": (1, 0)}
+
+
+def test_requests_that_come_by_a_reference_taken_before_are_told_once(
+    metrics: PerformanceMetrics, instrumented: Instrumented, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = one_view(lambda: "ok")
+    way_around = app.wsgi_app
+    instrumented(app)
+    environ = EnvironBuilder("/").get_environ()
+    for _ in range(2):
+        assert list(way_around(dict(environ), lambda *_: None)) == [b"ok"]
+    with app.test_request_context("/"):
+        pass
+    assert caplog.text.count("are not measured") == 1
+    assert counts(metrics) == {}
+
+
+@pytest.mark.parametrize("is_instrumented", [True, False])
+def test_a_function_after_the_request_that_forgets_to_return_fails_as_it_does_without(
+    is_instrumented: bool, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: "ok")
+    app.after_request(lambda _: None)  # type: ignore[arg-type, return-value]
+    if is_instrumented:
+        instrumented(app)
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        app.test_client().get("/")
+
+
+def test_an_app_that_middleware_runs_in_another_thread_is_measured_whole(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: Response(iter(["o", "k"])))
+    app.add_url_rule("/fails", "fail", fail)
+    app.logger.disabled = True
+    inner = app.wsgi_app
+
+    def in_a_thread(environ: Any, start_response: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(inner, environ, start_response).result()
+
+    app.wsgi_app = in_a_thread  # type: ignore[method-assign]
+    client = instrumented(app).test_client()
+    assert client.get("/").text == "ok"
+    client.get("/fails")
+    failed, streamed = metrics.recent.all()
+    assert failed.error_type == "ValueError"
+    assert streamed.transfer_ns is not None
 
 
 @pytest.mark.parametrize("is_deferred", [True, False])

@@ -817,3 +817,18 @@ def test_how_many_rows_returning_has_changed_is_known_when_they_are_fetched(
     kept = kept_of(work)
     assert [query[5] for query in kept.queries] == [-1, -1]
     assert [each.rows for each in analyse(kept).groups] == [None, 1]
+
+
+def test_a_statement_of_a_class_of_its_own_that_is_refused_is_kept_as_text(kept_of: Kept) -> None:
+    class Composed(str):
+        __hash__ = None  # type: ignore[assignment]
+
+    with contextlib.closing(connection()) as opened:
+
+        def work() -> None:
+            with contextlib.suppress(TypeError):
+                opened.execute(Composed("SELECT 1"))
+
+        kept = kept_of(work)
+    assert [type(query[0]) for query in kept.queries] == [str]
+    assert [each.sql for each in analyse(kept).groups] == ["SELECT 1"]
