@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def instrument(
         telemetry = app.extensions.get(EXTENSION)
         if isinstance(telemetry, Telemetry) and telemetry.active:
             return app
+        _end_of_dropped_apps()
         given = settings
         settings = settings or (metrics.settings if metrics is not None else TelemetrySettings.load())
         check_instrumentation(settings.instrumentation)
@@ -154,7 +156,7 @@ def instrument(
             _detach(metrics, meter_provider)
             telemetry.meter_provider = telemetry.tracer_provider = None
             raise
-        _in_use[settings.instrumentation] += 1
+        _in_use.append(_Use(weakref.ref(app), settings.instrumentation, capture, metrics, meter_provider))
         return app
 
 
@@ -168,16 +170,13 @@ def uninstrument(app: Flask) -> None:
         if not isinstance(telemetry, Telemetry) or telemetry.middleware is None:
             return
         telemetry.middleware.remove()
-        if isinstance(telemetry.middleware, RequestMiddleware):
-            sqlite.remove(telemetry.middleware.capture)
-        _in_use[telemetry.settings.instrumentation] -= 1
-        _detach(telemetry.metrics, telemetry.meter_provider)
+        next(use for use in _in_use if use.app() is app).end()
         telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = None
 
 
 def check_instrumentation(chosen: str) -> None:
     """Raise `InstrumentationError` where `chosen` can't be had: not installed, or another one is at work in the process."""
-    if +_in_use and not _in_use[chosen]:
+    if _in_use and not any(use.instrumentation == chosen for use in _in_use):
         raise InstrumentationError(
             f"the setting instrumentation must be the same for all apps of a process, got {chosen!r} beside another"
         )
@@ -246,4 +245,31 @@ def _detach(metrics: PerformanceMetrics, provider: MeterProvider | None) -> None
 
 
 _uses: Counter[tuple[int, int]] = Counter()
-_in_use: Counter[str] = Counter()  # apps by their setting `instrumentation`
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Use:
+    """What has to be undone for an instrumented app, without holding it: many test suites make an app for each test."""
+
+    app: weakref.ref[Flask]
+    instrumentation: str
+    capture: Capture
+    metrics: PerformanceMetrics
+    meter_provider: MeterProvider
+
+    def end(self) -> None:
+        """Undo it."""
+        _in_use.remove(self)
+        if self.instrumentation != "stock":
+            sqlite.remove(self.capture)
+        _detach(self.metrics, self.meter_provider)
+
+
+def _end_of_dropped_apps() -> None:
+    """Undo what was done for apps that are gone; what the stock instrumentation has done for one, that can't take back."""
+    dropped = [use for use in _in_use if use.app() is None and use.instrumentation != "stock"]
+    for use in dropped:
+        use.end()
+
+
+_in_use: list[_Use] = []

@@ -97,3 +97,19 @@ def test_what_is_kept_of_requests_keeps_no_app_alive() -> None:
     assert rules() is None
     (kept,) = metrics.recent.all()
     assert (kept.route, kept.endpoint) == ("GET /<number>", "view")
+
+
+def test_an_app_that_is_dropped_leaves_nothing_behind_once_the_next_one_is_instrumented() -> None:
+    def serve() -> tuple[weakref.ref[Flask], weakref.ref[PerformanceMetrics]]:
+        app, own = hello(), PerformanceMetrics()
+        instrument(app, metrics=own, tracer_provider=TracerProvider(shutdown_on_exit=False))
+        app.test_client().get("/")
+        return weakref.ref(app), weakref.ref(own)
+
+    dropped = [serve() for _ in range(3)]
+    gc.collect()
+    app = hello()
+    instrument(app, metrics=PerformanceMetrics(), tracer_provider=TracerProvider(shutdown_on_exit=False))
+    gc.collect()
+    assert [(of_app(), of_metrics()) for of_app, of_metrics in dropped] == [(None, None)] * 3
+    uninstrument(app)

@@ -149,3 +149,15 @@ def test_a_database_that_is_locked_is_not_waited_for(large: str) -> None:
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             plans.missing_index("SELECT * FROM big WHERE x = ?", large, None)
+
+
+def test_a_database_that_nobody_has_open_is_left_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "at rest.db"
+    for is_open in (False, True):
+        with closing(sqlite3.connect(file)) as opened:
+            opened.executescript("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS t (a)")
+            if is_open:
+                opened.execute("CREATE TABLE new (a)")
+                assert plans.explain("SELECT * FROM new", [str(file)]).steps
+        assert plans.explain("SELECT * FROM t", [str(file)]).steps
+        assert [each.name for each in tmp_path.iterdir()] == [file.name]
