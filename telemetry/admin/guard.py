@@ -44,6 +44,7 @@ _PROXY_HEADERS: Final = frozenset(
     }
 )
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+_OF_BROWSERS: Final = re.compile(r"HTTP/(?:1\.1|[23](?:\.0)?)")
 _LOCALHOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII | re.IGNORECASE)
 
 
@@ -92,8 +93,9 @@ def why_not_local(environ: dict[str, Any]) -> str | None:
         if name in _PROXY_HEADERS or name.startswith("HTTP_X_FORWARDED"):
             header = name.removeprefix("HTTP_").replace("_", "-").title()
             return f"the request came through a proxy: it has the header {header}"
-    if environ.get("SERVER_PROTOCOL") in {"HTTP/1.0", "HTTP/0.9"}:
-        return f"the request came as {environ['SERVER_PROTOCOL']}, as reverse proxies send it"
+    protocol = str(environ.get("SERVER_PROTOCOL") or "")
+    if not _OF_BROWSERS.fullmatch(protocol):  # Granian says HTTP/1 for HTTP/1.0
+        return f"the request came as {protocol or 'HTTP of no known version'}, as reverse proxies send it"
     return None
 
 

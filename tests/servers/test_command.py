@@ -102,6 +102,17 @@ def test_it_ends_with_its_terminal(folder):
     assert psutil.wait_procs(workers, 20)[1] == []
 
 
+@pytest.mark.parametrize(("version", "status"), [("1.0", 401), ("1.1", 200)])
+def test_the_protocol_of_reverse_proxies_gets_no_figures(start, version, status):
+    server = start("serve", "--port", "0")
+    server.wait_until("/", lambda page: b"videos" in page)
+    asked = f"GET /admin/performance/json HTTP/{version}\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(asked.encode())
+        answered = connection.recv(65536)
+    assert int(answered.split()[1]) == status
+
+
 def serve_by(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Return what became of a server that Python `code` starts and that ends by itself."""
     return subprocess.run(

@@ -93,9 +93,18 @@ def test_a_trace_of_a_proxy_may_not_whatever_it_says(header: str, value: str, cl
     assert refused.json["reason"] == f"the request came through a proxy: it has the header {header}"
 
 
-def test_the_old_protocol_of_reverse_proxies_may_not() -> None:
-    reason = guard.why_not_local(LOCAL | {"SERVER_PROTOCOL": "HTTP/1.0"})
-    assert reason == "the request came as HTTP/1.0, as reverse proxies send it"
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1", "HTTP/0.9", ""])
+def test_the_old_protocol_of_reverse_proxies_may_not(protocol: str) -> None:
+    environ = LOCAL | {"SERVER_PROTOCOL": protocol}
+    assert guard.why_not_local(environ) == (
+        f"the request came as {protocol or 'HTTP of no known version'}, as reverse proxies send it"
+    )
+    assert not guard.is_local(environ)
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2", "HTTP/2.0", "HTTP/3"])
+def test_the_protocols_of_browsers_may(protocol: str) -> None:
+    assert guard.is_local(LOCAL | {"SERVER_PROTOCOL": protocol})
 
 
 def test_proxy_fix_makes_nobody_local(shop: Flask, instrumented: Instrumented) -> None:
