@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Final, TypedDict, overload
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 RATINGS_POST_ROUTE: Final = "POST /api/ratings/<media_hash>"
 """The route whose window the spec calls ratings POST (section 5.2)."""
 
+_log = logging.getLogger(__name__)
 _DIGITS = 3
 _SETTLED: Final = ("window", "max_routes", "recent_requests", "worst_requests", "recent_bytes", "monitor")
 _HIT, _MISS = "hit", "miss"
@@ -258,21 +261,25 @@ class PerformanceMetrics:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def record_cache_hit(self, lookups: int = 1) -> None:
-        """Count lookups that the cache answered."""
-        (self._lookups.get(_HIT) or self._bind_lookups(_HIT)).add(lookups)
+        """Count lookups that the cache answered. What is no whole number of them is dropped with a warning."""
+        if _is("lookups", lookups, Integral):
+            (self._lookups.get(_HIT) or self._bind_lookups(_HIT)).add(lookups)
 
     def record_cache_miss(self, lookups: int = 1) -> None:
-        """Count lookups that the cache could not answer."""
-        (self._lookups.get(_MISS) or self._bind_lookups(_MISS)).add(lookups)
+        """Count lookups that the cache could not answer. What is no whole number of them is dropped with a warning."""
+        if _is("lookups", lookups, Integral):
+            (self._lookups.get(_MISS) or self._bind_lookups(_MISS)).add(lookups)
 
     def record_endpoint_latency(self, route: str, duration: float, is_error: bool = False) -> None:
         """Record a request that the instrumentation does not see.
 
         Args:
             route: `METHOD rule`, such as `GET /watch/<filename>`.
-            duration: seconds; one that is negative or not finite is dropped with a warning.
+            duration: seconds; one that is negative, not finite or no number is dropped with a warning.
             is_error: whether it counts as an error of the route.
         """
+        if not (_is("route", route, str) and _is("duration", duration, Real)):
+            return
         method, _, rule = route.rpartition(" ")
         attributes: dict[str, str] = {instruments.HTTP_ROUTE: rule}
         if method:
@@ -335,7 +342,7 @@ class PerformanceMetrics:
     @property
     def db_queries_per_request(self) -> SampleList:
         """Queries of each of the newest requests over all routes."""
-        return SampleList(self._query_counts, lambda count: self._instruments.request_operations.record(count, {}))
+        return SampleList(self._query_counts, self._record_query_count)
 
     @property
     def total_db_queries(self) -> int:
@@ -432,6 +439,10 @@ class PerformanceMetrics:
             "resources": {"uptime_seconds": uptime_s, **self._process_percentages()},
         }
 
+    def _record_query_count(self, count: float) -> None:
+        if _is("the number of queries", count, Real):
+            self._instruments.request_operations.record(count, {})
+
     def _query_counts(self) -> list[int]:
         return list(map(int, copied(self.store.newest_queries)))
 
@@ -486,6 +497,17 @@ class _Attached:
     provider: APIMeterProvider
     reader: PerformanceMetricReader
     instruments: Instruments
+
+
+def _is(name: str, value: object, kind: type) -> bool:
+    """Tell whether what an app has handed over to be recorded is of a `kind`; its request does not fail for what isn't."""
+    if isinstance(value, kind):
+        return True
+    _log.warning("%s must be %s, got %.100r: it is dropped", name, _KINDS[kind], value)
+    return False
+
+
+_KINDS: Final[Mapping[type, str]] = {Integral: "a whole number", Real: "a number", str: "a text"}
 
 
 _LOOKUPS: Final = (instruments.CACHE_LOOKUPS, instruments.CACHE_OUTCOME)

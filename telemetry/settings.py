@@ -78,10 +78,11 @@ class TelemetrySettings:
     excluded_routes: Annotated[
         tuple[str, ...],
         Meta(
-            description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files and admin pages.",
+            description="URL rules (JSON list, * is a wildcard) that the windows leave out, beside static files, admin pages "
+            "and `/ping`.",
             examples=['["/health"]'],
         ),
-    ] = ("/ping",)
+    ] = ()
     admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True
     monitor: Annotated[
         bool,

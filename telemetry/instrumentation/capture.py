@@ -18,6 +18,7 @@ from telemetry.exporters.failure import Failure, error_type_of
 from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, random_ids
 from telemetry.instruments import Instruments
+from telemetry.readers.window import route_name
 from telemetry.recent import RecentRequests, Row, Worst, row, weighed
 from telemetry.requests import serving
 
@@ -413,14 +414,16 @@ class Capture:
             _log.exception("%s; later failures are counted only", what)
 
 
+_SIGN_OF_LIFE: Final = "/ping"
 ADMIN_BLUEPRINT: Final = "telemetry_admin"
 
 
 def excludes(rule: Rule, patterns: Sequence[str]) -> bool:
-    """Tell whether `rule` is one of static files or admin pages, or matches one of `patterns`."""
+    """Tell whether `rule` is one of static files or admin pages, `/ping`, or matches one of `patterns`, as it is or is shown."""
     if rule.endpoint.startswith(ADMIN_BLUEPRINT + ".") or _is_static(rule):
         return True
-    return any(fnmatch.fnmatchcase(rule.rule, pattern) for pattern in patterns)
+    names = {rule.rule, route_name("", rule.rule)}
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in (_SIGN_OF_LIFE, *patterns) for name in names)
 
 
 def _is_static(rule: Rule) -> bool:

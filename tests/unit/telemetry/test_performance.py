@@ -299,3 +299,24 @@ def test_time_lost_to_locks_is_of_routes_until_it_is_reset() -> None:
     assert metrics.lock_waits() == {"POST /rate": 0.75}
     metrics.reset()
     assert (metrics.lock_waits(), metrics.db_queries_per_request) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (lambda metrics: metrics.record_cache_hit(math.nan), "lookups must be a whole number, got nan"),
+        (lambda metrics: metrics.record_cache_miss(None), "lookups must be a whole number, got None"),
+        (lambda metrics: metrics.record_endpoint_latency("GET /", "slow"), "duration must be a number, got 'slow'"),
+        (lambda metrics: metrics.record_endpoint_latency(None, 1.0), "route must be a text, got None"),
+        (lambda metrics: metrics.db_queries_per_request.append("1"), "the number of queries must be a number, got '1'"),
+    ],
+)
+def test_what_can_t_be_recorded_is_dropped_and_told(
+    record: Callable[[PerformanceMetrics], None], told: str, metrics: PerformanceMetrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics.record_cache_hit()
+    before = metrics.snapshot()
+    record(metrics)
+    after = metrics.snapshot()
+    assert {**after, "resources": None, "uptime_seconds": None} == {**before, "resources": None, "uptime_seconds": None}
+    assert told in caplog.text

@@ -379,10 +379,15 @@ def test_a_websocket_that_ends_under_gunicorn_is_no_error(
     assert [(row["route"], row["error_count"]) for row in metrics.route_stats()] == [("GET /socket", 0)]
 
 
-def test_a_setting_leaves_more_routes_out(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
-    app = one_view(lambda **_: "ok", "/internal/<name>")
-    instrumented(app, settings=TelemetrySettings.load(excluded_routes=("/internal/*",)))
-    app.test_client().get("/internal/x")
+@pytest.mark.parametrize("pattern", ["/internal/*", "/internal/<path:name>", "/internal/<name>"])
+def test_a_setting_leaves_more_routes_out_and_the_sign_of_life_stays_so(
+    pattern: str, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda **_: "ok", "/internal/<path:name>")
+    app.add_url_rule("/ping", "ping", lambda: "pong")
+    instrumented(app, settings=TelemetrySettings.load(excluded_routes=(pattern,)))
+    for path in ("/internal/x", "/ping"):
+        assert app.test_client().get(path).status_code == 200
     assert counts(metrics) == {}
 
 
