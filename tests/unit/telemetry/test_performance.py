@@ -312,7 +312,10 @@ def test_time_lost_to_locks_is_of_routes_until_it_is_reset() -> None:
     ],
 )
 def test_what_can_t_be_recorded_is_dropped_and_told(
-    record: Callable[[PerformanceMetrics], None], told: str, metrics: PerformanceMetrics, caplog: pytest.LogCaptureFixture
+    record: Callable[[PerformanceMetrics], None],
+    told: str,
+    metrics: PerformanceMetrics,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     metrics.record_cache_hit()
     before = metrics.snapshot()
