@@ -69,6 +69,7 @@ TIMELINE = exactly(
         "route": listed(COUNT),
         "is_kept": listed({"type": "boolean"}),
         "trace_id": listed({"type": ["string", "null"], "pattern": "^[0-9a-f]{32}$"}),
+        "span_id": listed({"type": ["string", "null"], "pattern": "^[0-9a-f]{16}$"}),
         "slices": exactly(
             {
                 "start": listed({"type": "number"}),

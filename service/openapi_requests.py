@@ -120,7 +120,14 @@ SCHEMAS: Final[dict[str, Schema]] = {
         }
     ),
 }
-_OF_TRACE = [parameter("trace_id", "path", _TRACE_ID, "The trace id of a request that is kept.")]
+_OF_REQUEST = [
+    parameter(
+        "request_id",
+        "path",
+        {"type": "string", "pattern": "^[0-9a-f]{32}(-[0-9a-f]{16})?$"},
+        "Trace id and span id of a request that is kept; by a trace id alone, its newest one.",
+    )
+]
 _LEAST: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 0}
 PATHS: Final[dict[str, dict[str, Any]]] = {
     "/api/admin/performance/requests": {
@@ -147,14 +154,14 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
             ],
         )
     },
-    "/api/admin/performance/requests/{trace_id}": {
-        "parameters": _OF_TRACE,
+    "/api/admin/performance/requests/{request_id}": {
+        "parameters": _OF_REQUEST,
         "get": operation(
             "One request with its queries.", answers(200, "It.", reference("RequestDetail"), 401, 404), admin=True
         ),
     },
-    "/api/admin/performance/requests/{trace_id}/plan": {
-        "parameters": _OF_TRACE,
+    "/api/admin/performance/requests/{request_id}/plan": {
+        "parameters": _OF_REQUEST,
         "get": operation(
             "How SQLite would run one of its statements.",
             answers(200, "The plan, or why there is none.", reference("Plan"), 401, 404),
@@ -169,10 +176,12 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
             ],
         ),
     },
-    "/api/admin/performance/requests/{trace_id}/otlp": {
-        "parameters": _OF_TRACE,
+    "/api/admin/performance/requests/{request_id}/otlp": {
+        "parameters": _OF_REQUEST,
         "get": operation(
-            "One request as OTLP JSON.", answers(200, "Its trace.", {"type": "object"}, 401, 404), admin=True
+            "One request as OTLP JSON, or by a trace id alone all of the trace.",
+            answers(200, "Its spans.", {"type": "object"}, 401, 404),
+            admin=True,
         ),
     },
     "/api/admin/performance/fanout": {

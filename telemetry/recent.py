@@ -10,7 +10,7 @@ import functools
 import sys
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,6 +22,7 @@ from telemetry.readers.window import copied, route_name
 from telemetry.requests import Sums, by_query, merged, sums_of, url_path
 
 if TYPE_CHECKING:
+    from telemetry.readers.window import Sample
     from telemetry.requests import Query, RequestRecord, SumKey, Transfer
 
 MAX_KEPT_QUERIES: Final = 500
@@ -83,6 +84,11 @@ class KeptRequest(NamedTuple):
     def route(self) -> str:
         """The name of the route; the method alone where no rule matched."""
         return self.method if self.rule is None else route_name(self.method, self.rule.rule)
+
+    @property
+    def request_id(self) -> str:
+        """What tells it from every other request, also of its trace: `TRACE_ID-SPAN_ID`, in hexadecimal."""
+        return f"{self.trace_id:032x}-{self.span_id:016x}"
 
     @property
     def address(self) -> str:
@@ -409,9 +415,9 @@ class RecentRequests:
             found |= {id(kept): kept for worst in self._routes.copy().values() for kept in worst}
         return [KeptRequest._make(kept) for kept in sorted(found.values(), key=itemgetter(_START), reverse=True)]
 
-    def find(self, trace_id: int) -> KeptRequest | None:
-        """Return the newest request of that trace; `None` if none is kept."""
-        return next((kept for kept in self.all() if kept.trace_id == trace_id), None)
+    def find(self, trace_id: int, span_id: int | None = None) -> list[KeptRequest]:
+        """Return the requests of that trace that are kept, the newest first; or the one whose server span has that id."""
+        return [each for each in self.all() if each.trace_id == trace_id and span_id in (None, each.span_id)]
 
     @property
     def estimated_bytes(self) -> int:
@@ -419,3 +425,22 @@ class RecentRequests:
         with self._lock:
             newest_bytes: int = sum(kept[_BYTES] for kept in copied(self._newest))
             return newest_bytes + self._worst_bytes
+
+
+class Traces:
+    """Which of the kept requests a sample of a window is of: it knows its trace, of which there may be several requests."""
+
+    def __init__(self, requests: Iterable[KeptRequest] = ()) -> None:
+        self._requests: dict[tuple[int, str], list[KeptRequest]] = {}
+        for kept in requests:
+            self._requests.setdefault((kept.trace_id, kept.route), []).append(kept)
+
+    def of(self, sample: Sample, route: str) -> KeptRequest | None:
+        """Return the request that `sample` of `route` is of, if that is kept: of a trace, the one that ended then."""
+        found = None if sample.trace_id is None else self._requests.get((sample.trace_id, route))
+        if not found:
+            return None
+        return min(found, key=lambda kept: abs(kept.start_unix_ns + kept.duration_ns - sample.time_unix_nano))
+
+
+NO_REQUESTS: Final = Traces()

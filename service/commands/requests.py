@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -21,7 +22,7 @@ from telemetry.admin.routes import API
 from telemetry.fanout import OK, VERDICTS, name_of
 
 _NOT_REQUESTS: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}(-[0-9a-f]{16})?", re.ASCII)
 _BAR: Final = 24
 
 
@@ -46,7 +47,8 @@ def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> Non
     given = {name: value for name, value in chosen.items() if value is not None} | ({"errors": 1} if errors else {})
     target, body = _ask(url, f"{API}/requests?{urlencode(given)}")
     try:
-        rows = [_row(request) for request in body["requests"]]
+        traces = Counter(request["trace_id"] for request in body["requests"])
+        rows = [_row(request, traces[request["trace_id"]] == 1) for request in body["requests"]]
     except _NOT_REQUESTS:
         fail(f"the answer of {target} is not the requests of a server that this program knows", FAILED)
     if as_json:
@@ -61,8 +63,12 @@ def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> Non
     say("'local-video-server request TRACE_ID' shows one.", "rule")
 
 
-def _row(request: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the two lines of a request: what was asked for, and what its queries come to."""
+def _row(request: Mapping[str, Any], is_alone: bool) -> list[tuple[str, str]]:
+    """Return the two lines of a request: what was asked for, and what its queries come to.
+
+    If it `is_alone` in its trace, that is enough to ask for it.
+    """
+    shown = request["trace_id"] if is_alone else f"{request['trace_id']}-{request['span_id']}"
     verdict = request["verdict"]
     mark = "■" if request["error_type"] else "●" if verdict == OK else "▲"
     kind = {"■": "poor", "▲": "warning"}.get(mark, "text")
@@ -75,7 +81,7 @@ def _row(request: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{mark} {request['route']}  {_status(request)}  {took}, {figures.milliseconds(request['db_ms'])} in the database",
             kind,
         ),
-        (f"  {request['trace_id']}  {queries}{told}", "text"),
+        (f"  {shown}  {queries}{told}", "text"),
     ]
 
 
@@ -89,9 +95,10 @@ def _status(request: Mapping[str, Any]) -> str:
 def request(trace_id: str, url: str | None, as_json: bool) -> None:
     """Show one request of a running server: its queries by statement and line, and what they come to."""
     wanted = trace_id.strip().lower()
-    if not _TRACE_ID.fullmatch(wanted):
+    if not _REQUEST_ID.fullmatch(wanted):
         fail(
-            f"TRACE_ID must be 32 hexadecimal digits, got {trace_id!r}; 'local-video-server requests' lists them",
+            "TRACE_ID must be 32 hexadecimal digits, and may be followed by - and the 16 of a span id, "
+            f"got {trace_id!r}; 'local-video-server requests' lists them",
             WRONG_SETTING,
         )
     target, body = _ask(url, f"{API}/requests/{wanted}")

@@ -25,10 +25,10 @@ _NEW_NS: Final = 60 * 10**9
 
 
 class Fact(NamedTuple):
-    """What stands out: a sentence, and the trace id of the request that proves it, if one does."""
+    """What stands out: a sentence, and the id of the request that proves it, if one does."""
 
     text: str
-    trace_id: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def fan_out(
             continue
         rank = (-fanout.VERDICTS.index(warned.kind), warned.weight)
         if kept.route not in worst or rank > worst[kept.route][0]:
-            worst[kept.route] = rank, Fact(_aged(warned.text, kept, now_unix_nano), f"{kept.trace_id:032x}")
+            worst[kept.route] = rank, Fact(_aged(warned.text, kept, now_unix_nano), kept.request_id)
     found = {route: fact for route, (_, fact) in worst.items()}
     for growth in reader.growth(requests):
         found.setdefault(growth.route, Fact(growth.text))

@@ -17,7 +17,7 @@ from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, S
 from telemetry.requests import MADE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flask import Flask
 
@@ -27,15 +27,20 @@ if TYPE_CHECKING:
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def otlp_json(kept: KeptRequest, app: Flask) -> dict[str, Any]:
-    """Return the trace of a request as OTLP JSON, which Jaeger and the Collector's file receiver read.
+def otlp_json(requests: Sequence[KeptRequest], app: Flask) -> dict[str, Any]:
+    """Return the spans of requests as OTLP JSON, which Jaeger and the Collector's file receiver read.
 
-    Ids are hexadecimal, as that format has them; of the request's queries it holds those that are kept one by one.
+    Ids are hexadecimal, as that format has them; of the requests' queries it holds those that are kept one by one.
     """
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
     from telemetry.exporters.jsonfile import as_body
 
+    source = _source(app)
+    return as_body(encode_spans([span for kept in requests for span in _ended(kept, source).spans()]))
+
+
+def _ended(kept: KeptRequest, source: Source) -> EndedRequest:
     ids = SpanContext(kept.trace_id, kept.span_id, False, TraceFlags(TraceFlags.SAMPLED))
     environ = tuple({"PATH_INFO": kept.path, "REQUEST_METHOD": kept.method}.get(key) for key in ENVIRON_KEYS)
     rule = None if kept.rule is None else kept.rule.rule
@@ -43,8 +48,7 @@ def otlp_json(kept: KeptRequest, app: Flask) -> dict[str, Any]:
         None, kept.method, rule, kept.status, kept.error_type, kept.duration_ns, environ, None, tuple(kept)
     )
     queries = [(*query[:4], query[4] & ~MADE, *query[5:]) for query in kept.queries]
-    ended = EndedRequest(_source(app), ids, kept.start_ns, kept.start_unix_ns, server, queries)
-    return as_body(encode_spans(ended.spans()))
+    return EndedRequest(source, ids, kept.start_ns, kept.start_unix_ns, server, queries)
 
 
 def _source(app: Flask) -> Source:

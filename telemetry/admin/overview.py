@@ -12,6 +12,7 @@ from telemetry.admin.drawing import Sparkline, sparkline
 from telemetry.admin.figures import NONE, Status
 from telemetry.percentiles import percentile
 from telemetry.performance import RATINGS_POST_ROUTE, RouteStats
+from telemetry.recent import NO_REQUESTS, Traces
 from telemetry.system import BYTES_PER_MB
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics, RouteWindow
     from telemetry.readers.slices import Slice
     from telemetry.readers.window import Sample
+    from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
 
 RATE_HORIZON_S: Final = 60.0
-NO_REQUESTS: Final[Mapping[int, int]] = {}
 _RATE_BARS = 20
 
 
@@ -53,7 +54,7 @@ class Row:
     spark: Sparkline
     newest_unix_nano: int
     examples: Mapping[str, str] = field(default_factory=dict)
-    """Column -> trace id of the kept request that comes nearest to its figure; of errors the newest."""
+    """Column -> id of the kept request that comes nearest to its figure; of errors the newest."""
 
     @property
     def route(self) -> str:
@@ -89,11 +90,11 @@ class Overview:
 
 
 def build(
-    metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int, kept: Mapping[int, int] = NO_REQUESTS
+    metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int, kept: Traces = NO_REQUESTS
 ) -> Overview:
     """Return the overview of `metrics` as it is at `now_unix_nano`, judged by the thresholds of `settings`.
 
-    Figures lead to example requests among those `kept`: trace id -> number of queries.
+    Figures lead to example requests among those `kept`.
     """
     windows = tuple(window for window in metrics.route_windows() if window.samples)
     slices = tuple(metrics.store.slices.slices())
@@ -113,7 +114,7 @@ def build(
     return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, slices, metrics.failures)
 
 
-def row(window: RouteWindow, settings: TelemetrySettings, kept: Mapping[int, int] = NO_REQUESTS) -> Row:
+def row(window: RouteWindow, settings: TelemetrySettings, kept: Traces = NO_REQUESTS) -> Row:
     """Return the table's row for `window`, which must have a sample."""
     stats = window.stats()
     durations = [sample.value for sample in window.samples]
@@ -129,21 +130,18 @@ def row(window: RouteWindow, settings: TelemetrySettings, kept: Mapping[int, int
     )
 
 
-def _examples(
-    stats: RouteStats, most_queries: int | None, samples: Sequence[Sample], kept: Mapping[int, int]
-) -> dict[str, str]:
-    samples = [sample for sample in samples if sample.trace_id in kept]
-    if not samples:
+def _examples(stats: RouteStats, most_queries: int | None, samples: Sequence[Sample], kept: Traces) -> dict[str, str]:
+    known = [(sample, found) for sample in samples if (found := kept.of(sample, stats["route"])) is not None]
+    if not known:
         return {}
-    found = {}
+    examples: dict[str, KeptRequest | None] = {}
     for column in ("p50_ms", "p95_ms", "p99_ms", "min_ms", "max_ms"):
         wanted_s = stats[column] / 1000
-        found[column] = min(samples, key=lambda sample: abs(sample.value - wanted_s)).trace_id
-    found["error_count"] = next((sample.trace_id for sample in reversed(samples) if sample.is_error), None)
-    found["queries_max"] = next(
-        (each.trace_id for each in reversed(samples) if each.trace_id and kept[each.trace_id] == most_queries), None
-    )
-    return {column: f"{trace_id:032x}" for column, trace_id in found.items() if trace_id is not None}
+        examples[column] = min(known, key=lambda pair: abs(pair[0].value - wanted_s))[1]
+    known.reverse()
+    examples["error_count"] = next((found for sample, found in known if sample.is_error), None)
+    examples["queries_max"] = next((found for _, found in known if found.query_count == most_queries), None)
+    return {column: found.request_id for column, found in examples.items() if found is not None}
 
 
 class Rate(NamedTuple):

@@ -12,6 +12,7 @@ from werkzeug.routing import BuildError
 
 from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
 from telemetry.instrumentation.capture import excludes
+from telemetry.recent import Traces
 
 if TYPE_CHECKING:
     from telemetry.admin.routes import Admin
@@ -53,9 +54,7 @@ def common(admin: Admin) -> dict[str, Any]:
 def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, Any]:
     reader = admin.reader
     requests, settings = reader.all(), reader.settings
-    shown = overview.build(
-        reader.metrics, settings, now_unix_nano, {kept.trace_id: kept.query_count for kept in reversed(requests)}
-    )
+    shown = overview.build(reader.metrics, settings, now_unix_nano, Traces(requests))
     rows, more = chosen.select(shown.rows)
     exporting = exporters.rows(admin.look_at_exporters, now_unix_nano)
     notes = attention.notes(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
 ANY: Final = ""
 MAX_GROUP: Final = 9999
-_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_REQUEST_ID: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:-(?P<span>[0-9a-f]{16}))?", re.ASCII)
 
 
 def listed(admin: Admin) -> Response:
@@ -34,18 +34,18 @@ def listed(admin: Admin) -> Response:
     return answers.json({"requests": rows[:limit], "kept": len(reader.all())})
 
 
-def one(admin: Admin, trace_id: str) -> Response:
+def one(admin: Admin, request_id: str) -> Response:
     """Answer with all that is known of one request."""
     reader = admin.reader
-    kept = find(reader, trace_id)
-    return not_kept(trace_id) if kept is None else answers.json(reader.detail(kept, reader.analyse(kept)))
+    kept = find(reader, request_id)
+    return not_kept(request_id) if kept is None else answers.json(reader.detail(kept, reader.analyse(kept)))
 
 
-def plan(admin: Admin, trace_id: str) -> Response:
+def plan(admin: Admin, request_id: str) -> Response:
     """Answer with the plan of one statement of a request."""
-    kept = find(admin.reader, trace_id)
+    kept = find(admin.reader, request_id)
     if kept is None:
-        return not_kept(trace_id)
+        return not_kept(request_id)
     groups = fanout.group(kept)
     at = parameters.whole("group", 0, MAX_GROUP, least=0)
     if groups and at >= len(groups):
@@ -56,13 +56,13 @@ def plan(admin: Admin, trace_id: str) -> Response:
     return answers.json(requests_facts.plan_body(found))
 
 
-def otlp(admin: Admin, trace_id: str) -> Response:
-    """Answer with the spans of a request, as a file of OTLP JSON."""
-    kept = find(admin.reader, trace_id)
-    if kept is None:
-        return not_kept(trace_id)
+def otlp(admin: Admin, request_id: str) -> Response:
+    """Answer with the spans of a request, or of all of a trace, as a file of OTLP JSON."""
+    kept = find_all(admin.reader, request_id)
+    if not kept:
+        return not_kept(request_id)
     body = exports.otlp_json(kept, current_app._get_current_object())  # type: ignore[attr-defined]
-    return as_file(answers.json(body), f"{trace_id}.json")
+    return as_file(answers.json(body), f"{request_id}.json")
 
 
 def fan_out(admin: Admin) -> Response:
@@ -88,16 +88,24 @@ def selected(reader: Reader) -> Sequence[KeptRequest]:
     ]
 
 
-def find(reader: Reader, trace_id: str) -> KeptRequest | None:
-    """Return the newest kept request of a trace, by the id as it is written."""
-    return reader.metrics.recent.find(int(trace_id, 16)) if _TRACE_ID.fullmatch(trace_id) else None
+def find(reader: Reader, request_id: str) -> KeptRequest | None:
+    """Return a kept request by `TRACE_ID-SPAN_ID`, as it is written; by a trace id alone the newest one of the trace."""
+    return next(iter(find_all(reader, request_id)), None)
 
 
-def not_kept(trace_id: str) -> Response:
+def find_all(reader: Reader, request_id: str) -> Sequence[KeptRequest]:
+    """Return what `find` does; by a trace id alone all that are kept of the trace, the newest first."""
+    ids = _REQUEST_ID.fullmatch(request_id)
+    if ids is None:
+        return ()
+    return reader.metrics.recent.find(int(ids["trace"], 16), None if ids["span"] is None else int(ids["span"], 16))
+
+
+def not_kept(request_id: str) -> Response:
     """Return the 404 that says why a request is not there."""
-    shown: Any = trace_id if len(trace_id) <= 64 else trace_id[:63] + "…"
+    shown: Any = request_id if len(request_id) <= 64 else request_id[:63] + "…"
     why = "kept are the newest requests of this process and the worst of each route; this one is not, or not any more"
-    return answers.json({"error": f"no request with the trace id {shown!r}: {why}"}, 404)
+    return answers.json({"error": f"no request with the id {shown!r}: {why}"}, 404)
 
 
 def as_file(response: Response, name: str) -> Response:

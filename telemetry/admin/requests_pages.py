@@ -95,11 +95,11 @@ def live(admin: Admin) -> Response:
     return answers.page("_requests.html", **_list(admin.reader))
 
 
-def one(admin: Admin, trace_id: str) -> Response:
+def one(admin: Admin, request_id: str) -> Response:
     """Answer with the page of one request."""
-    kept = find(admin.reader, trace_id)
+    kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, trace_id)
+        return _gone(admin, request_id)
     url = exporters.trace_url(admin.reader.settings, admin.look_at_exporters)
     link = url.replace("{trace_id}", f"{kept.trace_id:032x}")
     is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
@@ -107,21 +107,21 @@ def one(admin: Admin, trace_id: str) -> Response:
     return answers.page("request.html", **common(admin) | _one(admin.reader, kept) | trace, offline=False)
 
 
-def as_html(admin: Admin, trace_id: str) -> Response:
+def as_html(admin: Admin, request_id: str) -> Response:
     """Answer with one request as a file that opens offline."""
-    kept = find(admin.reader, trace_id)
+    kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, trace_id)
+        return _gone(admin, request_id)
     shown = common(admin) | _one(admin.reader, kept)
     page = answers.page("request_file.html", **shown, offline=True, css=answers.style())
-    return as_file(page, f"request-{kept.trace_id:032x}.html")
+    return as_file(page, f"request-{kept.request_id}.html")
 
 
-def as_test(admin: Admin, trace_id: str) -> Response:
+def as_test(admin: Admin, request_id: str) -> Response:
     """Answer with a test that repeats one request and holds it to its number of queries."""
-    kept = find(admin.reader, trace_id)
+    kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, trace_id)
+        return _gone(admin, request_id)
     made = Response(exports.pytest_of(kept, admin.reader.analyse(kept)), mimetype="text/x-python")
     answers.harden(made)
     return as_file(made, "test_queries.py")
@@ -133,9 +133,9 @@ def report(admin: Admin) -> Response:
     return as_file(page, f"performance-{figures.day(time.time_ns())}.html")
 
 
-def _gone(admin: Admin, trace_id: str) -> Response:
+def _gone(admin: Admin, request_id: str) -> Response:
     query = ListState.parse(request.args).query()
-    return answers.page("request_gone.html", 404, **common(admin), trace_id=trace_id[:64], list_query=query)
+    return answers.page("request_gone.html", 404, **common(admin), request_id=request_id[:64], list_query=query)
 
 
 def _list(reader: Reader) -> dict[str, Any]:

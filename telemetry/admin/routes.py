@@ -55,9 +55,9 @@ ROUTES: Final = (
     Route(f"{_PAGES}/report", "performance_report_file", "requests_pages:report"),
     Route(_REQUESTS, "performance_requests", "requests_pages:listed"),
     Route(f"{_REQUESTS}/live", "performance_requests_live", "requests_pages:live"),
-    Route(f"{_REQUESTS}/<trace_id>", "performance_request", "requests_pages:one"),
-    Route(f"{_REQUESTS}/<trace_id>/page", "performance_request_file", "requests_pages:as_html"),
-    Route(f"{_REQUESTS}/<trace_id>/test", "performance_request_test", "requests_pages:as_test"),
+    Route(f"{_REQUESTS}/<request_id>", "performance_request", "requests_pages:one"),
+    Route(f"{_REQUESTS}/<request_id>/page", "performance_request_file", "requests_pages:as_html"),
+    Route(f"{_REQUESTS}/<request_id>/test", "performance_request_test", "requests_pages:as_test"),
     Route(f"{_PAGES}/json", "performance_json", "api:snapshot"),
     Route(f"{_PAGES}.json", "performance_json_alias", "api:snapshot"),
     Route(f"{API}/routes", "performance_routes", "api:routes"),
@@ -66,9 +66,9 @@ ROUTES: Final = (
     Route(f"{API}/exporters", "performance_exporters", "exporters:listed"),
     Route(f"{API}/fanout", "performance_fanout", "requests_api:fan_out"),
     Route(f"{API}/requests", "performance_requests_json", "requests_api:listed"),
-    Route(f"{API}/requests/<trace_id>", "performance_request_json", "requests_api:one"),
-    Route(f"{API}/requests/<trace_id>/plan", "performance_request_plan", "requests_api:plan"),
-    Route(f"{API}/requests/<trace_id>/otlp", "performance_request_otlp", "requests_api:otlp"),
+    Route(f"{API}/requests/<request_id>", "performance_request_json", "requests_api:one"),
+    Route(f"{API}/requests/<request_id>/plan", "performance_request_plan", "requests_api:plan"),
+    Route(f"{API}/requests/<request_id>/otlp", "performance_request_otlp", "requests_api:otlp"),
 )
 _METRICS: Final = Route(METRICS_PATH, "metrics", "exporters:metrics")
 

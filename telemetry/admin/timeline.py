@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from telemetry.performance import rounded
 from telemetry.readers.slices import Slice, cut
+from telemetry.recent import NO_REQUESTS, Traces
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics, RouteWindow
     from telemetry.readers.window import Sample
+    from telemetry.recent import KeptRequest
 
 RANGES_S: Final[dict[str, float]] = {"5m": 300, "15m": 900, "1h": 3600, "all": float("inf")}
 RANGE_WORDS: Final = {"5m": "5 min", "15m": "15 min", "1h": "1 h", "all": "all"}
@@ -23,11 +25,11 @@ MAX_POINTS: Final = 2000
 
 
 class Point(NamedTuple):
-    """One request: the sample, the route it belongs to, and whether more is kept of it."""
+    """One request: the sample, the route it belongs to, and what is kept of it, if more is."""
 
     sample: Sample
     route: str
-    is_kept: bool
+    kept: KeptRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ class Timeline:
             "duration_ms": [rounded(sample.value * 1000) for sample in samples],
             "is_error": [sample.is_error for sample in samples],
             "route": [index[point.route] for point in self.points],
-            "is_kept": [point.is_kept for point in self.points],
+            "is_kept": [point.kept is not None for point in self.points],
             "trace_id": [None if sample.trace_id is None else f"{sample.trace_id:032x}" for sample in samples],
+            "span_id": [None if point.kept is None else f"{point.kept.span_id:016x}" for point in self.points],
             "slices": {
                 "start": [rounded(each.start_unix_nano / 1e9) for each in self.slices],
                 "end": [rounded(each.end_unix_nano / 1e9) for each in self.slices],
@@ -72,7 +75,7 @@ def read(metrics: PerformanceMetrics, span: str, route: str | None, now_unix_nan
     It starts with the first request kept where that is later, though never less than a minute before now. The slices are of
     all requests; of one route they are of the samples in its window.
     """
-    kept = {each.trace_id for each in metrics.recent.all()}
+    kept = Traces(metrics.recent.all())
     return select(metrics.route_windows(), metrics.store.slices.slices(), span, route, now_unix_nano, kept)
 
 
@@ -82,12 +85,12 @@ def select(
     span: str,
     route: str | None,
     now_unix_nano: int,
-    kept: Collection[int] = (),
+    kept: Traces = NO_REQUESTS,
 ) -> Timeline:
-    """Return what `read` does, out of windows, slices and the trace ids of kept requests that were read already."""
+    """Return what `read` does, out of windows, slices and kept requests that were read already."""
     every = sorted(
         (
-            Point(sample, window.route, sample.trace_id in kept)
+            Point(sample, window.route, kept.of(sample, window.route))
             for window in windows
             if route in (None, window.route)
             for sample in window.samples

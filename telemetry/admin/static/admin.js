@@ -194,9 +194,9 @@ window.telemetryAdmin = (() => {
     remember(link.pathname, `#${CSS.escape(link.closest("[id]").id)} a[href="${href}"]`);
   });
 
-  function open(traceId) {
-    remember(`${requests}/${traceId}`, "#latency");
-    location.assign(`${requests}/${traceId}`);
+  function open(requestId) {
+    remember(`${requests}/${requestId}`, "#latency");
+    location.assign(`${requests}/${requestId}`);
   }
 
   // The mark is in the history's entry: another visit to the same address has none.

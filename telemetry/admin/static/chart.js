@@ -192,8 +192,7 @@ window.telemetryChart = (() => {
     plot.over.addEventListener("click", () => {
       const at = nearest(plot);
       if (at === null) return;
-      const trace = body.trace_id[at];
-      if (body.is_kept[at]) window.telemetryAdmin.open(trace);
+      if (body.is_kept[at]) window.telemetryAdmin.open(`${body.trace_id[at]}-${body.span_id[at]}`);
       else window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
     });
   }

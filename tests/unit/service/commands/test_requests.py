@@ -156,8 +156,12 @@ def test_one_request_for_machines(run, shelf):
 @pytest.mark.parametrize(
     ("trace_id", "code", "says"),
     [
-        ("abc", 2, "TRACE_ID must be 32 hexadecimal digits, got 'abc'"),
-        ("0" * 32, 1, "no request with the trace id"),
+        (
+            "abc",
+            2,
+            "TRACE_ID must be 32 hexadecimal digits, and may be followed by - and the 16 of a span id, got 'abc'",
+        ),
+        ("0" * 32, 1, "no request with the id"),
     ],
 )
 def test_a_request_that_is_not_there_is_one_line(trace_id, code, says, run, shelf):

@@ -10,6 +10,8 @@ from telemetry.admin.figures import POOR, WARNING
 from telemetry.exporters.status import ExportStatus
 from telemetry.performance import RouteWindow
 from telemetry.readers.window import Sample
+from telemetry.recent import Traces
+from tests.unit.telemetry.queries import kept as made
 
 SETTINGS = TelemetrySettings(good_below_ms=50, poor_above_ms=200, fan_out_warning=20, cache_good_percent=90)
 NO_LOOKUPS = {"hits": 0, "misses": 0, "hit_rate_percent": 0.0}
@@ -70,11 +72,14 @@ def test_each_fact_leads_to_a_kept_request_that_shows_it() -> None:
         Sample(number, number, ms / 1000, 100 + number, ms == 70) for number, ms in enumerate((10, 70, 300, 20, 70, 30))
     ]
     window = RouteWindow("GET /", "", tuple(samples), (1, 1, 1, 30, 1, 1))
+    requests = [
+        made([], route="/", trace_id=number, query_count=30 if number == 103 else 1) for number in range(101, 105)
+    ]
     (none,) = notes(overview.row(window, SETTINGS))
-    assert [fact.trace_id for fact in none.facts] == [None, None, None]
-    (note,) = notes(overview.row(window, SETTINGS, {101: 1, 102: 1, 103: 30, 104: 1}))
-    slowest, newest_failed, most_queries = (f"{number:032x}" for number in (102, 104, 103))
-    assert [(fact.text.partition(" ")[0], fact.trace_id) for fact in note.facts] == [
+    assert [fact.request_id for fact in none.facts] == [None, None, None]
+    (note,) = notes(overview.row(window, SETTINGS, Traces(requests)))
+    slowest, newest_failed, most_queries = (requests[number].request_id for number in (1, 3, 2))
+    assert [(fact.text.partition(" ")[0], fact.request_id) for fact in note.facts] == [
         ("p95", slowest),
         ("2", newest_failed),
         ("up", most_queries),

@@ -24,9 +24,9 @@ OURS = "default-src 'none'"
 Instrumented = Callable[..., Flask]
 
 
-def rules(app: Flask, trace_id: str = "0" * 32) -> Iterator[tuple[str, str]]:
+def rules(app: Flask, request_id: str = "0" * 32) -> Iterator[tuple[str, str]]:
     """Every path under the prefixes of the admin pages with each of its methods, whoever registered it."""
-    values = {"filename": "admin.css", "trace_id": trace_id}
+    values = {"filename": "admin.css", "request_id": request_id}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith(PREFIXES):
             with app.test_request_context():

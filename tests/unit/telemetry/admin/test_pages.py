@@ -174,7 +174,7 @@ def test_the_status_of_a_route_is_that_of_all_that_needs_a_look(
 def test_what_needs_a_look_leads_to_a_request_that_shows_it(instrumented: Instrumented, read) -> None:
     client = instrumented(busy_shop()).test_client()
     client.get("/fail")
-    failed = client.get("/fail").headers["traceparent"].split("-")[1]
+    failed = client.get("/fail").headers["traceparent"][3:].rpartition("-")[0]
     (fact,) = read(client.get(PAGE).text).by_id("needs-a-look").all("span", class_="facts")
     (link,) = fact.all("a")
     assert (link.text, link["href"]) == ("2 errors in 2 requests", f"{PAGE}/requests/{failed}")

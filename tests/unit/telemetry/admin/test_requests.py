@@ -81,6 +81,40 @@ def trace_of(response: Any) -> str:
     return str(response.headers["traceparent"].split("-")[1])
 
 
+def id_of(response: Any) -> str:
+    """Return what the admin pages address a request by."""
+    return str(response.headers["traceparent"][3:].rpartition("-")[0])
+
+
+def test_requests_of_one_trace_are_told_apart(client: FlaskClient, read) -> None:
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    paths = ["/list/10", "/plain", "/fails", "/list/3"]
+    ids = {path: id_of(client.get(path, headers=trace)) for path in paths}
+    for path, request_id in ids.items():
+        assert json.loads(client.get(f"{API}/{request_id}").text)["path"] == path
+    rows = read(client.get(PAGE).text).by_id("requests").all("tr", tabindex="-1")
+    assert [link["href"].rpartition("/")[2] for row in rows for link in row.all("a")] == [
+        ids[path] for path in reversed(paths)
+    ]
+    overview = read(client.get("/admin/performance").text)
+    (proof,) = [link for link in overview.by_id("needs-a-look").all("a") if link.text.startswith("N+1")]
+    assert proof["href"] == f"{PAGE}/{ids['/list/10']}"
+    (row,) = overview.all("tr", **{"data-route": "GET /plain"})
+    assert {link["href"].rpartition("/")[2] for link in row.all("a", class_="example")} == {ids["/plain"]}
+    timeline = json.loads(client.get("/api/admin/performance/timeline").text)
+    shown = [
+        f"{trace_id}-{span_id}" for trace_id, span_id in zip(timeline["trace_id"], timeline["span_id"], strict=True)
+    ]
+    assert shown == list(ids.values())
+    newest, whole = ids["/list/3"], ids["/list/3"].partition("-")[0]
+    assert json.loads(client.get(f"{API}/{whole}").text)["span_id"] == newest.partition("-")[2]
+    for asked, number in ((newest, 1), (whole, 4)):
+        body = json.loads(client.get(f"{API}/{asked}/otlp").text)
+        spans = [span for scope in body["resourceSpans"][0]["scopeSpans"] for span in scope["spans"]]
+        assert len([span for span in spans if span["kind"] == 2]) == number
+    assert client.get(f"{API}/{whole}-{'0' * 16}").status_code == 404
+
+
 def test_the_response_names_the_request_that_is_kept(client: FlaskClient) -> None:
     response = client.get("/list/10")
     assert response.headers["Server-Timing"].startswith("db;dur=")
@@ -234,7 +268,7 @@ def test_a_request_that_is_not_kept_is_a_404_that_says_so(trace_id: str, client:
     for path in ("", "/plan", "/otlp"):
         answer = client.get(f"{API}/{trace_id}{path}")
         assert answer.status_code == 404
-        assert "no request with the trace id" in json.loads(answer.text)["error"]
+        assert "no request with the id" in json.loads(answer.text)["error"]
     for path in ("", "/page", "/test"):
         answer = client.get(f"{PAGE}/{trace_id}{path}")
         assert answer.status_code == 404
@@ -276,10 +310,10 @@ def test_the_trace_as_otlp_json_is_what_protobuf_reads(client: FlaskClient) -> N
 
 
 def test_the_list_says_what_is_the_matter_and_leads_to_the_request(client: FlaskClient, read) -> None:
-    trace_id = trace_of(client.get("/list/10"))
+    request_id = id_of(client.get("/list/10"))
     page = read(client.get(PAGE).text)
     (row,) = page.by_id("requests").all("tr", tabindex="-1")
-    assert [link["href"] for link in row.all("a")] == [f"{PAGE}/{trace_id}"]
+    assert [link["href"] for link in row.all("a")] == [f"{PAGE}/{request_id}"]
     assert "N+1" in row.text
     assert "11" in row.text
     assert "No request matches" in client.get(f"{PAGE}/live?verdict=ok").text
@@ -296,7 +330,7 @@ def test_each_time_of_day_says_its_zone(client: FlaskClient, read) -> None:
 
 
 def test_a_request_leads_back_to_the_list_as_it_was(client: FlaskClient, read) -> None:
-    trace_id = trace_of(client.get("/list/10"))
+    request_id = id_of(client.get("/list/10"))
     listed = read(
         client.get(f"{PAGE}?verdict=any&sort=query_count&order=desc&q=list&route=GET+/list/<number>&all=1").text
     )
@@ -306,7 +340,7 @@ def test_a_request_leads_back_to_the_list_as_it_was(client: FlaskClient, read) -
     query = "sort=query_count&q=list&verdict=any&route=GET+%2Flist%2F%3Cnumber%3E&all=1&order=desc"
     (row,) = listed.by_id("requests").all("tr", tabindex="-1")
     (link,) = row.all("a")
-    assert link["href"] == f"{PAGE}/{trace_id}?{query}"
+    assert link["href"] == f"{PAGE}/{request_id}?{query}"
     page = read(client.get(link["href"]).text)
     assert page.by_id("still")["data-back"] == f"{PAGE}?{query}"
     gone = read(client.get(f"{PAGE}/{'0' * 32}?{query}").text)
@@ -377,8 +411,8 @@ def test_many_requests_are_cut_and_all_can_be_shown(client: FlaskClient, read, m
 def test_errors_and_most_queries_lead_to_a_request_that_shows_them(client: FlaskClient, read) -> None:
     client.get("/fails/0")
     client.get("/fails/0")
-    most = trace_of(client.get("/fails/3"))
-    failed = trace_of(client.get("/fails/1"))
+    most = id_of(client.get("/fails/3"))
+    failed = id_of(client.get("/fails/1"))
     (row,) = read(client.get("/admin/performance").text).all("tr", **{"data-route": "GET /fails/<number>"})
     cells = row.all("td")
     assert [link["href"].rpartition("/")[2] for cell in (cells[7], cells[9]) for link in cell.all("a")] == [
@@ -536,9 +570,9 @@ def test_a_path_is_shown_as_the_address_that_leads_there_again(
 
 
 def test_the_overview_names_the_line_and_leads_to_the_proof(client: FlaskClient, read) -> None:
-    trace_id = trace_of(client.get("/list/10"))
+    request_id = id_of(client.get("/list/10"))
     notes = read(client.get("/admin/performance").text).by_id("needs-a-look")
-    (link,) = [link for link in notes.all("a") if link["href"] == f"{PAGE}/{trace_id}"]
+    (link,) = [link for link in notes.all("a") if link["href"] == f"{PAGE}/{request_id}"]
     assert re.search(r"N\+1: 10 of 11 queries alike \S*test_requests\.py:\d+", link.text)
 
 
@@ -579,7 +613,8 @@ def books(instrumented: Instrumented, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_slow_query_that_reads_a_whole_table_for_some_rows_is_a_finding(books: FlaskClient, read) -> None:
-    trace_id = trace_of(books.get("/find"))
+    found = books.get("/find")
+    trace_id = trace_of(found)
     (row,) = listed(books, "verdict=full_scan")
     assert row["trace_id"] == trace_id
     (finding,) = json.loads(books.get(f"{API}/{trace_id}").text)["findings"]
@@ -590,7 +625,7 @@ def test_a_slow_query_that_reads_a_whole_table_for_some_rows_is_a_finding(books:
     )
     assert finding["mend"] == "an index on books(year)"
     notes = read(books.get("/admin/performance").text).by_id("needs-a-look")
-    (link,) = [link for link in notes.all("a", href=f"{PAGE}/{trace_id}") if "full scan" in link.text]
+    (link,) = [link for link in notes.all("a", href=f"{PAGE}/{id_of(found)}") if "full scan" in link.text]
     assert re.match(r"full scan: \S+ m?s without an index on books\(year\) \S*test_requests\.py:\d+$", link.text)
 
 
@@ -727,10 +762,10 @@ def test_reset_forgets_the_requests_too(client: FlaskClient, metrics: Performanc
 
 
 def test_latency_figures_lead_to_the_request_that_comes_nearest(client: FlaskClient, read) -> None:
-    traces = {trace_of(client.get("/plain")) for _ in range(3)}
+    requests = {id_of(client.get("/plain")) for _ in range(3)}
     page = read(client.get("/admin/performance").text)
     (row,) = [node for node in page.by_id("routes").all("tr") if node.attributes.get("data-route") == "GET /plain"]
     links = [link["href"].rpartition("/")[2] for link in row.all("a", class_="example")]
     assert len(links) == 5
-    assert set(links) <= traces
+    assert set(links) <= requests
     assert client.get(f"{PAGE}/{links[0]}").status_code == 200

@@ -9,6 +9,8 @@ from telemetry.admin import timeline
 from telemetry.performance import RouteWindow
 from telemetry.readers.slices import Slice
 from telemetry.readers.window import Sample
+from telemetry.recent import Traces
+from tests.unit.telemetry.queries import kept as made
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND
@@ -95,7 +97,8 @@ def test_the_body_is_columns_of_seconds_and_milliseconds() -> None:
     )
     windows = [RouteWindow("GET /b", "b", samples[:1], ()), RouteWindow("GET /a", "a", samples[1:], ())]
     slices = [Slice(NOW - 2 * SECOND, NOW - SECOND, 2, 0.76012345, 1.4, 1.48)]
-    assert timeline.select(windows, slices, "5m", None, NOW, {0xABC}).body() == {
+    kept = made([], route="/b", trace_id=0xABC, span_id=0xDEF)
+    assert timeline.select(windows, slices, "5m", None, NOW, Traces([kept])).body() == {
         "start": 1_699_999_940.0,
         "end": 1_700_000_000.0,
         "routes": ["GET /a", "GET /b"],
@@ -105,6 +108,7 @@ def test_the_body_is_columns_of_seconds_and_milliseconds() -> None:
         "route": [1, 0],
         "is_kept": [True, False],
         "trace_id": [f"{0xABC:032x}", None],
+        "span_id": [f"{0xDEF:016x}", None],
         "slices": {
             "start": [1_699_999_998.0],
             "end": [1_699_999_999.0],
