@@ -71,7 +71,7 @@ def test_from_the_overview_to_the_line_and_back_by_keys(open_shelf: Callable[...
     page.wait_for_load_state()
     page.keyboard.press("j")
     page.keyboard.press("Enter")
-    expect(page).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}-[0-9a-f]{16}$"))
     page.wait_for_load_state()
     page.keyboard.press("g")
     page.keyboard.press("r")
@@ -148,7 +148,7 @@ def test_escape_does_not_leave_the_admin_pages_where_the_address_of_an_opened_re
     page = open_shelf()
     page.goto("/admin/performance")
     page.locator("#needs-a-look .facts a").click()
-    page.wait_for_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    page.wait_for_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}-[0-9a-f]{16}$"))
     request = page.url
     page.goto("about:blank")
     page.goto(request)
@@ -184,17 +184,17 @@ def test_a_click_on_a_row_is_one_on_its_link(open_shelf: Callable[..., Page]) ->
     cell = page.locator("#requests tbody tr td").first
     with page.context.expect_page() as opened:
         cell.click(modifiers=["ControlOrMeta"])
-    expect(opened.value).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    expect(opened.value).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}-[0-9a-f]{16}$"))
     expect(page).to_have_url(re.compile(r"/admin/performance/requests$"))
     cell.click()
-    expect(page).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    expect(page).to_have_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}-[0-9a-f]{16}$"))
 
 
 def test_a_button_that_has_copied_can_be_read_again(open_shelf: Callable[..., Page]) -> None:
     page = open_shelf(permissions=["clipboard-read", "clipboard-write"])
     page.goto("/admin/performance/requests")
     page.locator("#requests tbody tr a").first.click()
-    page.wait_for_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}$"))
+    page.wait_for_url(re.compile(r"/admin/performance/requests/[0-9a-f]{32}-[0-9a-f]{16}$"))
     said = page.locator(".trace button").evaluate(
         "button => new Promise((resolve) => { const said = []; const note = () => {"
         " said.push(button.textContent); if (said.length === 2) resolve(said); };"
