@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from errno import EADDRINUSE
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from opentelemetry.util.re import parse_env_headers
+
 from service.doctor.finding import Finding, why
+from telemetry.exporters import endpoints
 from telemetry.exporters.choice import JAEGER_ENDPOINT
 from telemetry.exporters.endpoints import discreet, is_address
 
+if TYPE_CHECKING:
+    from telemetry.exporters.status import Signal
+
 _TIMEOUT_S: Final = 3.0
-_SIGNALS: Final = (("TRACES", "/v1/traces"), ("METRICS", "/v1/metrics"))
+_SIGNALS: Final[tuple[Signal, ...]] = ("traces", "metrics")
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _DEFAULT_ADDRESS: Final = JAEGER_ENDPOINT  # of `otlp` as well, where it is named without one
-_NAMING: Final = ("OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "LVS_TELEMETRY_EXPORTERS")
-_PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
+_BY_OTLP: Final = ("otlp", "jaeger")  # exporters
 
 
 def check_port(host: str, port: int) -> Iterator[Finding]:
@@ -63,42 +69,44 @@ def _is_ours(host: str, port: int) -> bool:
 
 
 def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Look whether the OTLP endpoints that are set answer, by sending them an export of nothing."""
-    base = environment.get(_ENDPOINT, "").strip()
-    asked: dict[str, str] = {}
-    wrong: dict[str, str] = {}
-    is_grpc = False
-    for signal, path in _SIGNALS:
-        variable = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"
-        own = environment.get(variable, "").strip()
-        if not own and not base:
-            continue
-        if "grpc" in (environment.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"), environment.get(_PROTOCOL)):
-            is_grpc = True
-            yield _ask_grpc(own or base, variable if own else _ENDPOINT)
-            continue
-        name, given = (variable, own) if own else (_ENDPOINT, base)
-        if is_address(given):
-            asked[own or base.rstrip("/") + path] = name
-        else:
-            wrong[name] = given
+    """Look whether what takes OTLP answers, by sending it an export of nothing as the exporters would."""
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         yield Finding("note", "exporter", "OTEL_SDK_DISABLED is true: nothing is measured or sent.", "Unset it.")
         return
-    if not asked and not wrong:
-        named = " ".join(environment.get(variable, "") for variable in _NAMING)
-        if ("otlp" in named or "jaeger" in named) and not is_grpc and environment.get(_PROTOCOL) != "grpc":
-            asked[_DEFAULT_ADDRESS] = _ENDPOINT
-        elif is_grpc or named.replace("none", "").strip():
-            return  # what is named there is another check's to tell
-    if not asked and not wrong:
+    asked: dict[str, tuple[str, Signal]] = {}
+    wrong: dict[str, str] = {}
+    others = False
+    for signal in _SIGNALS:
+        names = _names(signal, environment)
+        if names and not any(name in names for name in _BY_OTLP):
+            others = True  # that is another check's to tell
+            continue
+        variable, given = endpoints.value("ENDPOINT", signal, environment)
+        if endpoints.protocol(signal, environment) == "grpc":
+            if given:
+                yield _ask_grpc(given, variable)
+            others = others or bool(given or names)
+        elif not given:
+            if names:
+                asked.setdefault(_DEFAULT_ADDRESS, (variable, signal))
+        elif is_address(given):
+            url = given.rstrip("/") + f"/v1/{signal}" if variable == _ENDPOINT else given
+            asked[url] = variable, signal
+        else:
+            wrong[variable] = given
+    if not (asked or wrong or others):
         yield Finding("ok", "exporter", f"{_ENDPOINT} is not set here: a server started like this sends nothing.")
-        return
     for variable, given in wrong.items():
         text = f"{variable} must be an address such as http://127.0.0.1:4318, got {discreet(given)!r}."
         yield Finding("problem", "exporter", text, "Correct it, or unset it.")
-    for url, variable in asked.items():
-        yield _ask_exporter(url, variable, environment)
+    for url, (variable, signal) in asked.items():
+        yield _ask_exporter(url, variable, signal, environment)
+
+
+def _names(signal: Signal, environment: Mapping[str, str]) -> str:
+    """Return the names of exporters that are chosen for `signal`, if any are."""
+    chosen = environment.get("LVS_TELEMETRY_EXPORTERS", "").strip()
+    return chosen or environment.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
 
 
 def _ask_grpc(url: str, variable: str) -> Finding:
@@ -113,16 +121,22 @@ def _ask_grpc(url: str, variable: str) -> Finding:
     return Finding("ok", "exporter", f"{host} port {port} is open (gRPC).")
 
 
-def _ask_exporter(url: str, variable: str, environment: Mapping[str, str]) -> Finding:
+def _ask_exporter(url: str, variable: str, signal: Signal, environment: Mapping[str, str]) -> Finding:
+    from telemetry.exporters.answer import NO_OTLP
+
     meanwhile = "requests are served as ever meanwhile, what can't be sent is tried again until the queue is full"
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
     shown = f"{parts.scheme}://{host}:{port}{parts.path}"  # without a password that may stand in it
-    connection = (HTTPSConnection if parts.scheme == "https" else HTTPConnection)(host, port, timeout=_TIMEOUT_S)
-    headers = {"Content-Type": "application/x-protobuf", **_headers(environment)}
+    headers_variable, given = endpoints.value("HEADERS", signal, environment)
+    headers = {"Content-Type": "application/x-protobuf", **parse_env_headers(given, liberal=True)}
+    connection = HTTPConnection(host, port, timeout=_TIMEOUT_S)
     try:
+        if parts.scheme == "https":
+            connection = HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=_tls(signal, environment))
         connection.request("POST", parts.path or "/", b"", headers)
-        status = connection.getresponse().status
+        answer = connection.getresponse()
+        status, kind = answer.status, (answer.headers["Content-Type"] or "").lower()
     except (OSError, UnicodeError) as error:
         remedy = f"Start the collector, correct {variable}, or unset it; {meanwhile}."
         return Finding("problem", "exporter", f"{shown} does not answer: {why(error)}.", remedy)
@@ -133,15 +147,23 @@ def _ask_exporter(url: str, variable: str, environment: Mapping[str, str]) -> Fi
         return Finding("problem", "exporter", f"{shown} does not speak HTTP ({type(error).__name__}).", remedy)
     finally:
         connection.close()
+    remedy = f"Check that {variable} is a collector's OTLP/HTTP address, usually port 4318; {meanwhile}."
     if 200 <= status < 300:
+        if kind.startswith(NO_OTLP):
+            return Finding("problem", "exporter", f"{shown} answers, but is no OTLP receiver: it sends {kind}.", remedy)
         return Finding("ok", "exporter", f"{shown} takes what is sent.")
-    remedy = {401: "Check OTEL_EXPORTER_OTLP_HEADERS.", 403: "Check OTEL_EXPORTER_OTLP_HEADERS."}.get(
-        status, f"Check that {variable} is a collector's OTLP/HTTP address, usually port 4318; {meanwhile}."
-    )
+    if status in (401, 403):
+        remedy = f"Check {headers_variable}."
     return Finding("problem", "exporter", f"{shown} answers with status {status}.", remedy)
 
 
-def _headers(environment: Mapping[str, str]) -> dict[str, str]:
-    from opentelemetry.util.re import parse_env_headers
-
-    return dict(parse_env_headers(environment.get("OTEL_EXPORTER_OTLP_HEADERS", ""), liberal=True))
+def _tls(signal: Signal, environment: Mapping[str, str]) -> ssl.SSLContext:
+    """Return how a backend is trusted, and how the exporter says who it is."""
+    authority, certificate, key = (
+        endpoints.value(name, signal, environment)[1] or None
+        for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+    )
+    context = ssl.create_default_context(cafile=authority)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context

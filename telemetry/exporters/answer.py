@@ -22,7 +22,8 @@ from telemetry.exporters.status import Delivery
 
 _LATER: Final = frozenset({429, 502, 503, 504})  # OTLP specification, "Retryable Response Codes"
 _PROTOBUF: Final = "application/x-protobuf"
-_NO_OTLP: Final = ("text/html", "text/plain; version=")  # a web page, or a page of Prometheus metrics
+NO_OTLP: Final = ("text/html", "text/plain; version=")
+"""Beginnings of the content types of what answers but is no receiver: a web page, or a page of Prometheus metrics."""
 _REASON: Final = re.compile(
     r"Failed to resolve '[^']*'|\[SSL: [A-Z_]+\] [^(\"']+|\[Errno -?\d+\] [^\"')]+|Read timed out|Connection broken"
 )
@@ -58,7 +59,7 @@ class ListeningTransport(BaseHTTPTransport):
         if status is None:
             return Delivery(False, retry=True, why=_in_words(last.error) + self._hint)
         kind = str(_headers(last).get("content-type", "")).lower()
-        if 200 <= status < 300 and kind.startswith(_NO_OTLP):
+        if 200 <= status < 300 and kind.startswith(NO_OTLP):
             return Delivery(False, why=f"what answers is no OTLP receiver: {status}, {kind}{self._hint}")
         if succeeded and status < 300:
             return taken(_content(last) if kind.startswith(_PROTOBUF) else b"")

@@ -25,44 +25,44 @@ _UNFIT_FOR_HEADERS: Final = re.compile(r"[^\t\x20-\x7e\xa0-\xff]")
 
 def is_set(signal: Signal, environment: Mapping[str, str]) -> bool:
     """Tell whether there is an endpoint for `signal`."""
-    return bool(_value("ENDPOINT", signal, environment)[1])
+    return bool(value("ENDPOINT", signal, environment)[1])
 
 
 def protocol(signal: Signal, environment: Mapping[str, str]) -> str:
     """Return the protocol for `signal`, `http/protobuf` by default."""
-    return _value("PROTOCOL", signal, environment)[1] or PROTOCOLS[0]
+    return value("PROTOCOL", signal, environment)[1] or PROTOCOLS[0]
 
 
 def protocol_variable(signal: Signal, environment: Mapping[str, str]) -> str:
     """Return the variable that says the protocol for `signal`."""
-    return _value("PROTOCOL", signal, environment)[0]
+    return value("PROTOCOL", signal, environment)[0]
 
 
 def check(environment: Mapping[str, str] = os.environ) -> None:
     """Raise `SettingsError` for the first variable that is wrong, naming it, what it must be and what it was."""
     for signal in _SIGNALS:
-        variable, given = _value("PROTOCOL", signal, environment)
+        variable, given = value("PROTOCOL", signal, environment)
         if given and given not in PROTOCOLS:
             raise SettingsError(f"{variable} must be {' or '.join(PROTOCOLS)}, got {given!r}")
-        variable, given = _value("ENDPOINT", signal, environment)
+        variable, given = value("ENDPOINT", signal, environment)
         if given and not is_address(given, may_lack_scheme=protocol(signal, environment) == "grpc"):
             raise SettingsError(f"{variable} must be an address such as http://127.0.0.1:4318, got {discreet(given)!r}")
-        variable, given = _value("COMPRESSION", signal, environment)
+        variable, given = value("COMPRESSION", signal, environment)
         if given and given.lower() not in _COMPRESSIONS:
             raise SettingsError(f"{variable} must be {' or '.join(_COMPRESSIONS)}, got {given!r}")
-        variable, given = _value("TIMEOUT", signal, environment)
+        variable, given = value("TIMEOUT", signal, environment)
         if given and not _is_positive(given):
             raise SettingsError(f"{variable} must be a number of seconds over 0, got {given!r}")
-        variable, given = _value("HEADERS", signal, environment)
+        variable, given = value("HEADERS", signal, environment)
         for header in given.split(","):
-            key, _, value = header.partition("=")
-            if _UNFIT_FOR_HEADERS.search(unquote(value).strip()):
+            key, _, content = header.partition("=")
+            if _UNFIT_FOR_HEADERS.search(unquote(content).strip()):
                 raise SettingsError(
                     f"{variable} must be headers such as key=value, without line breaks and what is beyond Latin-1: "
                     f"the value of {key.strip()!r} can't be sent"
                 )
         for name in _FILES:
-            variable, given = _value(name, signal, environment)
+            variable, given = value(name, signal, environment)
             if given and not Path(given).is_file():
                 raise SettingsError(f"{variable} must be a file that exists, got {given!r}")
 
@@ -83,11 +83,11 @@ def discreet(text: str) -> str:
     return f"…@{text.rpartition('@')[2]}" if "@" in text else text
 
 
-def _value(name: str, signal: Signal, environment: Mapping[str, str]) -> tuple[str, str]:
+def value(name: str, signal: Signal, environment: Mapping[str, str]) -> tuple[str, str]:
     """Return the variable that is in force for `signal`, and its value."""
     own, common = f"{PREFIX}{signal.upper()}_{name}", PREFIX + name
-    value = environment.get(own, "").strip()
-    return (own, value) if value else (common, environment.get(common, "").strip())
+    given = environment.get(own, "").strip()
+    return (own, given) if given else (common, environment.get(common, "").strip())
 
 
 def _is_positive(text: str) -> bool:

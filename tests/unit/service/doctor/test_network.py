@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
 from service.doctor import network
 from service.doctor.network import check_exporter, check_port
 from tests.serving import serving
+
+CERTIFICATES = Path(__file__).parents[3] / "integration" / "telemetry" / "certificates"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -25,6 +29,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status, body):
         self.send_response(status)
+        self.send_header("Content-Type", self.server.kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -34,9 +39,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(status=200, ping=b"{}"):
+def answering(status=200, ping=b"{}", kind="application/x-protobuf"):
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.status, server.ping, server.seen = status, ping, []
+    server.status, server.ping, server.kind, server.seen = status, ping, kind, []
     with serving(server):
         yield server
 
@@ -167,6 +172,49 @@ def test_an_endpoint_that_takes_an_export_of_nothing_is_fine():
         ("ok", f"{url}/v1/metrics takes what is sent."),
     ]
     assert server.seen == [("/v1/traces", "Bearer abc", "0"), ("/v1/metrics", "Bearer abc", "0")]
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "text/plain; version=0.0.4"])
+def test_what_answers_but_is_no_receiver_is_a_problem(kind):
+    with answering(kind=kind) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1/traces"
+        found = only(check_exporter({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url}))
+    assert (found.level, found.text) == ("problem", f"{url} answers, but is no OTLP receiver: it sends {kind}.")
+    assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in found.remedy
+
+
+def test_each_signal_has_its_own_headers():
+    with answering() as server:
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+            "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=common",
+            "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "Authorization=own",
+        }
+        list(check_exporter(environment))
+    assert [authorization for _, authorization, _ in server.seen] == ["common", "own"]
+
+
+def test_an_endpoint_that_no_exporter_sends_to_is_not_asked():
+    with answering() as server:
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}
+        assert list(check_exporter(endpoint | {"LVS_TELEMETRY_EXPORTERS": '["console"]'})) == []
+        assert only(check_exporter(endpoint | {"OTEL_TRACES_EXPORTER": "none"})).text.endswith(
+            "/v1/metrics takes what is sent."
+        )
+    assert [path for path, _, _ in server.seen] == ["/v1/metrics"]
+
+
+def test_a_certificate_that_is_set_is_what_a_backend_is_trusted_by():
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.status, server.kind, server.seen = 200, "application/x-protobuf", []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATES / "untrusted.pem", CERTIFICATES / "untrusted.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    endpoint = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"https://127.0.0.1:{server.server_address[1]}/v1/traces"}
+    with serving(server):
+        refused = only(check_exporter(endpoint))
+        trusted = only(check_exporter(endpoint | {"OTEL_EXPORTER_OTLP_CERTIFICATE": f"{CERTIFICATES}/untrusted.pem"}))
+    assert (refused.level, trusted.level) == ("problem", "ok")
 
 
 def test_an_endpoint_of_its_own_is_asked_as_it_is():
