@@ -17,6 +17,7 @@ from service.doctor.finding import Finding, why
 from telemetry.exporters import endpoints
 from telemetry.exporters.choice import JAEGER_ENDPOINT
 from telemetry.exporters.endpoints import discreet, is_address
+from telemetry.exporters.registry import is_switched_off
 
 if TYPE_CHECKING:
     from telemetry.exporters.status import Signal
@@ -70,7 +71,7 @@ def _is_ours(host: str, port: int) -> bool:
 
 def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Look whether what takes OTLP answers, by sending it an export of nothing as the exporters would."""
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if is_switched_off(environment):
         yield Finding("note", "exporter", "OTEL_SDK_DISABLED is true: nothing is measured or sent.", "Unset it.")
         return
     asked: dict[str, tuple[str, Signal]] = {}

@@ -79,8 +79,8 @@ def notes(
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     found += [note for row in exporting if (note := _of_exporter(row)) is not None]
     found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
-    first, last = _of_failures(overview), _of_cache(overview, settings)
-    return [note for note in (first, *found, last) if note is not None]
+    first, last = (_of_failures(overview), _of_room(overview)), _of_cache(overview, settings)
+    return [note for note in (*first, *found, last) if note is not None]
 
 
 def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None) -> Note | None:
@@ -129,6 +129,15 @@ def _of_failures(overview: Overview) -> Note | None:
         return None
     fact = Fact(f"{figures.plural(overview.failures, 'time')} something went wrong in it: see the log of the app")
     return Note("telemetry", (fact,), WARNING, "what could not be recorded is missing in the figures", None, "routes")
+
+
+def _of_room(overview: Overview) -> Note | None:
+    if not overview.full_at:
+        return None
+    fact = Fact(
+        f"there are more than {figures.plural(overview.full_at, 'route')}: later ones are in no figure of a route"
+    )
+    return Note("routes", (fact,), WARNING, "the setting max_routes says how many have a window", None, "routes")
 
 
 def _of_exporter(row: exporters.Row) -> Note | None:

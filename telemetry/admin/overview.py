@@ -87,6 +87,8 @@ class Overview:
     slices: tuple[Slice, ...] = ()
     failures: int = 0
     """How often measuring itself went wrong."""
+    full_at: int = 0
+    """How many routes have a window, if there are more than may have one; else 0."""
 
 
 def build(
@@ -111,7 +113,8 @@ def build(
     if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
         cards.append(_ratings(snapshot["ratings_post"], settings))
     rows = tuple(row(window, settings, kept) for window in windows)
-    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, slices, metrics.failures)
+    full_at = metrics.store.max_routes if metrics.store.leaves_out_routes else 0
+    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, slices, metrics.failures, full_at)
 
 
 def row(window: RouteWindow, settings: TelemetrySettings, kept: Traces = NO_REQUESTS) -> Row:

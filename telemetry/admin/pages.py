@@ -11,6 +11,7 @@ from flask import Response, current_app, request, url_for
 from werkzeug.routing import BuildError
 
 from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
+from telemetry.exporters.registry import is_switched_off
 from telemetry.instrumentation.capture import excludes
 from telemetry.recent import Traces
 
@@ -75,6 +76,7 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         "chart": None,
         "now_unix_nano": now_unix_nano,
         "exporters": exporting,
+        "switched_off": is_switched_off(),
         "some_page": functools.partial(some_page, settings),
     }
 

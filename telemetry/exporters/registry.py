@@ -159,12 +159,17 @@ def choose(given: Sequence[str | Exporter] | None = None, environment: Mapping[s
     Raises:
         SettingsError: a name is unknown, or its package is missing, or what it needs is set wrongly.
     """
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+    if is_switched_off(environment):
         return Chosen()
     if given is not None:
         resolved = _resolve(given, "exporters", ("traces", "metrics"), environment)
         return Chosen(resolved, resolved)
     return Chosen(_from_environment("traces", environment), _from_environment("metrics", environment))
+
+
+def is_switched_off(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether the environment switches the whole SDK of OpenTelemetry off, and with it all that is measured."""
+    return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
 def check(settings: TelemetrySettings) -> None:

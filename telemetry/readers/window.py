@@ -143,7 +143,8 @@ class WindowStore:
         self._queries: dict[str, deque[float]] = {}
         self.next_sequence: Callable[[], int] = itertools.count(1).__next__
         """Returns the next number in the order of completion."""
-        self._full_logged = False
+        self.leaves_out_routes = False
+        """Whether there have been more routes than may have a window."""
 
     def durations_of(self, route: str) -> DurationWindow | None:
         """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
@@ -156,8 +157,8 @@ class WindowStore:
     def _window(self, windows: dict[str, _Window], route: str, make: Callable[[], _Window]) -> _Window | None:
         window = windows.get(route)
         if window is None and len(windows) >= self.max_routes:
-            if not self._full_logged:
-                self._full_logged = True
+            if not self.leaves_out_routes:
+                self.leaves_out_routes = True
                 _log.warning("more than %d routes: %s and later ones get no window", self.max_routes, route)
             return None
         return windows.setdefault(route, make()) if window is None else window

@@ -140,3 +140,13 @@ def test_failures_of_the_telemetry_come_first_until_a_reset(metrics: Performance
     assert [note.subject for note in attention.notes(shown, SETTINGS)] == ["telemetry", "GET /slow"]
     metrics.reset()
     assert attention.notes(overview.build(metrics, SETTINGS, 10**18), SETTINGS) == []
+
+
+def test_routes_that_are_left_out_are_told() -> None:
+    metrics = PerformanceMetrics(TelemetrySettings(max_routes=1))
+    metrics.record_endpoint_latency("GET /first", 0.001)
+    assert attention.notes(overview.build(metrics, SETTINGS, 10**18), SETTINGS) == []
+    metrics.record_endpoint_latency("GET /second", 0.001, is_error=True)
+    (note,) = attention.notes(overview.build(metrics, SETTINGS, 10**18), SETTINGS)
+    assert (note.subject, note.status) == ("routes", WARNING)
+    assert texts(note) == ("there are more than 1 route: later ones are in no figure of a route",)

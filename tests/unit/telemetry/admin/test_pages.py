@@ -402,3 +402,13 @@ def test_the_command_to_copy_names_the_host_that_was_asked(shop: Flask, instrume
     instrumented(shop)
     page = read(shop.test_client().get(PAGE, base_url="http://127.0.0.1:8000/below").text)
     assert page.by_id("command").text == "curl http://127.0.0.1:8000/below/"
+
+
+def test_where_opentelemetry_is_switched_off_the_page_says_so(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "No request has been measured yet" in client.get(PAGE).text
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    page = client.get(PAGE).text
+    assert "the variable <code>OTEL_SDK_DISABLED</code> switches OpenTelemetry off" in page
+    assert "No request has been measured yet" not in page

@@ -157,7 +157,7 @@ def test_notable_is_what_fails_takes_long_or_fans_out(
     assert decision == (None if reason is None else Decision(reason, 1.0))
 
 
-@given(st.integers(1, 2**128 - 1), st.fractions(min_value="1/1000", max_value=1))
+@given(st.integers(1, 2**128 - 1), st.fractions(min_value="1/1000", max_value=1, max_denominator=10**9))
 def test_a_share_is_of_the_traces_and_the_same_for_each_request_of_one(trace_id: int, share: Fraction) -> None:
     decisions = {of(f"{prefix}{share}").decide(trace_id, None, 0, 0) for prefix in ("", "notable+")}
     assert len(decisions) == 1
