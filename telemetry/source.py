@@ -154,11 +154,14 @@ def line_number(code: CodeType, position: int) -> int:
 
 
 def caller_of(site: Site) -> SourceLine | None:
-    """Return what called the line of `site`, if that is code of the app too."""
+    """Return what called the line of `site`, if that is code of the app too; not what a comprehension is written in."""
     code = site[2]
     if code is None or (isinstance(code, CodeType) and not (_is_python(code.co_filename) and is_app(code.co_filename))):
         return None
-    return line_of(code, site[3])
+    line, caller = line_of(site[0], site[1]), line_of(code, site[3])
+    is_inner = isinstance(site[0], CodeType) and site[0].co_name.startswith("<")
+    is_same = line is not None and caller is not None and (line.file, line.line) == (caller.file, caller.line)
+    return None if is_inner and is_same else caller
 
 
 def _is_python(file: str) -> bool:

@@ -248,3 +248,11 @@ def test_source_lines_can_be_switched_off(instrumented: Instrument, metrics: Per
 def test_the_text_of_a_line() -> None:
     assert source.text_of(__file__, 1).startswith('"""The line of the app')
     assert source.text_of("/nowhere.py", 3) == ""
+
+
+def test_a_comprehension_is_not_called_at_its_own_line(kept_of: Kept, db: sqlite3.Connection) -> None:
+    def view() -> None:
+        [db.execute("SELECT ?", (key,)) for key in range(2)]
+
+    kept = kept_of(view)
+    assert all(str(source.caller_of(query[7:])) != str(source.line_of(*query[7:9])) for query in kept.queries)
