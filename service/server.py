@@ -166,7 +166,7 @@ def _wait_for_signals(tell: Callable[[], None]) -> None:
     with a traceback, and is two signals at once to one that serves.
     """
     resource_tracker.ensure_running()  # its start, which the first worker's would be, lets the signals through again
-    ending = _ENDING | {signal.SIGHUP} if sys.stdout.isatty() else _ENDING
+    ending = _ENDING | {signal.SIGHUP} if _ends_with_a_terminal() else _ENDING
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
 
     def wait() -> None:
@@ -175,6 +175,17 @@ def _wait_for_signals(tell: Callable[[], None]) -> None:
             tell()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
+def _ends_with_a_terminal() -> bool:
+    """Tell whether there is one, and SIGHUP is not ignored as `nohup` has it."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def run(settings: Settings) -> None:

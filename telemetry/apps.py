@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +113,7 @@ def instrument(
         telemetry = app.extensions.get(EXTENSION)
         if isinstance(telemetry, Telemetry) and telemetry.active:
             return app
-        _end_of_dropped_apps()
+        _end_dropped()
         given = settings
         settings = settings or (metrics.settings if metrics is not None else TelemetrySettings.load())
         check_instrumentation(settings.instrumentation)
@@ -156,7 +157,7 @@ def instrument(
             _detach(metrics, meter_provider)
             telemetry.meter_provider = telemetry.tracer_provider = None
             raise
-        _in_use.append(_Use(weakref.ref(app), settings.instrumentation, capture, metrics, meter_provider))
+        _in_use.append(_Instrumented(weakref.ref(app), settings.instrumentation, capture, metrics, meter_provider))
         return app
 
 
@@ -228,27 +229,31 @@ def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[st
 def _attach(metrics: PerformanceMetrics, provider: MeterProvider) -> Instruments:
     """Attach, and remember whose attachments `uninstrument` may undo: those that no other app uses and `instrument` made."""
     key = (id(metrics), id(provider))
-    if key in _uses or not metrics.is_attached(provider):
-        _uses[key] += 1
+    if key in _attachments or not metrics.is_attached(provider):
+        _attachments[key] += 1
     return metrics.attach(provider)
 
 
-def _detach(metrics: PerformanceMetrics, provider: MeterProvider | None) -> None:
+def _detach(
+    metrics: PerformanceMetrics,
+    provider: MeterProvider | None,
+    end_provider: Callable[[MeterProvider], object] = pipeline.end,
+) -> None:
     key = (id(metrics), id(provider))
-    if provider is None or key not in _uses:
+    if provider is None or key not in _attachments:
         return
-    _uses[key] -= 1
-    if not _uses[key]:
-        del _uses[key]
+    _attachments[key] -= 1
+    if not _attachments[key]:
+        del _attachments[key]
         metrics.detach(provider)
-        pipeline.end(provider)
+        end_provider(provider)
 
 
-_uses: Counter[tuple[int, int]] = Counter()
+_attachments: Counter[tuple[int, int]] = Counter()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Use:
+class _Instrumented:
     """What has to be undone for an instrumented app, without holding it: many test suites make an app for each test."""
 
     app: weakref.ref[Flask]
@@ -257,19 +262,31 @@ class _Use:
     metrics: PerformanceMetrics
     meter_provider: MeterProvider
 
-    def end(self) -> None:
-        """Undo it."""
+    def end(self, end_provider: Callable[[MeterProvider], object] = pipeline.end) -> None:
+        """Undo it, and end the provider with `end_provider` if no other app uses it."""
         _in_use.remove(self)
         if self.instrumentation != "stock":
             sqlite.remove(self.capture)
-        _detach(self.metrics, self.meter_provider)
+        _detach(self.metrics, self.meter_provider, end_provider)
 
 
-def _end_of_dropped_apps() -> None:
+def _end_dropped() -> None:
     """Undo what was done for apps that are gone; what the stock instrumentation has done for one, that can't take back."""
     dropped = [use for use in _in_use if use.app() is None and use.instrumentation != "stock"]
     for use in dropped:
-        use.end()
+        use.end(_end_aside)
 
 
-_in_use: list[_Use] = []
+def _end_aside(provider: MeterProvider) -> None:
+    """End a provider that another app has left behind, which may take long, and fail."""
+    threading.Thread(target=_end_quietly, args=(provider,), name="telemetry-end", daemon=True).start()
+
+
+def _end_quietly(provider: MeterProvider) -> None:
+    try:
+        pipeline.end(provider)
+    except Exception:
+        _log.exception("a meter provider of an app that was dropped could not be shut down")
+
+
+_in_use: list[_Instrumented] = []

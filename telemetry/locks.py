@@ -132,7 +132,7 @@ def path_of(database: Any, is_uri: bool) -> str | None:
         if parse_qs(parts.query).get("mode") == ["memory"]:
             return None
         name = unquote(parts.path)
-    # Whose working directory may be another one next time.
+    # The path is kept by what it is absolutely: the working directory may be another one next time.
     return None if name in ("", ":memory:") else _real(os.path.abspath(name))  # noqa: PTH100  # need not exist
 
 

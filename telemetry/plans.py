@@ -16,7 +16,6 @@ from typing import Any, Final
 from telemetry.fingerprint import Statement, statement
 
 _TIMEOUT_S: Final = 0.5
-_WAL_VERSIONS: Final = b"\x02\x02"  # of a database's header: for those that write, and for those that read it
 _MOST_PARAMETERS: Final = 40_000
 _SUPPLIED: Final = re.compile(r"uses (\d+)")
 _SCAN: Final = re.compile(r"^SCAN (?:TABLE )?(?P<table>\S+)(?P<how>.*)$")
@@ -94,17 +93,7 @@ def _explain_in(sql: str, file: str, columns: Sequence[str]) -> Plan:
 
 def _open(file: str, timeout_s: float) -> sqlite3.Connection:
     """Return a read-only connection of a class whose queries nobody sees."""
-    how = "mode=ro&immutable=1" if _is_at_rest(file) else "mode=ro"
-    return sqlite3.Connection(f"{Path(file).as_uri()}?{how}", uri=True, timeout=timeout_s)
-
-
-def _is_at_rest(file: str) -> bool:
-    """Tell whether nobody has a database open that has a write-ahead log: one who may only read could not remove it again."""
-    try:
-        with Path(file).open("rb") as opened:
-            return opened.read(20)[18:] == _WAL_VERSIONS and not Path(f"{file}-wal").exists()
-    except OSError:
-        return False
+    return sqlite3.Connection(f"{Path(file).as_uri()}?mode=ro", uri=True, timeout=timeout_s)
 
 
 def _rows(connection: sqlite3.Connection, sql: str) -> list[Any]:

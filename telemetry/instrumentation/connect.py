@@ -1,4 +1,4 @@
-"""What stands where `sqlite3.connect` has stood, also where other tools have wrapped it."""
+"""What stands where `sqlite3.connect` has stood, also inside of what other tools have wrapped it in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from sqlite3 import dbapi2
-from types import BuiltinFunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final, cast
 
 from telemetry import locks
@@ -50,6 +50,9 @@ class Connect:
         locks.opened(made, args[0] if args else kwargs.get("database"), bool(is_uri))
         return made
 
+    def __repr__(self) -> str:
+        return f"<{self._opens!r}, whose queries are seen>"
+
     def __reduce__(self) -> tuple[Callable[[], _Open], tuple[()]]:
         return _of_this_process, ()
 
@@ -80,41 +83,69 @@ def _layers(function: Any) -> Iterator[Any]:
 
 
 class Places:
-    """The names of modules that stand for `sqlite3.connect`, or for what another tool has made of it. Not thread-safe."""
+    """Where SQLite's own `connect` stands: names of modules, and the inside of what other tools have put in its place.
 
-    def __init__(self, ours: Connect, also: Callable[[_Open], Connect], but_in: Collection[str]) -> None:
-        """Put `ours` there; in place of a wrapper what `also` makes of it; in the modules `but_in` nothing."""
+    A wrapper is left as it is, with ours in it: what it asks for, such as a `factory` of its own, is asked of ours.
+    Not thread-safe.
+    """
+
+    def __init__(self, ours: Connect, but_in: Collection[str]) -> None:
+        """Put `ours` there, but in the modules of these names."""
+        self._ours = ours
         self._original = ours.__wrapped__
-        self._also = also
-        self._but_in = but_in
-        self._references = [References(self._original, ours, but_in)]
-        self._wrappers: list[_Open] = []
+        self._names = References(self._original, ours, but_in)
+        self._insides: list[tuple[Any, str]] = []
+        self._told: set[int] = set()
 
     def replace(self) -> None:
         """Replace it wherever it stands now: not where something else does, such as what a test has put there."""
+        self._names.replace()
         for module in (sqlite3, dbapi2):
-            standing: Any = module.connect
-            layers = list(_layers(standing))
-            if any(standing is known for known in self._wrappers) or any(
-                isinstance(layer, Connect) for layer in layers
-            ):
-                continue
-            if layers[-1] is not self._original:
+            layers = list(_layers(module.connect))
+            for layer in layers:
+                self._enter(layer)
+            if not any(map(self._leads_to_ours, layers)) and id(module.connect) not in self._told:
+                self._told.add(id(module.connect))
                 _log.warning(
-                    "%s.connect is %r at present, which doesn't say that it wraps SQLite's own: "
-                    "queries of what it opens are not seen",
+                    "%s.connect is %r at present, in which SQLite's own can't be found: queries of what it opens are not seen",
                     module.__name__,
-                    standing,
+                    module.connect,
                 )
-            elif standing is not self._original:
-                self._wrappers.append(standing)
-                self._references.append(References(standing, self._also(standing), self._but_in))
-        for references in self._references:
-            references.replace()
 
     def restore(self) -> None:
-        """Undo `replace`, but for names that stand for something else by now."""
-        for references in self._references:
-            references.restore()
-        del self._references[1:]
-        self._wrappers.clear()
+        """Undo `replace`, but where something else stands by now."""
+        self._names.restore()
+        for holder, name in self._insides:
+            if getattr(holder, name, None) is self._ours:
+                setattr(holder, name, self._original)
+        self._insides.clear()
+        for module in (sqlite3, dbapi2):  # a tool may have been taken out from around ours
+            if module.connect is self._ours:
+                vars(module)["connect"] = self._original
+
+    def _enter(self, layer: Any) -> None:
+        for holder, name in _inside(layer):
+            if getattr(holder, name) is self._original:
+                try:
+                    setattr(holder, name, self._ours)
+                except (AttributeError, TypeError):
+                    continue
+                self._insides.append((holder, name))
+
+    def _leads_to_ours(self, layer: Any) -> bool:
+        if layer is self._ours or any(getattr(holder, name) is self._ours for holder, name in _inside(layer)):
+            return True
+        return type(layer) is FunctionType and any(value is self._ours for value in list(layer.__globals__.values()))
+
+
+def _inside(layer: Any) -> Iterator[tuple[Any, str]]:
+    """Yield where a wrapper may hold what it calls, as object and name of an attribute."""
+    if type(layer) is FunctionType:  # `isinstance` goes by what a proxy says that it is
+        for cell in layer.__closure__ or ():
+            try:
+                _ = cell.cell_contents
+            except ValueError:  # it is empty
+                continue
+            yield cell, "cell_contents"
+    elif type(layer) is not Connect and hasattr(layer, "__wrapped__"):
+        yield layer, "__wrapped__"

@@ -12,10 +12,9 @@ from time import perf_counter_ns, time_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, got_request_exception, request
+from flask import Flask, Request, Response, got_request_exception, has_request_context, request
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
-from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry.exporters.ended import environ_facts
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_FRAMES = 8  # between a signal's sender and who hears it
+# None where something without code of Python's own has been put there.
+_WSGI_APP = getattr(Flask.wsgi_app, "__code__", None)
+_HANDLE_EXCEPTION = getattr(Flask.handle_exception, "__code__", None)
 _EAGER, _DEFERRED = Mode.EAGER, Mode.DEFERRED
 _NO_QUERIES = 'db;dur=0.000;desc="0 queries"'
 MayLook = Callable[[dict[str, Any]], bool]
@@ -173,7 +175,7 @@ class RequestMiddleware:
         context = self._inner_context(environ)
         record: RequestRecord | None = environ.get(ENVIRON_KEY)
         if record is None:
-            if sys._getframe(1).f_code is Flask.wsgi_app.__code__:
+            if sys._getframe(1).f_code is _WSGI_APP:
                 _warn_of_a_way_around(self._app.name)
         elif record.capture is self.capture and _is_of(record, environ):
             record.request = context.request
@@ -217,8 +219,8 @@ class RequestMiddleware:
 
     def _on_exception(self, _: Flask, exception: BaseException, **__: Any) -> None:
         record = serving.get() or current_request()
-        if record is None:
-            return
+        if record is None or (record.request is not None and not _is_inside(record.request)):
+            return  # of a request that a view makes of a copy of its own
         if _is_unhandled():
             record.error = exception
         else:
@@ -257,8 +259,8 @@ class RequestMiddleware:
             rule = record.find_rule()
             if rule is None or rule.methods is None:
                 record.method = method_of(record.method, rule)
-            if record.error is not None or record.signalled is not None:
-                _settle(record)
+            if record.signalled is not None and record.error is None and record.status >= 500:
+                record.error = record.signalled
             if record.span is None and record.eager:
                 self._start_span(record, environ)
             self.capture.complete(record, end_ns, environ)
@@ -269,14 +271,19 @@ class RequestMiddleware:
 def _is_of(record: RequestRecord, environ: Environ) -> bool:
     """Tell whether a request that is about to be routed is the one of `record`, not one that its view makes of a copy."""
     known = record.request
-    return not record.complete and (known is None or known.environ is environ)
+    return known is None or known.environ is environ or not _is_inside(known)
+
+
+def _is_inside(known: Request) -> bool:
+    """Tell whether this is where `known` is being answered."""
+    return has_request_context() and request.environ is known.environ
 
 
 def _is_unhandled() -> bool:
     """Tell whether the signal that is being sent is Flask's own; extensions send it too, of what they have an answer for."""
     frame: FrameType | None = sys._getframe(2)
     for _ in range(_MOST_FRAMES):
-        if frame is None or frame.f_code is Flask.handle_exception.__code__:
+        if frame is None or frame.f_code is _HANDLE_EXCEPTION:
             break
         frame = frame.f_back
     else:
@@ -284,20 +291,11 @@ def _is_unhandled() -> bool:
     return frame is not None
 
 
-def _settle(record: RequestRecord) -> None:
-    """Decide whether what was raised is an error: not if it was answered, or says itself that it is none."""
-    error, signalled = record.error, record.signalled
-    if error is None and record.status >= 500:
-        record.error = signalled
-    elif isinstance(error, HTTPException) and not record.status and error.code is not None and error.code < 500:
-        record.error, record.status = None, error.code  # somebody outside answers
-
-
 @functools.lru_cache(maxsize=64)
 def _warn_of_a_way_around(name: str) -> None:
     _log.warning(
-        "requests of the app %r are not measured: what calls it had taken its wsgi_app before instrument(app). "
-        "Call instrument(app) first, or hand on the app itself",
+        "requests of the app %r are not measured: what calls it has taken its wsgi_app before instrument(app), or hands on "
+        "an environment of its own. Call instrument(app) first, or hand on the app itself",
         name,
     )
 
@@ -377,7 +375,7 @@ class StreamedBody:
                 self._first_byte_ns = perf_counter_ns()
             serving.reset(serving_token)
             detach(token)
-            if not self._record.streamed:
+            if not self._record.streamed or self._record.method == "HEAD":
                 self._end()
 
     def _go_on_in(self, left: Context) -> None:
@@ -413,7 +411,7 @@ class StreamedBody:
 
     def _ended(self) -> Ended:
         now_ns = perf_counter_ns()
-        if self._record.streamed and self._record.transfer_ns is None:
+        if self._record.streamed and self._record.method != "HEAD" and self._record.transfer_ns is None:
             self._record.transfer_ns = now_ns - self._record.start_ns
         return self._record, self._environ, self._first_byte_ns or now_ns
 

@@ -169,10 +169,11 @@ def _parent_in(context: Context) -> SpanContext | None:
 
 
 def _text(sql: object) -> str:
-    """Return a statement as text that can be kept and sent; of what is no text and never reached SQLite, its type."""
-    return (
-        clean(str.__str__(sql)) if isinstance(sql, str) else f"<{type(sql).__name__}>"
-    )  # SQLite refuses what is no Unicode too
+    """Return a statement as text that can be kept and sent; of what is no text and never reached SQLite, its type.
+
+    SQLite refuses what is no Unicode too. A class of the app's own becomes plain text: it may not be comparable.
+    """
+    return clean(str.__str__(sql)) if isinstance(sql, str) else f"<{type(sql).__name__}>"
 
 
 def _hash_of(sql: str, parameters: Any) -> int | None:
@@ -430,7 +431,7 @@ def _is_on() -> bool:
 
 
 connect: Final = Connect(original(), _traced_connection, _is_on)
-_places: Final = Places(connect, lambda opens: Connect(opens, _traced_connection, _is_on), {"_sqlite3", __name__})
+_places: Final = Places(connect, {"_sqlite3", __name__})
 
 
 def _replace_connect() -> None:

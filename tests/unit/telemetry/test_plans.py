@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -151,13 +153,13 @@ def test_a_database_that_is_locked_is_not_waited_for(large: str) -> None:
             plans.missing_index("SELECT * FROM big WHERE x = ?", large, None)
 
 
-def test_a_database_that_nobody_has_open_is_left_as_it_was(tmp_path: Path) -> None:
-    file = tmp_path / "at rest.db"
-    for is_open in (False, True):
-        with closing(sqlite3.connect(file)) as opened:
-            opened.executescript("PRAGMA journal_mode = WAL; CREATE TABLE IF NOT EXISTS t (a)")
-            if is_open:
-                opened.execute("CREATE TABLE new (a)")
-                assert plans.explain("SELECT * FROM new", [str(file)]).steps
+def test_a_plan_leaves_the_locks_of_the_process_alone(tmp_path: Path) -> None:
+    file = tmp_path / "held.db"
+    other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+        holder.execute("CREATE TABLE t (a)")
+        holder.execute("BEGIN IMMEDIATE")
         assert plans.explain("SELECT * FROM t", [str(file)]).steps
-        assert [each.name for each in tmp_path.iterdir()] == [file.name]
+        assert plans.missing_index("SELECT * FROM t WHERE a = 1", str(file), 1) is None
+        done = subprocess.run([sys.executable, "-c", other, file], capture_output=True, text=True)
+    assert "database is locked" in done.stderr

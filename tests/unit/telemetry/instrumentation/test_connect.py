@@ -18,6 +18,7 @@ from unittest import mock
 import pytest
 import wrapt
 from flask import Flask
+from opentelemetry.instrumentation.utils import unwrap
 
 from telemetry import PerformanceMetrics, uninstrument
 from telemetry.instrumentation.connect import original
@@ -56,6 +57,7 @@ def test_queries_are_seen_once_where_another_tool_was_first(
     metrics: PerformanceMetrics,
     instrumented: Instrumented,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     app, importer = Flask(__name__), ModuleType("importer")
     with tool(wrapper):
@@ -77,15 +79,19 @@ def test_queries_are_seen_once_where_another_tool_was_first(
         assert [kept.query_count for kept in metrics.recent.all()] == [3, 3]
         uninstrument(another)
         uninstrument(app)
+    assert "not seen" not in caplog.text
 
 
 def test_what_others_have_put_there_stands_there_again(instrumented: Instrumented) -> None:
     with tool(function):
         wrappers = sqlite3.connect, dbapi2.connect
         app = instrumented(Flask(__name__))
-        assert sqlite3.connect is not wrappers[0]
+        with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+            assert type(opened) is not sqlite3.Connection
         uninstrument(app)
         assert (sqlite3.connect, dbapi2.connect) == wrappers
+        with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+            assert type(opened) is sqlite3.Connection
 
 
 def test_what_does_not_say_that_it_wraps_sqlites_own_is_left_alone_and_told(
@@ -97,7 +103,52 @@ def test_what_does_not_say_that_it_wraps_sqlites_own_is_left_alone_and_told(
         sqlite3.connect("x.db")
         double.assert_called_once_with("x.db")
     assert "sqlite3.connect is <MagicMock name='connect'" in caplog.text
+    assert caplog.text.count("sqlite3.connect is <MagicMock name='connect'") == 1
     assert "queries of what it opens are not seen" in caplog.text
+
+
+class Row(sqlite3.Connection):
+    """A connection of a tool's own."""
+
+    def rows(self) -> list[Any]:
+        return self.execute("SELECT 1").fetchall()
+
+
+def test_what_a_tool_asks_for_itself_it_gets(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
+    def chooses(database: str, timeout: float = 5.0) -> sqlite3.Connection:
+        return SQLITES_OWN(database, timeout, factory=Row)
+
+    app = Flask(__name__)
+    own = SQLITES_OWN
+
+    @functools.wraps(own)
+    def in_a_closure(database: str) -> sqlite3.Connection:
+        return own(database, factory=Row)
+
+    for wrapper in (chooses, in_a_closure):
+        with mock.patch.object(sqlite3, "connect", wrapper):
+            instrumented(app)
+
+            @app.get(f"/{wrapper.__name__}", endpoint=wrapper.__name__)
+            def view() -> str:
+                with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+                    assert isinstance(opened, Row)
+                    return str(opened.rows())
+
+            assert app.test_client().get(f"/{wrapper.__name__}").text == "[(1,)]"
+            uninstrument(app)
+            app = Flask(__name__)
+    assert [kept.query_count for kept in metrics.recent.all()] == [1, 1]
+
+
+def test_a_tool_that_is_taken_out_leaves_ours_and_then_sqlites_own(instrumented: Instrumented) -> None:
+    with mock.patch.object(sqlite3, "connect", proxy()):
+        app = instrumented(Flask(__name__))
+        unwrap(sqlite3, "connect")
+        with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+            assert type(opened) is not sqlite3.Connection
+        uninstrument(app)
+        assert sqlite3.connect is SQLITES_OWN
 
 
 def test_it_is_no_method_of_a_class_that_has_it_and_can_be_pickled(instrumented: Instrumented, tmp_path: Path) -> None:
