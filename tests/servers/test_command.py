@@ -89,6 +89,7 @@ def test_it_ends_with_its_terminal(folder):
 
     server, terminal = pty.fork()
     if server == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is ignored where the tests run under `nohup`
         os.chdir(folder)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "500"}
         code = "from local_video_server import main; main()"
@@ -96,10 +97,12 @@ def test_it_ends_with_its_terminal(folder):
     said = b""
     while b"library: " not in said:
         said += os.read(terminal, 10_000)
-    workers = psutil.Process(server).children(recursive=True)
+    processes = [psutil.Process(server), *psutil.Process(server).children(recursive=True)]
     os.close(terminal)
-    os.waitpid(server, 0)
-    assert psutil.wait_procs(workers, 20)[1] == []
+    alive = psutil.wait_procs(processes, 20)[1]
+    for process in alive:
+        process.kill()
+    assert alive == []
 
 
 @pytest.mark.parametrize(("version", "status"), [("1.0", 401), ("1.1", 200)])
