@@ -116,7 +116,7 @@ class Row(sqlite3.Connection):
 
 def test_what_a_tool_asks_for_itself_it_gets(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
     def chooses(database: str, timeout: float = 5.0) -> sqlite3.Connection:
-        return SQLITES_OWN(database, timeout, factory=Row)
+        return SQLITES_OWN(database, timeout=timeout, factory=Row)
 
     app = Flask(__name__)
     own = SQLITES_OWN
