@@ -323,14 +323,11 @@ def test_the_exporters_tell_what_they_have_sent(run: Run) -> None:
     traces = by_name["otlp", "traces"]
     assert traces["sent"] == traffic.span_count(run.log)
     assert (traces["queued"], traces["dropped"], traces["failures"], traces["last_error"]) == (0, 0, 0, None)
-    exported = 'sum(otel_sdk_exporter_span_exported_total{source="app"})'  # in Prometheus when it has asked once more
-    assert (
-        eventually(
-            lambda: run.query(exported)[0][1],
-            wanted=lambda number: number >= traces["sent"],
-        )
-        == traces["sent"]
+    exported = eventually(  # when Prometheus has asked once more
+        lambda: run.query('sum(otel_sdk_exporter_span_exported_total{source="app"})')[0][1],
+        wanted=lambda number: number >= traces["sent"],
     )
+    assert exported == traces["sent"]
 
 
 def test_each_query_of_the_grafana_dashboard_finds_something(run: Run) -> None:
