@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from telemetry.errors import TelemetryError
+from telemetry.exporters.endpoints import is_address
 from telemetry.percentiles import percentile
 
 MOST_REQUESTS: Final = 1_000_000
@@ -62,13 +63,8 @@ class Plan:
 
     def target(self) -> SplitResult:
         """Return the parts of the URL."""
-        try:
-            parts = urlsplit(self.url)
-            can_be_asked = bool(parts.hostname) and parts.port != 0 and parts.username is None
-        except ValueError:
-            parts, can_be_asked = SplitResult("", "", "", "", ""), False
         is_clean = self.url.isascii() and self.url.isprintable() and " " not in self.url
-        if parts.scheme not in ("http", "https") or not can_be_asked or not is_clean:
+        if not (is_clean and is_address(self.url)) or (parts := urlsplit(self.url)).username is not None:
             raise LoadTestError(f"url must be an address such as http://127.0.0.1:5000/, got {self.url!r}")
         return parts
 

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from service.doctor.finding import why
 from service.errors import ServerError
+from telemetry.exporters.endpoints import is_address
 
 _TIMEOUT_S: Final = 10.0
 _MOST_BYTES: Final = 64 * 1024 * 1024
@@ -44,19 +45,16 @@ class Target:
         Raises:
             WrongURLError: `url` is none.
         """
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise WrongURLError(f"--url must be {_MUST_BE}, got {url!r}") from error
-        is_clean = url.isascii() and url.isprintable()
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_clean:
+        if not (is_address(url) and url.isascii() and url.isprintable()):
             raise WrongURLError(f"--url must be {_MUST_BE}, got {url!r}")
+        parts = urlsplit(url)
         path = parts.path.rstrip("/")
         for page in _PAGES:
             path = path.removesuffix(page)
         given = parse_qs(parts.query).get("token", [token])[0]
-        return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), path, given)
+        return cls(
+            parts.scheme, str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80), path, given
+        )
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -79,8 +79,8 @@ def notes(
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     found += [note for row in exporting if (note := _of_exporter(row)) is not None]
     found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
-    first, last = (_of_failures(overview), _of_room(overview)), _of_cache(overview, settings)
-    return [note for note in (*first, *found, last) if note is not None]
+    every = (_of_failures(overview), _of_room(overview), *found, _of_cache(overview, settings))
+    return [note for note in every if note is not None]
 
 
 def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None) -> Note | None:

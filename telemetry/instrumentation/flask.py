@@ -118,7 +118,7 @@ class RequestMiddleware:
             serving.reset(serving_token)
             detach(token)
         # Without a status, the app has yet to run: inside of a generator, say, as Werkzeug's debugger is one.
-        if not record.status or (record.streamed and record.method != "HEAD"):
+        if not record.status or record.streamed:
             return StreamedBody(body, record, environ, self._finish, self._thrown_away.append)
         self._finish(record, environ, perf_counter_ns())
         return body
@@ -190,7 +190,7 @@ class RequestMiddleware:
         response = self._inner_process(*args, **kwargs)
         record = serving.get() or current_request()
         if record is not None and record.capture is self.capture and hasattr(response, "is_sequence"):
-            record.streamed = not response.is_sequence and _is_streamed(response)
+            record.streamed = not response.is_sequence and record.method != "HEAD" and _is_streamed(response)
             if record.last_word is not None:
                 record.last_word(response)
         return response
@@ -375,7 +375,7 @@ class StreamedBody:
                 self._first_byte_ns = perf_counter_ns()
             serving.reset(serving_token)
             detach(token)
-            if not self._record.streamed or self._record.method == "HEAD":
+            if not self._record.streamed:
                 self._end()
 
     def _go_on_in(self, left: Context) -> None:
@@ -411,7 +411,7 @@ class StreamedBody:
 
     def _ended(self) -> Ended:
         now_ns = perf_counter_ns()
-        if self._record.streamed and self._record.method != "HEAD" and self._record.transfer_ns is None:
+        if self._record.streamed and self._record.transfer_ns is None:
             self._record.transfer_ns = now_ns - self._record.start_ns
         return self._record, self._environ, self._first_byte_ns or now_ns
 

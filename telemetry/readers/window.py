@@ -41,7 +41,6 @@ class Sample(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-@functools.lru_cache(maxsize=4096)
 def route_name(method: str, rule: str) -> str:
     """Return `METHOD rule` with the converters of the rule left out, as the spec's section 5.1 writes a route."""
     name = _CONVERTER.sub(r"<\1>", rule)
