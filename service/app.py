@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
@@ -60,7 +59,7 @@ def create_app(
         admin_links=ADMIN_LINKS,
         service_name="local-video-server",
         service_version=_installed_version(),
-        title=_title(settings),
+        title="Local Video Server",
     )
     app.wsgi_app = admin.TokenParameter(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:
@@ -69,11 +68,6 @@ def create_app(
     if background:
         server.watcher.start()
     return app
-
-
-def _title(settings: Settings) -> str:
-    """Return what the admin pages are headed with: each worker has figures of its own, and any of them may answer."""
-    return "Local Video Server" if settings.workers == 1 else f"Local Video Server, worker {os.getpid()}"
 
 
 def _installed_version() -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from cachetools import LRUCache
 
-from telemetry.performance import rounded
+from telemetry.document import rounded
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

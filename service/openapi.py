@@ -76,6 +76,7 @@ TIMELINE = exactly(
                 "end": listed({"type": "number"}),
                 "count": listed(COUNT),
                 **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), listed(NUMBER)),
+                "worker": listed({"type": ["integer", "null"]}),
             }
         ),
     }
@@ -97,6 +98,16 @@ EXPORTER = exactly(
         "last_error_at": {"type": ["string", "null"], "format": "date-time"},
     }
 )
+WORKER = exactly(
+    {
+        "pid": {"type": "integer"},
+        "answers": {"type": "boolean"},
+        **{
+            name: {"type": ["number", "null"], "minimum": 0}
+            for name in ("uptime_seconds", "cpu_percent", "memory_bytes", "requests_per_second")
+        },
+    }
+)
 SCHEMAS: Final[dict[str, Schema]] = {
     "Error": {
         "type": "object",
@@ -114,6 +125,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "RouteStats": ROUTE_STATS,
     "Snapshot": SNAPSHOT,
     "Timeline": TIMELINE,
+    "Workers": exactly({"workers": listed(WORKER)}),
     "Exporters": exactly({"exporters": listed(EXPORTER)}),
     "CacheStatus": exactly(
         {
@@ -223,6 +235,15 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
         "get": operation(
             "What leaves the process: queue, sent, dropped, last success and last error of each exporter.",
             answers(200, "The exporters that the server has set up.", reference("Exporters"), 401),
+            admin=True,
+        )
+    },
+    "/api/admin/performance/workers": {
+        "get": operation(
+            "The workers whose figures the admin pages show together.",
+            answers(
+                200, "Each worker, by its process; one that does not answer has no figures.", reference("Workers"), 401
+            ),
             admin=True,
         )
     },

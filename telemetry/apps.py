@@ -23,6 +23,7 @@ from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
 from telemetry.instrumentation.flask import RequestMiddleware
 from telemetry.performance import PerformanceMetrics, get_metrics
 from telemetry.settings import TelemetrySettings
+from telemetry.workers import Workers
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -50,6 +51,8 @@ class Telemetry:
     middleware: RequestMiddleware | StockMiddleware | None = None
     meter_provider: MeterProvider | None = None
     tracer_provider: TracerProvider | None = None
+    workers: Workers | None = None
+    """The workers of the server that the app runs in, while it has admin pages."""
 
     @property
     def exporters(self) -> Sequence[Exporting]:
@@ -152,6 +155,8 @@ def instrument(
                 _mount_admin(app, telemetry, title or service_name, admin_links)
             metrics.add_routes(app.url_map)
             app.extensions[EXTENSION] = telemetry
+            if settings.admin:
+                telemetry.workers = _workers(app, settings)
             telemetry.middleware = _install(app, capture, tracer_provider, meter_provider)
         except BaseException:
             _detach(metrics, meter_provider)
@@ -171,8 +176,10 @@ def uninstrument(app: Flask) -> None:
         if not isinstance(telemetry, Telemetry) or telemetry.middleware is None:
             return
         telemetry.middleware.remove()
+        if telemetry.workers is not None:
+            telemetry.workers.leave()
         next(use for use in _in_use if use.app() is app).end()
-        telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = None
+        telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = telemetry.workers = None
 
 
 def check_instrumentation(chosen: str) -> None:
@@ -189,18 +196,36 @@ def _install(
     app: Flask, capture: Capture, tracer_provider: TracerProvider, meter_provider: MeterProvider
 ) -> RequestMiddleware | StockMiddleware:
     """Put in what the settings choose to capture requests and queries, and return its middleware."""
-    if app.extensions[EXTENSION].settings.instrumentation == "stock":
+    telemetry: Telemetry = app.extensions[EXTENSION]
+    begin = _nothing if telemetry.workers is None else telemetry.workers.join
+    if telemetry.settings.instrumentation == "stock":
         from telemetry.instrumentation.stock import StockMiddleware
 
-        stock = StockMiddleware(app, capture, tracer_provider, meter_provider)
+        stock = StockMiddleware(app, capture, tracer_provider, meter_provider, begin)
         stock.install()
         return stock
-    telemetry: Telemetry = app.extensions[EXTENSION]
     may_look = guard.looker(telemetry.authorize) if telemetry.settings.server_timing else None
-    middleware = RequestMiddleware(app, capture, may_look)
+    middleware = RequestMiddleware(app, capture, may_look, begin)
     middleware.install()
     sqlite.install(capture)
     return middleware
+
+
+def _nothing() -> None:
+    """Begin without others to meet."""
+
+
+def _workers(app: Flask, settings: TelemetrySettings) -> Workers:
+    """Return what reaches the other workers of the server, which run the same app."""
+    weak = weakref.ref(app)
+
+    def answer(question: bytes) -> bytes:
+        from telemetry.admin import workers  # for those who have others
+
+        found = weak()
+        return b"" if found is None else workers.answer(found, question)
+
+    return Workers(f"{app.import_name} {app.name} {app.root_path}", settings.workers_dir, answer)
 
 
 def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[str, str] | None) -> None:

@@ -27,10 +27,11 @@ from flask import Flask, current_app, got_request_exception, has_request_context
 from werkzeug.exceptions import HTTPException
 
 from telemetry import instruments
+from telemetry.document import RouteStats
 from telemetry.errors import InstrumentationError, SettingsError
 from telemetry.exporters import forked
 from telemetry.instrumentation.capture import excludes
-from telemetry.performance import PerformanceMetrics, RouteStats, SampleList, get_metrics
+from telemetry.performance import PerformanceMetrics, SampleList, get_metrics
 from telemetry.settings import TelemetrySettings
 from telemetry.system import BYTES_PER_MB, SystemStats
 from telemetry.timed import timed

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Final, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from opentelemetry.sdk.metrics import MeterProvider
 
 from telemetry import instruments, system
 from telemetry.bound import BoundCounter, keep_views_away
+from telemetry.document import (
+    RATINGS_POST_ROUTE,
+    Process,
+    RouteStats,
+    RouteWindow,
+    document,
+    mean,
+    rounded,
+    stats_of,
+)
 from telemetry.exporters import forked
 from telemetry.instruments import Instruments
-from telemetry.percentiles import of_ordered, percentile
+from telemetry.percentiles import percentile
 from telemetry.readers.performance import PerformanceMetricReader
-from telemetry.readers.window import Durations, Sample, WindowStore, copied, route_name, values
+from telemetry.readers.window import WindowStore, route_name, values
 from telemetry.recent import RecentRequests
 from telemetry.settings import TelemetrySettings
 
@@ -29,76 +37,11 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider as APIMeterProvider
     from werkzeug.routing import Map
 
-RATINGS_POST_ROUTE: Final = "POST /api/ratings/<media_hash>"
-"""The route whose window the spec calls ratings POST (section 5.2)."""
+    from telemetry.readers.slices import Slice
 
 _log = logging.getLogger(__name__)
-_DIGITS = 3
 _SETTLED: Final = ("window", "max_routes", "recent_requests", "worst_requests", "recent_bytes", "monitor")
 _HIT, _MISS = "hit", "miss"
-
-
-class RouteStats(TypedDict):
-    """One route as the spec's section 5.1.3 shows it; durations in milliseconds."""
-
-    route: str
-    endpoint: str
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    avg_ms: float
-    min_ms: float
-    max_ms: float
-    request_count: int
-    error_count: int
-    last_updated: str
-
-
-def rounded(value: float) -> float:
-    """Return `value` as JSON shows every float: with three decimals, so milliseconds to the microsecond."""
-    return round(value, _DIGITS)
-
-
-def _rounded_ms(seconds: float) -> float:
-    return round(seconds * 1e6) / 1e3  # three decimals: rounding to a whole number takes half the time
-
-
-@dataclass(frozen=True, slots=True)
-class RouteWindow:
-    """The rolling window of one route: its samples in seconds, oldest first, and the query counts of its newest requests."""
-
-    route: str
-    endpoint: str
-    samples: tuple[Sample, ...]
-    queries: tuple[int, ...]
-
-    def stats(self) -> RouteStats:
-        """Return the route's row of the admin JSON."""
-        newest_unix_nano = max((sample.time_unix_nano for sample in self.samples), default=0)
-        errors = sum(sample.is_error for sample in self.samples)
-        return _stats(self.route, self.endpoint, Durations(values(self.samples), newest_unix_nano, errors))
-
-
-def _stats(route: str, endpoint: str, durations: Durations) -> RouteStats:
-    ordered_s = sorted(durations.values_s)
-    return {
-        "route": route,
-        "endpoint": endpoint,
-        "p50_ms": _rounded_ms(of_ordered(ordered_s, 50)),
-        "p95_ms": _rounded_ms(of_ordered(ordered_s, 95)),
-        "p99_ms": _rounded_ms(of_ordered(ordered_s, 99)),
-        "avg_ms": _rounded_ms(_mean(ordered_s)),
-        "min_ms": _rounded_ms(ordered_s[0] if ordered_s else 0.0),
-        "max_ms": _rounded_ms(ordered_s[-1] if ordered_s else 0.0),
-        "request_count": len(ordered_s),
-        "error_count": durations.error_count,
-        "last_updated": _rfc3339(durations.newest_unix_nano // 1_000_000_000),
-    }
-
-
-@functools.lru_cache(maxsize=256)
-def _rfc3339(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class SampleList(Sequence[float]):
@@ -256,7 +199,7 @@ class PerformanceMetrics:
 
     def has_route(self, route: str) -> bool:
         """Return whether an app that is measured has a rule of that name, asked for or not."""
-        return route in self._endpoints()
+        return route in self.endpoints()
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -319,7 +262,7 @@ class PerformanceMetrics:
     @property
     def cache_hits(self) -> int:
         """Lookups answered by a cache since the start, or since `reset`; setting it higher records the difference."""
-        return self._cache_totals()[0]
+        return self.cache_lookups()[0]
 
     @cache_hits.setter
     def cache_hits(self, total: int) -> None:
@@ -328,7 +271,7 @@ class PerformanceMetrics:
     @property
     def cache_misses(self) -> int:
         """Lookups that no cache answered since the start, or since `reset`; setting it higher records the difference."""
-        return self._cache_totals()[1]
+        return self.cache_lookups()[1]
 
     @cache_misses.setter
     def cache_misses(self, total: int) -> None:
@@ -357,7 +300,7 @@ class PerformanceMetrics:
 
     def get_cache_hit_rate(self) -> float:
         """Return hits over lookups since the start, or since `reset`, 0 to 100; 0.0 before the first lookup."""
-        hits, misses = self._cache_totals()
+        hits, misses = self.cache_lookups()
         return 100 * hits / (hits + misses) if hits + misses else 0.0
 
     def get_uptime_seconds(self) -> float:
@@ -370,7 +313,7 @@ class PerformanceMetrics:
 
     def get_ratings_post_avg_latency(self) -> float:
         """Return the mean of the ratings POST window in milliseconds; 0.0 without a sample."""
-        return _mean(self.ratings_post_latencies[:]) * 1000
+        return mean(self.ratings_post_latencies[:]) * 1000
 
     def get_ratings_post_count(self) -> int:
         """Return the number of samples in the ratings POST window."""
@@ -378,13 +321,13 @@ class PerformanceMetrics:
 
     def route_windows(self) -> list[RouteWindow]:
         """Return the window of every route, by route name."""
-        endpoints = self._endpoints()
+        endpoints = self.endpoints()
         return [
             RouteWindow(
                 route,
                 endpoints.get(route, ""),
                 self.store.samples(route),
-                tuple(map(int, self.store.queries(route))),
+                tuple(count.number for count in self.store.queries(route)),
             )
             for route in self.endpoint_latencies
         ]
@@ -398,7 +341,7 @@ class PerformanceMetrics:
 
         What has not changed since the last call is not computed again.
         """
-        endpoints = self._endpoints()
+        endpoints = self.endpoints()
         known, fresh = self._stats, {}
         for route in self.endpoint_latencies:
             window = self.store.window_of(route)
@@ -407,47 +350,46 @@ class PerformanceMetrics:
             state = (endpoints.get(route, ""), window.latest)
             before = known.get(route)
             if before is None or before[0] != state:
-                before = state, _stats(route, state[0], window.durations())
+                before = state, stats_of(route, state[0], window.durations())
             if before[1]["request_count"]:  # the windows may be cleared meanwhile
                 fresh[route] = before
         self._stats = fresh
         return [stats.copy() for _, stats in fresh.values()]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return the body of `GET /admin/performance/json` (spec, sections 5 and 6.1)."""
-        hits, misses = self._cache_totals()
-        hit_rate = rounded(100 * hits / (hits + misses) if hits + misses else 0.0)
-        uptime_s = rounded(self.get_uptime_seconds())
-        queries = self._query_counts()
-        ratings_s = self.ratings_post_latencies[:]
-        return {
-            "cache_hit_rate": hit_rate,
-            "uptime_seconds": uptime_s,
-            "database": {
-                "total_queries": sum(queries),
-                "avg_per_request": rounded(_mean(queries)),
-                "max_per_request": max(queries, default=0),
-                "count": len(queries),
-            },
-            "ratings_post": {
-                "p95_latency_ms": _rounded_ms(percentile(ratings_s, 95)),
-                "avg_latency_ms": _rounded_ms(_mean(ratings_s)),
-                "request_count": len(ratings_s),
-            },
-            "endpoints": {stats["route"]: stats for stats in self.route_stats()},
-            "cache": {"hits": hits, "misses": misses, "hit_rate_percent": hit_rate},
-            "resources": {"uptime_seconds": uptime_s, **self._process_percentages()},
-        }
+        """Return the body of `GET /admin/performance/json` (spec, sections 5 and 6.1), of this process alone."""
+        lookups = self.cache_lookups()
+        uptime_s = self.get_uptime_seconds()
+        queries, ratings_s = self._query_counts(), self.ratings_post_latencies[:]
+        return document(lookups, uptime_s, queries, ratings_s, self.route_stats(), self.process_percentages())
+
+    def slices(self) -> list[Slice]:
+        """Return percentiles over time of the requests of all routes, oldest first."""
+        return self.store.slices.slices()
+
+    def memory_bytes(self) -> int | None:
+        """Return the memory that the process holds; `None` where it can't be read."""
+        return self.usage.memory_bytes()
+
+    @property
+    def full_at(self) -> int:
+        """How many routes have a window, if there are more than may have one; else 0."""
+        return self.store.max_routes if self.store.leaves_out_routes else 0
+
+    def processes(self) -> list[Process]:
+        """Return what the rate of requests is read from."""
+        windows = tuple(window for window in self.route_windows() if window.samples)
+        return [Process(os.getpid(), self.get_uptime_seconds(), windows, tuple(self.slices()))]
 
     def _record_query_count(self, count: float) -> None:
         if _is("the number of queries", count, Real):
             self._instruments.request_operations.record(count, {})
 
     def _query_counts(self) -> list[int]:
-        return list(map(int, copied(self.store.newest_queries)))
+        return [count.number for count in self.store.queries()]
 
-    def _cache_totals(self) -> tuple[int, int]:
-        """Hits and misses since the last reset, out of one collection of each reader."""
+    def cache_lookups(self) -> tuple[int, int]:
+        """Return hits and misses since the start, or since `reset`, out of one collection of each reader."""
         hits, misses = self._all_lookups()
         hits_before, misses_before = self._lookups_at_reset
         return max(0, hits - hits_before), max(0, misses - misses_before)  # a reset may come in between
@@ -461,9 +403,8 @@ class PerformanceMetrics:
                 totals[outcome] = totals.get(outcome, 0) + int(lookups)
         return totals.get(_HIT, 0), totals.get(_MISS, 0)
 
-    def _process_percentages(self) -> dict[str, float]:
-        """CPU and memory in percent, as the newest collection has them (`_cache_totals` makes one); what can't be read is left
-        out."""
+    def process_percentages(self) -> dict[str, float]:
+        """Return CPU and memory in percent, where they can be read, as of the newest collection (`cache_lookups` makes one)."""
         reader = self._attached[0].reader if self._attached else None
         found: dict[str, float] = {}
         for key, name in (
@@ -475,7 +416,8 @@ class PerformanceMetrics:
                 found[key] = rounded(100 * max(points.values()))
         return found
 
-    def _endpoints(self) -> Mapping[str, str]:
+    def endpoints(self) -> Mapping[str, str]:
+        """Return Flask's name of the endpoint for each route of the apps that are measured."""
         found: dict[str, str] = {}
         for url_map, (count, endpoints) in list(self._url_maps.items()):
             rules = tuple(url_map.iter_rules())  # that come, but never go
@@ -486,10 +428,6 @@ class PerformanceMetrics:
                 self._url_maps[url_map] = len(rules), endpoints
             found |= endpoints
         return found
-
-
-def _mean(numbers: Sequence[float]) -> float:
-    return math.fsum(numbers) / len(numbers) if numbers else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -415,10 +415,6 @@ class RecentRequests:
             found |= {id(kept): kept for worst in self._routes.copy().values() for kept in worst}
         return [KeptRequest._make(kept) for kept in sorted(found.values(), key=itemgetter(_START), reverse=True)]
 
-    def find(self, trace_id: int, span_id: int | None = None) -> list[KeptRequest]:
-        """Return the requests of that trace that are kept, the newest first; or the one whose server span has that id."""
-        return [each for each in self.all() if each.trace_id == trace_id and span_id in (None, each.span_id)]
-
     @property
     def estimated_bytes(self) -> int:
         """What the requests are taken to need; one that is kept twice counts twice."""

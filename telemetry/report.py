@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from telemetry.admin import attention, figures
 from telemetry.admin.figures import GOOD, WARNING, Status
 from telemetry.admin.requests_facts import Reader
-from telemetry.performance import rounded
+from telemetry.document import rounded
 from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
@@ -91,15 +91,18 @@ class _Shown(NamedTuple):
     settings: TelemetrySettings
 
 
-def facts(metrics: PerformanceMetrics, settings: TelemetrySettings, reader: Reader | None = None) -> dict[str, Any]:
-    """Return what a report is written from: the admin JSON, queries by route, and the thresholds in force.
+def facts_of(metrics: PerformanceMetrics, settings: TelemetrySettings) -> dict[str, Any]:
+    """Return what `facts` does, of this process."""
+    return facts(Reader(_Shown(metrics, settings)))
 
-    A `reader` of these remembers what it has worked out of the requests.
-    """
-    windows, reader = metrics.route_windows(), reader or Reader(_Shown(metrics, settings))
+
+def facts(reader: Reader) -> dict[str, Any]:
+    """Return what a report is written from: the admin JSON, queries by route, and the thresholds in force."""
+    shown, settings = reader.figures, reader.settings
+    windows = shown.route_windows()
     found = attention.fan_out(reader, reader.all(), windows, time.time_ns())
     return {
-        "snapshot": metrics.snapshot(),
+        "snapshot": shown.snapshot(),
         "queries": {
             window.route: {
                 "avg": rounded(sum(window.queries) / len(window.queries)),
@@ -164,7 +167,7 @@ def of_process(monitor: PerformanceMonitor, width: int = 80) -> str:
     source = monitor.source
     source.attach(source.meter_provider)  # the process's figures come through a provider, as all others
     extra = (_calls(monitor, source.settings), _usage(dict(source.usage.stats())))
-    report = write(facts(source, source.settings), extra=extra)
+    report = write(facts_of(source, source.settings), extra=extra)
     return report.text(width)
 
 

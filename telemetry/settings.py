@@ -8,11 +8,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from telemetry import workers
 from telemetry.errors import SettingsError
 from telemetry.exporters import tail
 
@@ -83,6 +85,13 @@ class TelemetrySettings:
             examples=['["/health"]'],
         ),
     ] = ()
+    workers_dir: Annotated[
+        str,
+        Meta(
+            description="Folder in which the workers of one server meet, so that the admin pages show the figures of all; made "
+            "if need be. Not needed under gunicorn, uWSGI and Granian."
+        ),
+    ] = ""
     admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True
     monitor: Annotated[
         bool,
@@ -137,6 +146,11 @@ class TelemetrySettings:
         ):
             raise SettingsError(
                 f"trace_url must be an http or https address with {{trace_id}} in it, got {self.trace_url!r}"
+            )
+        if self.workers_dir and len(os.fsencode(Path(self.workers_dir).absolute())) > workers.MOST_FOLDER_BYTES:
+            raise SettingsError(
+                f"workers_dir must be a folder whose whole path has {workers.MOST_FOLDER_BYTES} bytes at most, for it is to "
+                f"hold sockets, got {self.workers_dir!r}"
             )
         if self.export != "all":
             try:

@@ -43,13 +43,13 @@ def json(body: object, status: int = 200) -> Response:
         ValueError: a number in it is NaN or infinite.
         TypeError: something in it is nothing that JSON has.
     """
-    text = msgspec.json.encode(body, enc_hook=_plain)
+    text = msgspec.json.encode(body, enc_hook=plain)
     if b"null" in text:  # it may be NaN, which the standard library tells from None; that takes six times as long
         text = _json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     return _finish(Response(text + b"\n", status, mimetype="application/json"))
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Return a string of a class of its own, such as a statement that an app has put together, as a plain one."""
     if isinstance(value, str):
         return str.__str__(value)

@@ -13,7 +13,7 @@ from telemetry.admin import answers, parameters, timeline
 
 if TYPE_CHECKING:
     from telemetry.admin.routes import Admin
-    from telemetry.performance import RouteStats
+    from telemetry.document import RouteStats
 
 SORT_KEYS: Final = ("p95_ms", "p99_ms", "avg_ms", "request_count")
 ORDERS: Final = ("desc", "asc")
@@ -21,7 +21,7 @@ ORDERS: Final = ("desc", "asc")
 
 def snapshot(admin: Admin) -> Response:
     """Answer with the spec's document."""
-    return answers.json(admin.reader.metrics.snapshot())
+    return answers.json(admin.reader.figures.snapshot())
 
 
 def routes(admin: Admin) -> Response:
@@ -29,21 +29,22 @@ def routes(admin: Admin) -> Response:
     limit = parameters.whole("limit", parameters.DEFAULT_LIMIT, parameters.MAX_LIMIT)
     sort_by = parameters.one_of("sort_by", SORT_KEYS)
     order = parameters.one_of("order", ORDERS)
-    return answers.json({"routes": ranked(admin.reader.metrics.route_stats(), sort_by, order)[:limit]})
+    return answers.json({"routes": ranked(admin.reader.figures.route_stats(), sort_by, order)[:limit]})
 
 
 def points(admin: Admin) -> Response:
     """Answer with what the chart draws."""
     span = parameters.one_of("range", tuple(timeline.RANGES_S), timeline.DEFAULT_RANGE)
     route = parameters.single("route", "the name of one route")
-    return answers.json(timeline.read(admin.reader.metrics, span, route, time.time_ns()).body())
+    reader = admin.reader
+    return answers.json(timeline.read(reader.figures, reader.all(), span, route, time.time_ns()).body())
 
 
 def report_facts(admin: Admin) -> Response:
     """Answer with what the report says."""
     from telemetry import report  # for the few who ask
 
-    return answers.json(report.facts(admin.reader.metrics, admin.reader.settings, admin.reader))
+    return answers.json(report.facts(admin.reader))
 
 
 def ranked(rows: Sequence[RouteStats], sort_by: str, order: str) -> list[RouteStats]:

@@ -10,12 +10,13 @@ from telemetry import fanout
 from telemetry.admin import figures
 from telemetry.admin.figures import GOOD, POOR, WARNING, Status
 from telemetry.admin.requests_facts import of_late
+from telemetry.workers import PATIENCE_S
 
 if TYPE_CHECKING:
     from telemetry.admin import exporters
     from telemetry.admin.overview import Overview, Row
     from telemetry.admin.requests_facts import Reader
-    from telemetry.performance import RouteWindow
+    from telemetry.document import RouteWindow
     from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
 
@@ -73,13 +74,23 @@ def notes(
     settings: TelemetrySettings,
     fan_outs: Mapping[str, Fact] | None = None,
     exporting: Sequence[exporters.Row] = (),
+    silent_workers: Sequence[int] = (),
 ) -> list[Note]:
-    """Return a note for what went wrong in the telemetry itself, then for each route, exporter and cache that isn't good."""
+    """Return a note for what went wrong in the telemetry itself, then for each route, exporter and cache that isn't good.
+
+    `silent_workers` are the processes of those that have not told their figures.
+    """
     told = fan_outs or {}
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     found += [note for row in exporting if (note := _of_exporter(row)) is not None]
     found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
-    every = (_of_failures(overview), _of_room(overview), *found, _of_cache(overview, settings))
+    every = (
+        _of_silence(silent_workers),
+        _of_failures(overview),
+        _of_room(overview),
+        *found,
+        _of_cache(overview, settings),
+    )
     return [note for note in every if note is not None]
 
 
@@ -129,6 +140,18 @@ def _of_failures(overview: Overview) -> Note | None:
         return None
     fact = Fact(f"{figures.plural(overview.failures, 'time')} something went wrong in it: see the log of the app")
     return Note("telemetry", (fact,), WARNING, "what could not be recorded is missing in the figures", None, "routes")
+
+
+def _of_silence(workers: Sequence[int]) -> Note | None:
+    if not workers:
+        return None
+    named = ", ".join(map(str, workers))
+    fact = Fact(
+        f"{named} did not answer: what it has measured is missing here"
+        if len(workers) == 1
+        else f"{named} did not answer: what they have measured is missing here"
+    )
+    return Note("workers", (fact,), WARNING, f"each is asked for {PATIENCE_S:g} seconds", None, "workers")
 
 
 def _of_room(overview: Overview) -> Note | None:

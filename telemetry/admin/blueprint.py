@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Blueprint, Response, abort, current_app, request
+from flask import Blueprint, Flask, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
@@ -70,8 +70,16 @@ def create_blueprint(
     blueprint.before_request(admit)
     blueprint.after_request(harden)
     blueprint.register_error_handler(parameters.ParameterError, parameters.ParameterError.answer)
-    routes.add_routes(blueprint, routes.Admin(source, title, links or {}, look_at_exporters))
+    blueprint.admin = routes.Admin(source, title, links or {}, look_at_exporters)
+    routes.add_routes(blueprint, blueprint.admin)
     return blueprint
+
+
+def admin_of(app: Flask) -> routes.Admin:
+    """Return what the admin pages of `app` show."""
+    blueprint = app.blueprints[NAME]
+    assert isinstance(blueprint, _AnyHostBlueprint)
+    return blueprint.admin
 
 
 class _AnyHostState(BlueprintSetupState):
@@ -83,6 +91,8 @@ class _AnyHostState(BlueprintSetupState):
 
 class _AnyHostBlueprint(Blueprint):
     """A blueprint whose rules hold for every host, also in an app with `host_matching`, where a rule must name one."""
+
+    admin: routes.Admin
 
     def make_setup_state(
         self, app: Any, options: dict[str, Any], first_registration: bool = False

@@ -86,12 +86,12 @@ def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Cha
         return round(CHART_HEIGHT * (1 - math.log10(value_ms / low) / decades), 1)
 
     def line(of: Callable[[Slice], float]) -> str:
-        path, before_unix_nano = list[str](), 0
+        path, before = list[str](), None
         for each in timeline.slices:
             start, height = x(max(each.start_unix_nano, timeline.start_unix_nano)), y(max(of(each) * 1000, LEAST_MS))
-            command = "L" if path and each.start_unix_nano - before_unix_nano < GAP_S * 10**9 else "M"
+            command = "L" if before is not None and _goes_on(before, each) else "M"
             path.append(f"{command}{start:g} {height:g}H{x(each.end_unix_nano):g}")
-            before_unix_nano = each.end_unix_nano
+            before = each
         return "".join(path)
 
     paths: dict[bool, list[str]] = {False: [], True: []}
@@ -112,6 +112,11 @@ def chart(timeline: Timeline, good_below_ms: float, poor_above_ms: float) -> Cha
         for at in (timeline.start_unix_nano, timeline.end_unix_nano)
     )
     return Chart(percentiles, "".join(paths[False]), "".join(paths[True]), tuple(ticks + inside), start, end)
+
+
+def _goes_on(before: Slice, each: Slice) -> bool:
+    """Tell whether a line goes on from one slice to the next: of one worker, without a long pause."""
+    return before.worker == each.worker and each.start_unix_nano - before.end_unix_nano < GAP_S * 10**9
 
 
 def _label(value_ms: float) -> str:

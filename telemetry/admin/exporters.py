@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -10,10 +12,11 @@ from urllib.parse import urlsplit
 from flask import Response, abort, request
 
 from telemetry.admin import answers, figures
+from telemetry.exporters.status import ExportStatus
 
 if TYPE_CHECKING:
     from telemetry.admin.routes import Admin, Look
-    from telemetry.exporters.status import Exporting, ExportStatus
+    from telemetry.exporters.status import Exporting
     from telemetry.settings import TelemetrySettings
 
 JAEGER_UI_PORT = 16686
@@ -44,7 +47,7 @@ class Row:
 
 def listed(admin: Admin) -> Response:
     """Answer with the exporters and how each of them is doing."""
-    return answers.json({"exporters": [body(exporter) for exporter in admin.look_at_exporters()]})
+    return answers.json({"exporters": [body(exporter) for exporter in admin.exporting()]})
 
 
 def metrics(admin: Admin) -> Response:
@@ -76,9 +79,26 @@ def body(exporter: Exporting) -> dict[str, Any]:
     }
 
 
-def rows(look: Look, now_unix_nano: int) -> list[Row]:
+def rows(exporting: Iterable[Exporting], now_unix_nano: int) -> list[Row]:
     """Return what the panel shows."""
-    return [_row(exporter, exporter.status, now_unix_nano) for exporter in look()]
+    return [_row(exporter, exporter.status, now_unix_nano) for exporter in exporting]
+
+
+def summed(one: ExportStatus, other: ExportStatus) -> ExportStatus:
+    """Return how two exporters of one kind are doing, as one."""
+    worse = max(one, other, key=lambda status: (status.is_failing, status.last_error_unix_ns or 0))
+    successes = [at for at in (one.last_success_unix_ns, other.last_success_unix_ns) if at is not None]
+    return ExportStatus(
+        queued=one.queued + other.queued,
+        queue_limit=one.queue_limit + other.queue_limit,
+        sent=one.sent + other.sent,
+        dropped_by=Counter(one.dropped_by) + Counter(other.dropped_by),
+        failures=one.failures + other.failures,
+        is_failing=one.is_failing or other.is_failing,
+        last_success_unix_ns=max(successes, default=None),
+        last_error=worse.last_error,
+        last_error_unix_ns=worse.last_error_unix_ns,
+    )
 
 
 def trace_url(settings: TelemetrySettings, look: Look) -> str:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from telemetry.admin import figures
 from telemetry.admin.drawing import Sparkline, sparkline
 from telemetry.admin.figures import NONE, Status
+from telemetry.document import RATINGS_POST_ROUTE, RouteStats
 from telemetry.percentiles import percentile
-from telemetry.performance import RATINGS_POST_ROUTE, RouteStats
 from telemetry.recent import NO_REQUESTS, Traces
 from telemetry.system import BYTES_PER_MB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from telemetry.performance import PerformanceMetrics, RouteWindow
+    from telemetry.document import Figures, Process, RouteWindow
     from telemetry.readers.slices import Slice
     from telemetry.readers.window import Sample
     from telemetry.recent import KeptRequest
@@ -91,30 +91,27 @@ class Overview:
     """How many routes have a window, if there are more than may have one; else 0."""
 
 
-def build(
-    metrics: PerformanceMetrics, settings: TelemetrySettings, now_unix_nano: int, kept: Traces = NO_REQUESTS
-) -> Overview:
+def build(metrics: Figures, settings: TelemetrySettings, now_unix_nano: int, kept: Traces = NO_REQUESTS) -> Overview:
     """Return the overview of `metrics` as it is at `now_unix_nano`, judged by the thresholds of `settings`.
 
     Figures lead to example requests among those `kept`.
     """
     windows = tuple(window for window in metrics.route_windows() if window.samples)
-    slices = tuple(metrics.store.slices.slices())
     snapshot = metrics.snapshot()
     newest = sorted(sample for window in windows for sample in window.samples)[-settings.window :]
     cards = [
-        _rate(windows, slices, settings.window, snapshot["uptime_seconds"], now_unix_nano),
+        _rate(metrics.processes(), settings.window, now_unix_nano),
         _latency(newest, settings),
         _errors(newest),
         _queries(snapshot["database"], settings),
         _cache(snapshot["cache"], settings),
-        _resources(snapshot["resources"], metrics.usage.memory_bytes()),
+        _resources(snapshot["resources"], metrics.memory_bytes()),
     ]
     if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
         cards.append(_ratings(snapshot["ratings_post"], settings))
     rows = tuple(row(window, settings, kept) for window in windows)
-    full_at = metrics.store.max_routes if metrics.store.leaves_out_routes else 0
-    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, slices, metrics.failures, full_at)
+    slices = tuple(metrics.slices())
+    return Overview(windows, rows, tuple(cards), snapshot, now_unix_nano, slices, metrics.failures, metrics.full_at)
 
 
 def row(window: RouteWindow, settings: TelemetrySettings, kept: Traces = NO_REQUESTS) -> Row:
@@ -152,43 +149,55 @@ class Rate(NamedTuple):
 
     request_count: int
     seconds: float
+    per_second: float
     bars: list[float]
 
-    @property
-    def per_second(self) -> float:
-        """Requests a second."""
-        return self.request_count / self.seconds if self.seconds > 0 else 0.0
+
+_Part = tuple[int, int, int]
+"""Start, end and number of some requests."""
 
 
-def request_rate(
-    windows: Sequence[RouteWindow], slices: Sequence[Slice], size: int, uptime_s: float, now_unix_nano: int
-) -> Rate:
-    """Return how many requests there were of late.
+def request_rate(processes: Sequence[Process], size: int, now_unix_nano: int) -> Rate:
+    """Return how many requests there were of late, of all `processes`.
 
-    Exact: it looks back a minute, or less where the process has not run so long. Where a full window does not reach so far, it
+    Exact: it looks back a minute, or less where a process has not run so long. Where a full window does not reach so far, it
     counts the slices that begin within that time, if these reach further back.
     """
-    horizon_s = min(RATE_HORIZON_S, max(uptime_s, 1.0))
-    earliest = now_unix_nano - int(horizon_s * 1e9)
-    full = [window.samples[0].time_unix_nano for window in windows if len(window.samples) >= size]
-    start = max([earliest, *full])
-    within = [each for each in slices if earliest <= each.start_unix_nano <= now_unix_nano]
-    if within and within[0].start_unix_nano < start:
-        start = within[0].start_unix_nano
-        parts = [(each.start_unix_nano, each.end_unix_nano, each.request_count) for each in within]
-    else:
-        parts = [
-            (sample.time_unix_nano, sample.time_unix_nano, 1)
-            for window in windows
-            for sample in window.samples
-            if start < sample.time_unix_nano <= now_unix_nano
-        ]
+    found = [_parts(process, size, now_unix_nano) for process in processes]
+    start = min((start for start, _ in found), default=now_unix_nano)
+    parts = [part for _, parts in found for part in parts]
     seconds = (now_unix_nano - start) / 1e9
     bars = _bars(parts, start, max(seconds, 1e-9) * 1e9 / _RATE_BARS)
-    return Rate(sum(count for *_, count in parts), seconds, bars)
+    per_second = sum(
+        _number(parts) / ((now_unix_nano - start) / 1e9) for start, parts in found if start < now_unix_nano
+    )
+    return Rate(_number(parts), seconds, per_second, bars)
 
 
-def _bars(parts: Sequence[tuple[int, int, int]], start: int, width_ns: float) -> list[float]:
+def _parts(process: Process, size: int, now_unix_nano: int) -> tuple[int, list[_Part]]:
+    """Return the requests of a process of late, and since when that is."""
+    horizon_s = min(RATE_HORIZON_S, max(process.uptime_s, 1.0))
+    earliest = now_unix_nano - int(horizon_s * 1e9)
+    full = [window.samples[0].time_unix_nano for window in process.windows if len(window.samples) >= size]
+    start = max([earliest, *full])
+    within = [each for each in process.slices if earliest <= each.start_unix_nano <= now_unix_nano]
+    if within and within[0].start_unix_nano < start:
+        return within[0].start_unix_nano, [
+            (each.start_unix_nano, each.end_unix_nano, each.request_count) for each in within
+        ]
+    return start, [
+        (sample.time_unix_nano, sample.time_unix_nano, 1)
+        for window in process.windows
+        for sample in window.samples
+        if start < sample.time_unix_nano <= now_unix_nano
+    ]
+
+
+def _number(parts: Sequence[_Part]) -> int:
+    return sum(count for *_, count in parts)
+
+
+def _bars(parts: Sequence[_Part], start: int, width_ns: float) -> list[float]:
     bars = [0.0] * _RATE_BARS
     for begin, end, count in parts:
         first, last = (min(int((at - start) / width_ns), _RATE_BARS - 1) for at in (begin, max(begin, end)))
@@ -197,10 +206,10 @@ def _bars(parts: Sequence[tuple[int, int, int]], start: int, width_ns: float) ->
     return bars
 
 
-def _rate(windows: Sequence[RouteWindow], slices: Sequence[Slice], size: int, uptime_s: float, now: int) -> Card:
-    if not windows:
+def _rate(processes: Sequence[Process], size: int, now_unix_nano: int) -> Card:
+    if not any(process.windows for process in processes):
         return Card("rate", "requests/s", NONE, "", "No request yet.")
-    rate = request_rate(windows, slices, size, uptime_s, now)
+    rate = request_rate(processes, size, now_unix_nano)
     title = f"{figures.plural(rate.request_count, 'request')} in the last {figures.digits(rate.seconds)} s"
     over = f"over {rate.seconds:.0f} s" if rate.seconds >= 1 else "over the last instant"
     spark = sparkline(rate.bars, slots=_RATE_BARS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Response, current_app, request, url_for
 from werkzeug.routing import BuildError
 
-from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
+from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline, workers
 from telemetry.exporters.registry import is_switched_off
 from telemetry.instrumentation.capture import excludes
 from telemetry.recent import Traces
@@ -55,11 +55,15 @@ def common(admin: Admin) -> dict[str, Any]:
 def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, Any]:
     reader = admin.reader
     requests, settings = reader.all(), reader.settings
-    shown = overview.build(reader.metrics, settings, now_unix_nano, Traces(requests))
+    shown = overview.build(reader.figures, settings, now_unix_nano, Traces(requests))
     rows, more = chosen.select(shown.rows)
-    exporting = exporters.rows(admin.look_at_exporters, now_unix_nano)
+    exporting, of_workers = exporters.rows(admin.exporting(), now_unix_nano), workers.rows(reader, now_unix_nano)
     notes = attention.notes(
-        shown, settings, attention.fan_out(reader, requests, shown.windows, now_unix_nano), exporting
+        shown,
+        settings,
+        attention.fan_out(reader, requests, shown.windows, now_unix_nano),
+        exporting,
+        [worker.pid for worker in of_workers if worker.is_silent],
     )
     most = len(notes) if chosen.notes else attention.MOST_NOTES
     return {
@@ -76,6 +80,7 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         "chart": None,
         "now_unix_nano": now_unix_nano,
         "exporters": exporting,
+        "workers": of_workers,
         "switched_off": is_switched_off(),
         "some_page": functools.partial(some_page, settings),
     }

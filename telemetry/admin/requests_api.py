@@ -61,7 +61,10 @@ def otlp(admin: Admin, request_id: str) -> Response:
     kept = find_all(admin.reader, request_id)
     if not kept:
         return not_kept(request_id)
-    body = exports.otlp_json(kept, current_app._get_current_object())  # type: ignore[attr-defined]
+    reader = admin.reader
+    ours = [each for each in kept if reader.keeper(each) is None]
+    body = exports.otlp_json(ours, current_app._get_current_object())  # type: ignore[attr-defined]
+    body.setdefault("resourceSpans", []).extend(reader.spans_elsewhere(kept, request_id))
     return as_file(answers.json(body), f"{request_id}.json")
 
 
@@ -98,7 +101,7 @@ def find_all(reader: Reader, request_id: str) -> Sequence[KeptRequest]:
     ids = _REQUEST_ID.fullmatch(request_id)
     if ids is None:
         return ()
-    return reader.metrics.recent.find(int(ids["trace"], 16), None if ids["span"] is None else int(ids["span"], 16))
+    return reader.find(int(ids["trace"], 16), None if ids["span"] is None else int(ids["span"], 16))
 
 
 def not_kept(request_id: str) -> Response:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, locks, plans
 from telemetry.admin import figures
+from telemetry.document import rounded
 from telemetry.exporters import forked
 from telemetry.percentiles import percentile
-from telemetry.performance import rounded
 from telemetry.requests import by_query
 from telemetry.source import text_of
 
 if TYPE_CHECKING:
+    from telemetry.document import Figures, RouteWindow
+    from telemetry.exporters.status import Exporting
     from telemetry.fanout import Finding, Group
-    from telemetry.performance import PerformanceMetrics, RouteWindow
+    from telemetry.performance import PerformanceMetrics
     from telemetry.recent import KeptRequest
     from telemetry.requests import Query
     from telemetry.settings import TelemetrySettings
@@ -66,23 +68,32 @@ class Reader:
     """Reads figures and kept requests of `source`; what has been worked out of a request is remembered. Thread-safe."""
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self.source = source
         self._known: dict[tuple[int, ...], Known] = {}
         self._lock = forked.lock()
 
     @property
     def metrics(self) -> PerformanceMetrics:
-        """What the figures are read from at present."""
-        return self._source.metrics
+        """What this process has measured, at present."""
+        return self.source.metrics
+
+    @property
+    def figures(self) -> Figures:
+        """What the pages show."""
+        return self.metrics
 
     @property
     def settings(self) -> TelemetrySettings:
         """The thresholds that they are judged by at present."""
-        return self._source.settings
+        return self.source.settings
 
     def all(self) -> list[KeptRequest]:
         """Return all requests, the newest first."""
         return self.metrics.recent.all()
+
+    def find(self, trace_id: int, span_id: int | None = None) -> list[KeptRequest]:
+        """Return the requests of that trace that are kept, the newest first; or the one whose server span has that id."""
+        return [each for each in self.all() if each.trace_id == trace_id and span_id in (None, each.span_id)]
 
     def known(self, kept: KeptRequest) -> Known:
         """Return the short of a request, as it was when it was first looked at."""
@@ -149,6 +160,33 @@ class Reader:
                 for query, group in zip(kept.queries, of_queries, strict=True)
             ],
         }
+
+    def facts(self, requests: Sequence[KeptRequest]) -> list[dict[str, Any]]:
+        """Return what pages tell of each of `requests`: the details, and the code that its queries come from."""
+        found = []
+        for kept in requests:
+            analysis = self.analyse(kept)
+            detail = self.detail(kept, analysis)
+            for group, told in zip(analysis.groups, detail["groups"], strict=True):
+                told["code"] = code_of(group)
+            found.append(detail)
+        return found
+
+    def keeper(self, kept: KeptRequest) -> str | None:  # noqa: ARG002
+        """Return the name of the worker that keeps a request; `None` if it is this one."""
+        return None
+
+    def exporting(self, own: Sequence[Exporting]) -> Sequence[Exporting]:
+        """Return the exporters that are shown, where those of this process are its `own`."""
+        return own
+
+    def spans_elsewhere(self, requests: Sequence[KeptRequest], request_id: str) -> list[Any]:  # noqa: ARG002
+        """Return the spans of those of `requests` that others keep, as `resourceSpans` of OTLP JSON."""
+        return []
+
+    def databases(self) -> list[dict[str, Any]]:
+        """Return the files of databases with the size of their write-ahead logs and who held the write lock longest."""
+        return databases()
 
 
 def _with_scans(analysis: fanout.Analysis, scans: Mapping[int, str]) -> fanout.Analysis:
@@ -293,10 +331,10 @@ def of_late(requests: Sequence[KeptRequest], windows: Iterable[RouteWindow], now
 
 def fan_out(reader: Reader) -> dict[str, Any]:
     """Return how many queries the requests of each route make, which of them grow, and what locks have cost."""
-    metrics = reader.metrics
-    windows = metrics.route_windows()
+    shown = reader.figures
+    windows = shown.route_windows()
     growing = {growth.route: growth for growth in reader.growth(of_late(reader.all(), windows, time.time_ns()))}
-    waits = metrics.lock_waits()
+    waits = shown.lock_waits()
     return {
         "routes": [
             {
@@ -311,12 +349,12 @@ def fan_out(reader: Reader) -> dict[str, Any]:
             for window in windows
             if window.queries
         ],
-        "databases": databases(),
+        "databases": reader.databases(),
     }
 
 
 def databases() -> list[dict[str, Any]]:
-    """Return the files of databases with the size of their write-ahead logs and who held the write lock longest."""
+    """Return what `Reader.databases` does, of this process."""
     longest = {hold.file: hold for hold in locks.longest_holds()}
     found = []
     for file in locks.files():

@@ -104,7 +104,7 @@ def one(admin: Admin, request_id: str) -> Response:
     link = url.replace("{trace_id}", f"{kept.trace_id:032x}")
     is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
     trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
-    return answers.page("request.html", **common(admin) | _one(admin.reader, kept) | trace, offline=False)
+    return answers.page("request.html", **common(admin) | _asked(admin.reader, kept) | trace, offline=False)
 
 
 def as_html(admin: Admin, request_id: str) -> Response:
@@ -112,7 +112,7 @@ def as_html(admin: Admin, request_id: str) -> Response:
     kept = find(admin.reader, request_id)
     if kept is None:
         return _gone(admin, request_id)
-    shown = common(admin) | _one(admin.reader, kept)
+    shown = common(admin) | _asked(admin.reader, kept)
     page = answers.page("request_file.html", **shown, offline=True, css=answers.style())
     return as_file(page, f"request-{kept.request_id}.html")
 
@@ -154,7 +154,7 @@ def _list(reader: Reader) -> dict[str, Any]:
         "verdicts": fanout.VERDICTS,
         "verdict_name": fanout.name_of,
         "request_status": request_status,
-        "databases": requests_facts.databases(),
+        "databases": reader.databases(),
         "now_unix_nano": time.time_ns(),
         "some_page": functools.partial(some_page, reader.settings),
     }
@@ -173,22 +173,24 @@ def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figur
     return figures.worst(figures.latency_status(one["duration_ms"], settings), of_queries, of_answer)
 
 
-def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
-    settings, analysis = reader.settings, reader.analyse(kept)
-    detail = reader.detail(kept, analysis)
-    asked = request.args.get("plan", "")
-    at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(analysis.groups) else None
+def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
+    """Return what the pages of one request show, with the plan that is asked for."""
+    (detail,) = reader.facts([kept])
+    asked, groups = request.args.get("plan", ""), detail["groups"]
+    at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(groups) else None
     if at is not None:
-        detail["groups"][at]["plan"] = requests_facts.plan_body(requests_facts.plan_of(analysis.groups[at]))
-    for group, told in zip(analysis.groups, detail["groups"], strict=True):
-        told["code"] = requests_facts.code_of(group)
+        groups[at]["plan"] = requests_facts.plan_body(requests_facts.plan_of(reader.analyse(kept).groups[at]))
+    return _one(reader.settings, detail) | {"asked": at}
+
+
+def _one(settings: TelemetrySettings, detail: dict[str, Any]) -> dict[str, Any]:
     warned = {finding["group"] for finding in detail["findings"] if finding["is_warning"]}
-    order = sorted(range(len(analysis.groups)), key=lambda number: -detail["groups"][number]["total_ms"])
+    order = sorted(range(len(detail["groups"])), key=lambda number: -detail["groups"][number]["total_ms"])
     return {
         "one": detail,
         "list_query": ListState.parse(request.args).query(),
         "order": order,
-        "asked": at,
+        "asked": None,
         "warned": warned,
         "rows": waterfall.rows(detail),
         "whole_ms": waterfall.whole_ms(detail),
@@ -202,7 +204,7 @@ def _one(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
 
 def _report(reader: Reader) -> dict[str, Any]:
     now, settings = time.time_ns(), reader.settings
-    shown = overview.build(reader.metrics, settings, now)
+    shown = overview.build(reader.figures, settings, now)
     requests = reader.all()
     notes = attention.notes(shown, settings, attention.fan_out(reader, requests, shown.windows, now))
     return {
@@ -210,7 +212,7 @@ def _report(reader: Reader) -> dict[str, Any]:
         "notes": notes,
         "noted": {note.subject: note for note in notes if note.row is not None},
         "rows": sorted(shown.rows, key=lambda row: -row.stats["p95_ms"]),
-        "requests": [_one(reader, kept) for kept in _worst(reader, requests)],
+        "requests": [_one(settings, detail) for detail in reader.facts(_worst(reader, requests))],
         "settings": settings,
         "now_unix_nano": now,
         "offline": True,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from telemetry.performance import rounded
+from telemetry.document import rounded
 from telemetry.readers.slices import Slice, cut
 from telemetry.recent import NO_REQUESTS, Traces
 
 if TYPE_CHECKING:
-    from telemetry.performance import PerformanceMetrics, RouteWindow
+    from telemetry.document import Figures, RouteWindow
     from telemetry.readers.window import Sample
     from telemetry.recent import KeptRequest
 
@@ -65,18 +65,20 @@ class Timeline:
                 "p50_ms": [rounded(each.p50_s * 1000) for each in self.slices],
                 "p95_ms": [rounded(each.p95_s * 1000) for each in self.slices],
                 "p99_ms": [rounded(each.p99_s * 1000) for each in self.slices],
+                "worker": [each.worker for each in self.slices],
             },
         }
 
 
-def read(metrics: PerformanceMetrics, span: str, route: str | None, now_unix_nano: int) -> Timeline:
+def read(
+    metrics: Figures, requests: Iterable[KeptRequest], span: str, route: str | None, now_unix_nano: int
+) -> Timeline:
     """Return the requests of the last `span` (a key of `RANGES_S`) up to now, of one route if `route` names it.
 
     It starts with the first request kept where that is later, though never less than a minute before now. The slices are of
-    all requests; of one route they are of the samples in its window.
+    all requests, of each worker where there are several; of one route they are of the samples in its window.
     """
-    kept = Traces(metrics.recent.all())
-    return select(metrics.route_windows(), metrics.store.slices.slices(), span, route, now_unix_nano, kept)
+    return select(metrics.route_windows(), metrics.slices(), span, route, now_unix_nano, Traces(requests))
 
 
 def select(
@@ -101,7 +103,7 @@ def select(
     newest = every[-1].sample.time_unix_nano if every else None
     first = min(
         every[0].sample.time_unix_nano if every else now_unix_nano,
-        slices[0].start_unix_nano if slices else now_unix_nano,
+        min((each.start_unix_nano for each in slices), default=now_unix_nano),
     )
     length_s = RANGES_S[span]
     earliest, shown = first, every

@@ -17,6 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
 from werkzeug.wsgi import ClosingIterator
 
+from telemetry.exporters import forked
 from telemetry.exporters.ended import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
@@ -44,10 +45,22 @@ class RequestMiddleware:
     may have been wrapped around it meanwhile.
     """
 
-    def __init__(self, app: Flask, capture: Capture, may_look: MayLook | None = None) -> None:
-        """Measure `app`; responses to requests that `may_look` at the figures say what they cost."""
+    def __init__(
+        self,
+        app: Flask,
+        capture: Capture,
+        may_look: MayLook | None = None,
+        begin: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Measure `app`; responses to requests that `may_look` at the figures say what they cost.
+
+        `begin` is called before the first request, in each process that serves some.
+        """
         self.capture = capture
         self._may_look = may_look
+        self._begin = begin
+        self._has_begun = False
+        forked.call_in_child(self._begin_anew)
         self.active = False
         self._app = app
         self._wsgi_app: WSGIApplication = app.wsgi_app
@@ -71,7 +84,7 @@ class RequestMiddleware:
     def remove(self) -> None:
         """Stop measuring, and take out what `install` put in, unless something else was put around it."""
         app = self._app
-        self.active = False
+        self.active = self._has_begun = False
         self._finish_thrown_away()
         got_request_exception.disconnect(self._on_exception, app)
         for name, ours, before in (
@@ -87,8 +100,11 @@ class RequestMiddleware:
                 setattr(app, name, before)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if not self.active:
-            return self._wsgi_app(environ, start_response)
+        if not self._has_begun:
+            if not self.active:
+                return self._wsgi_app(environ, start_response)
+            self._has_begun = True
+            self._begin()
         if self._thrown_away:
             self._finish_thrown_away()
         start_ns, start_unix_ns = perf_counter_ns(), time_ns()
@@ -122,6 +138,9 @@ class RequestMiddleware:
             return StreamedBody(body, record, environ, self._finish, self._thrown_away.append)
         self._finish(record, environ, perf_counter_ns())
         return body
+
+    def _begin_anew(self) -> None:
+        self._has_begun = False
 
     def _context(self, record: RequestRecord, environ: Environ, outer: RequestRecord | None) -> Context:
         """Return the context that the request runs in: what its headers carry, its record and its span.

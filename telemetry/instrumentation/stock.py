@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -74,9 +74,16 @@ class StockMiddleware:
     """Stands around the app that `FlaskInstrumentor` has instrumented, and knows which request is being served."""
 
     def __init__(
-        self, app: Flask, capture: Capture, tracer_provider: TracerProvider, meter_provider: MeterProvider
+        self,
+        app: Flask,
+        capture: Capture,
+        tracer_provider: TracerProvider,
+        meter_provider: MeterProvider,
+        begin: Callable[[], object] = lambda: None,
     ) -> None:
+        """Measure `app`; `begin` is called before each request, and returns at once but for the first in a process."""
         self.capture = capture
+        self._begin = begin
         self.active = False
         self.tracer_provider = tracer_provider
         self._app = app
@@ -157,6 +164,7 @@ class StockMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not self.active:
             return self._plain(environ, start_response)
+        self._begin()
         token = _serving.set(_Served(self))
         try:
             return self._stock(environ, start_response)

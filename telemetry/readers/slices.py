@@ -35,6 +35,8 @@ class Slice(NamedTuple):
     p50_s: float
     p95_s: float
     p99_s: float
+    worker: int | None = None
+    """The process whose requests they are, where there are several."""
 
 
 class SliceStore:

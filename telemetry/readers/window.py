@@ -55,6 +55,8 @@ _WORDS: Final = _ROW_BYTES // 8
 _KIND_AT: Final = 5 * 8
 _FREE, GOOD, ERROR = range(3)
 _HALF: Final = 2**64 - 1
+_NUMBER_BITS: Final = 40
+_MOST_NUMBER: Final = 2**_NUMBER_BITS - 1
 
 
 class DurationWindow:
@@ -91,14 +93,13 @@ class DurationWindow:
         self._rows[:] = bytes(len(self._rows))
         self.latest = self.latest_unix_nano = 0
 
+    def packed(self) -> bytes:
+        """Return a copy of the samples, for `unpacked`."""
+        return bytes(self._rows)
+
     def samples(self) -> tuple[Sample, ...]:
         """Return the samples, oldest first."""
-        samples = [
-            Sample(sequence, time_unix_nano, value, (upper << 64 | lower) or None, kind == ERROR)
-            for value, sequence, time_unix_nano, upper, lower, kind in _ROW.iter_unpack(bytes(self._rows))
-            if kind
-        ]
-        return tuple(sorted(samples))
+        return unpacked(self.packed())
 
     def durations(self) -> Durations:
         """Return what figures are made of."""
@@ -110,6 +111,23 @@ class DurationWindow:
         return Durations(values_s, newest_unix_nano, kinds.count(ERROR))
 
 
+def unpacked(packed: bytes) -> tuple[Sample, ...]:
+    """Return the samples of a window, oldest first, from what `DurationWindow.packed` returned."""
+    samples = [
+        Sample(sequence, time_unix_nano, value, (upper << 64 | lower) or None, kind == ERROR)
+        for value, sequence, time_unix_nano, upper, lower, kind in _ROW.iter_unpack(packed)
+        if kind
+    ]
+    return tuple(sorted(samples))
+
+
+class Count(NamedTuple):
+    """How many queries a request has made, and when it was complete."""
+
+    time_unix_nano: int
+    number: int
+
+
 class Durations(NamedTuple):
     """The durations of a window in seconds, in no order, the time of the newest, and how many are of errors."""
 
@@ -119,27 +137,28 @@ class Durations(NamedTuple):
 
 
 _Kept = TypeVar("_Kept")
-_Window = TypeVar("_Window", DurationWindow, "deque[float]")
+_Window = TypeVar("_Window", DurationWindow, "deque[int]")
 
 
 class WindowStore:
     """The last `size` samples of each route, shared by all readers of one `PerformanceMetrics`.
 
     Status codes and error types of one route share one window, so that it holds exactly the last samples by time of
-    completion. Of the number of queries nothing but the number is kept. Appending is one atomic call; reading copies.
+    completion. Of the number of queries that and the time is kept, both in one integer. Appending is one atomic call; reading
+    copies.
     """
 
     def __init__(self, size: int = 100, max_routes: int = 1000) -> None:
         self.size = size
         self.max_routes = max_routes
-        self.newest_queries: deque[float] = deque(maxlen=size)
-        """The number of queries of the newest requests over all routes, to append to."""
+        self.newest_queries: deque[int] = deque(maxlen=size)
+        """The number of queries of the newest requests over all routes, to append what `stamped` returns to."""
         self.slices = SliceStore()
         """Percentiles of the requests of all routes over time."""
         self.lock_waits_s: dict[str, float] = {}
         """Time that the requests of each route have lost to locks of the database."""
         self._durations: dict[str, DurationWindow] = {}
-        self._queries: dict[str, deque[float]] = {}
+        self._queries: dict[str, deque[int]] = {}
         self.next_sequence: Callable[[], int] = itertools.count(1).__next__
         """Returns the next number in the order of completion."""
         self.leaves_out_routes = False
@@ -149,8 +168,9 @@ class WindowStore:
         """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
         return self._window(self._durations, route, lambda: DurationWindow(self.size, self.next_sequence, self.slices))
 
-    def queries_of(self, route: str) -> deque[float] | None:
-        """Return the window of numbers of queries to append to, or `None` when `max_routes` routes have one already."""
+    def queries_of(self, route: str) -> deque[int] | None:
+        """Return the window of numbers of queries to append what `stamped` returns to, or `None` when `max_routes` routes have
+        one already."""
         return self._window(self._queries, route, lambda: deque(maxlen=self.size))
 
     def _window(self, windows: dict[str, _Window], route: str, make: Callable[[], _Window]) -> _Window | None:
@@ -185,9 +205,10 @@ class WindowStore:
         window = self._durations.get(route)
         return () if window is None else window.samples()
 
-    def queries(self, route: str) -> tuple[float, ...]:
-        """Return the numbers of queries of a route's requests, oldest first; none if there is no such window."""
-        return copied(self._queries.get(route, ()))
+    def queries(self, route: str | None = None) -> list[Count]:
+        """Return the numbers of queries of a route's requests, oldest first, or of the newest over all routes."""
+        stamps = copied(self.newest_queries if route is None else self._queries.get(route, ()))
+        return [Count(stamp >> _NUMBER_BITS, stamp & _MOST_NUMBER) for stamp in stamps]
 
 
 def copied(window: Iterable[_Kept]) -> tuple[_Kept, ...]:
@@ -253,13 +274,19 @@ def _add_duration(store: WindowStore, route: str, attributes: Mapping[str, Any])
 def _add_queries(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:
     window, newest = store.queries_of(route), store.newest_queries
     if window is None:
-        return lambda number, _, __: newest.append(number)
+        return lambda number, time_unix_nano, _: newest.append(stamped(number, time_unix_nano))
 
-    def add(number: float, _: int, __: int | None) -> None:
-        window.append(number)
-        newest.append(number)
+    def add(number: float, time_unix_nano: int, _: int | None) -> None:
+        both = stamped(number, time_unix_nano)
+        window.append(both)
+        newest.append(both)
 
     return add
+
+
+def stamped(number: float, time_unix_nano: int) -> int:
+    """Return a number of queries, up to a million millions, with the time of its request: one object for both windows."""
+    return time_unix_nano << _NUMBER_BITS | (int(number) if number < _MOST_NUMBER else _MOST_NUMBER)
 
 
 def _add_wait(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:

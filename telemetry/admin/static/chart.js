@@ -51,7 +51,7 @@ window.telemetryChart = (() => {
 
   function drawLines(u) {
     const { ctx } = u;
-    const { start, end } = body.slices;
+    const { start, end, worker } = body.slices;
     for (const [name, hue, width] of LINES) {
       ctx.strokeStyle = colour(hue);
       ctx.lineWidth = width * devicePixelRatio;
@@ -59,7 +59,7 @@ window.telemetryChart = (() => {
       body.slices[name].forEach((ms, at) => {
         const y = u.valToPos(shown(ms), "y", true);
         const from = u.valToPos(start[at], "x", true);
-        if (at > 0 && start[at] - end[at - 1] < GAP_S) ctx.lineTo(from, y);
+        if (at > 0 && worker[at] === worker[at - 1] && start[at] - end[at - 1] < GAP_S) ctx.lineTo(from, y);
         else ctx.moveTo(from, y);
         ctx.lineTo(u.valToPos(end[at], "x", true), y);
       });
@@ -130,12 +130,16 @@ window.telemetryChart = (() => {
     const { left } = u.cursor;
     if (left == null || left < 0) return "";
     const seconds = u.posToVal(left, "x");
-    const { start, end, count, ...ms } = body.slices;
-    const at = start.findLastIndex((from) => from <= seconds);
-    const next = start[at + 1] - end[at] < GAP_S ? start[at + 1] : end[at] + 1;
-    if (at < 0 || seconds > next) return "";
-    const figures = Object.entries(ms).map(([name, column]) => `${name.slice(0, 3)} ${milliseconds(column[at])}`);
-    return `${clock(start[at], 0)}–${clock(end[at], 0)} UTC  ${figures.join("  ")}  n ${count[at].toLocaleString("en")}`;
+    const { start, end, count, worker } = body.slices;
+    const said = [...new Set(worker)].map((one) => {
+      const at = start.findLastIndex((from, i) => worker[i] === one && from <= seconds);
+      const goesOn = worker[at + 1] === one && start[at + 1] - end[at] < GAP_S;
+      if (at < 0 || seconds > (goesOn ? start[at + 1] : end[at] + 1)) return "";
+      const ms = LINES.map(([name]) => `${name.slice(0, 3)} ${milliseconds(body.slices[name][at])}`);
+      const whose = one === null ? "" : `worker ${one}  `;
+      return `${whose}${clock(start[at], 0)}–${clock(end[at], 0)} UTC  ${ms.join("  ")}  n ${count[at].toLocaleString("en")}`;
+    });
+    return said.filter(Boolean).join("  ·  ");
   }
 
   function tell(u) {

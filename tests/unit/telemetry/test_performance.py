@@ -18,8 +18,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, set_metrics
+from telemetry.document import RATINGS_POST_ROUTE
 from telemetry.percentiles import percentile
-from telemetry.performance import RATINGS_POST_ROUTE
 
 seconds = st.floats(min_value=0, max_value=3600, allow_nan=False)
 

@@ -38,9 +38,6 @@ def test_the_newest_are_kept_and_the_newest_comes_first() -> None:
     for number in range(1, 8):
         add(recent, kept([], number=number))
     assert numbers(recent) == [7, 6, 5]
-    assert [each.trace_id for each in recent.find(6)] == [6]
-    assert recent.find(6, span_id=6) == recent.find(6)
-    assert recent.find(6, span_id=5) == recent.find(1) == []
 
 
 def test_of_each_route_the_slowest_those_with_most_queries_and_the_failing_are_kept() -> None:

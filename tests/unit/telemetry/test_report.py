@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry import PerformanceMetrics, TelemetrySettings
-from telemetry.report import MOST_LINES, Report, Section, facts, write
+from telemetry.report import MOST_LINES, Report, Section, facts_of, write
 from tests.conftest import Instrument
 
 NOW = 1_790_000_000.0
@@ -36,7 +36,7 @@ def busy() -> PerformanceMetrics:
 
 
 def report_of(metrics: PerformanceMetrics, **options: Any) -> Report:
-    return write(facts(metrics, metrics.settings), now=NOW, **options)
+    return write(facts_of(metrics, metrics.settings), now=NOW, **options)
 
 
 def section(report: Report, key: str) -> Section:
@@ -125,7 +125,7 @@ def test_caches_are_judged_once_they_were_asked_often_enough() -> None:
 
 
 def test_figures_that_are_not_known_are_not_made_up(busy: PerformanceMetrics) -> None:
-    known = facts(busy, busy.settings)
+    known = facts_of(busy, busy.settings)
     del known["snapshot"]["resources"]["cpu_percent"]
     assert "The system does not tell CPU." in write(known).text()
 

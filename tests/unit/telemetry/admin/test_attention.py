@@ -7,8 +7,8 @@ import pytest
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import attention, exporters, overview
 from telemetry.admin.figures import POOR, WARNING
+from telemetry.document import RouteWindow
 from telemetry.exporters.status import ExportStatus
-from telemetry.performance import RouteWindow
 from telemetry.readers.window import Sample
 from telemetry.recent import Traces
 from tests.unit.telemetry.queries import kept as made
@@ -123,7 +123,7 @@ class Exporter:
 
 def test_an_exporter_that_fails_is_named_and_leads_to_its_row() -> None:
     look = (Exporter(is_failing=True, last_error="refused"), Exporter(dropped_by={"queue_full": 3}), Exporter())
-    rows = exporters.rows(lambda: look, 0)
+    rows = exporters.rows(look, 0)
     (note,) = attention.notes(overview.Overview((), (), (), {"cache": NO_LOOKUPS}, 0), SETTINGS, {}, rows)
     assert (note.subject, texts(note), note.status, note.place) == (
         "otlp traces",

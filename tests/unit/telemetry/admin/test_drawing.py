@@ -130,6 +130,14 @@ def test_percentiles_are_lines_that_end_where_nothing_was_asked_for_a_minute() -
     }
 
 
+def test_each_worker_has_lines_of_its_own() -> None:
+    slices = (
+        Slice(0, 10 * SECOND, 9, 0.001, 0.01, 0.1, worker=1),
+        Slice(5 * SECOND, 20 * SECOND, 9, 0.01, 0.1, 1.0, worker=2),
+    )
+    assert drawing.chart(timeline(slices=slices), 50, 200).percentiles["p50"] == "M0 240H80M40 160H160"
+
+
 def test_a_slice_that_began_before_the_range_is_drawn_from_its_start() -> None:
     began_before = Slice(-30 * SECOND, 50 * SECOND, 9, 0.001, 0.001, 0.001)
     assert drawing.chart(timeline(slices=(began_before,)), 50, 200).percentiles["p50"].startswith("M0 ")

@@ -13,7 +13,7 @@ from flask import Flask
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import overview
 from telemetry.admin.figures import GOOD, NONE, POOR, WARNING
-from telemetry.performance import RouteWindow
+from telemetry.document import Process, RouteWindow
 from telemetry.readers.slices import Slice
 from telemetry.readers.window import Sample
 
@@ -34,7 +34,7 @@ def cards(metrics: PerformanceMetrics) -> dict[str, overview.Card]:
 
 
 def rate(*windows: RouteWindow, size: int = 100, uptime_s: float = 3600) -> tuple[float, float, int]:
-    found = overview.request_rate(windows, (), size, uptime_s, NOW)
+    found = overview.request_rate([Process(1, uptime_s, windows, ())], size, NOW)
     return found.per_second, found.seconds, found.request_count
 
 
@@ -69,13 +69,23 @@ def test_of_a_busy_app_the_rate_is_that_of_the_slices() -> None:
     def cut(start: float, end: float, requests: int) -> Slice:
         return Slice(NOW - int(start * SECOND), NOW - int(end * SECOND), requests, 0.01, 0.02, 0.03)
 
-    busy = [cut(90, 80, 1000), cut(50, 40, 2000), cut(40, 35, 500)]
-    found = overview.request_rate([window(35.2, 35.1, 35)], busy, 3, 3600, NOW)
+    busy = (cut(90, 80, 1000), cut(50, 40, 2000), cut(40, 35, 500))
+    found = overview.request_rate([Process(1, 3600, (window(35.2, 35.1, 35),), busy)], 3, NOW)
     assert (found.per_second, found.seconds, found.request_count) == (50, 50, 2500)
     assert sum(found.bars) == pytest.approx(2500)
     assert found.bars[-10:] == [0] * 10
-    idle = overview.request_rate([window(3, 2, 1)], [cut(1, 0, 3)], 9, 3600, NOW)
+    idle = overview.request_rate([Process(1, 3600, (window(3, 2, 1),), (cut(1, 0, 3),))], 9, NOW)
     assert (idle.per_second, idle.seconds) == (3 / 60, 60)
+
+
+def test_the_rates_of_several_processes_add_up() -> None:
+    one = Process(1, 3600, (window(10, 5, 1),), ())
+    young = Process(2, 10, (window(5, 4, 3, 2, 1),), ())
+    found = overview.request_rate([one, young], 100, NOW)
+    assert (found.request_count, found.seconds) == (8, 60)
+    assert found.per_second == pytest.approx(3 / 60 + 5 / 10)
+    assert sum(found.bars) == 8
+    assert overview.request_rate([], 100, NOW).per_second == 0
 
 
 def test_requests_of_a_clock_ahead_are_not_counted() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from telemetry import TelemetrySettings
 from telemetry.admin import overview
 from telemetry.admin.state import COLUMNS, ROWS_AT_FIRST, State
-from telemetry.performance import RouteWindow
+from telemetry.document import RouteWindow
 from telemetry.readers.window import Sample
 
 BY_KEY = {column.key: column for column in COLUMNS}

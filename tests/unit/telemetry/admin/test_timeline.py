@@ -6,7 +6,7 @@ import pytest
 
 from telemetry import PerformanceMetrics
 from telemetry.admin import timeline
-from telemetry.performance import RouteWindow
+from telemetry.document import RouteWindow
 from telemetry.readers.slices import Slice
 from telemetry.readers.window import Sample
 from telemetry.recent import Traces
@@ -116,6 +116,7 @@ def test_the_body_is_columns_of_seconds_and_milliseconds() -> None:
             "p50_ms": [760.123],
             "p95_ms": [1400.0],
             "p99_ms": [1480.0],
+            "worker": [None],
         },
     }
 
@@ -124,5 +125,5 @@ def test_it_reads_what_the_metrics_hold() -> None:
     metrics = PerformanceMetrics()
     metrics.record_endpoint_latency("GET /", 0.25, is_error=True)
     recorded = metrics.store.samples("GET /")[0].time_unix_nano
-    (point,) = timeline.read(metrics, "5m", None, recorded + SECOND).points
+    (point,) = timeline.read(metrics, metrics.recent.all(), "5m", None, recorded + SECOND).points
     assert (point.route, point.sample.value, point.sample.is_error) == ("GET /", 0.25, True)

@@ -1,0 +1,265 @@
+"""Several processes that serve one app: whichever is asked shows what all have measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+SERVER = """
+import os, sqlite3, sys, time
+from flask import Flask
+from werkzeug.serving import make_server
+from telemetry import get_metrics, instrument
+
+app = Flask("shop")
+
+@app.get("/items/<int:number>")
+def items(number):
+    with sqlite3.connect(":memory:") as connection:
+        for each in range(number):
+            connection.execute("SELECT ?", (each,)).fetchall()
+    connection.close()
+    get_metrics().record_cache_hit()
+    return "items"
+
+@app.get("/slow")
+def slow():
+    time.sleep(0.05)
+    get_metrics().record_cache_miss()
+    return "slow"
+
+@app.get("/fails")
+def fails():
+    raise ValueError
+
+instrument(app, authorize=lambda: True)
+served = make_server("127.0.0.1", 0, app, threaded=True)
+print(served.port, flush=True)
+served.serve_forever()
+"""
+
+
+@dataclass
+class Worker:
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+
+    def json(self, path: str) -> Any:
+        status, text = self.get(path)
+        assert status == 200, text
+        return json.loads(text)
+
+
+@contextmanager
+def _worker(folder: str, **variables: str) -> Iterator[Worker]:
+    environment = {**os.environ, "LVS_TELEMETRY_WORKERS_DIR": folder, **variables}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield Worker(process, int(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as made:  # whose path is short, which `tmp_path` is not
+        yield Path(made) / "meet"
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Worker]]:
+    with ExitStack() as stack:
+        yield lambda **variables: stack.enter_context(_worker(str(folder), **variables))
+
+
+@pytest.fixture
+def workers(start: Callable[..., Worker]) -> list[Worker]:
+    return [start() for _ in range(3)]
+
+
+def _counts(snapshot: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {route: (each["request_count"], each["error_count"]) for route, each in snapshot["endpoints"].items()}
+
+
+def test_each_shows_the_figures_of_all(workers: list[Worker]) -> None:
+    chosen = random.Random(7)
+    for number in range(60):
+        chosen.choice(workers).get(f"/items/{number % 3}")
+    for worker in workers:
+        for path in ("/fails", "/slow", "/unknown"):
+            worker.get(path)
+    for worker in workers:
+        snapshot = worker.json("/admin/performance/json")
+        assert _counts(snapshot) == {"GET /items/<number>": (60, 0), "GET /slow": (3, 0), "GET /fails": (3, 3)}
+        assert snapshot["database"] == {
+            "total_queries": 60,
+            "avg_per_request": 0.909,
+            "max_per_request": 2,
+            "count": 66,
+        }
+        assert snapshot["cache"] == {"hits": 60, "misses": 3, "hit_rate_percent": 95.238}
+        assert set(snapshot) == {
+            "cache_hit_rate", "uptime_seconds", "database", "ratings_post", "endpoints", "cache", "resources",
+        }  # fmt: skip
+        routes = worker.json("/api/admin/performance/routes?sort_by=request_count")["routes"]
+        assert [each["route"] for each in routes] == ["GET /items/<number>", "GET /fails", "GET /slow"]
+        assert {each["pid"] for each in worker.json("/api/admin/performance/workers")["workers"]} == {
+            each.pid for each in workers
+        }
+        fan_out = {each["route"]: each for each in worker.json("/api/admin/performance/fanout")["routes"]}
+        assert (fan_out["GET /items/<number>"]["requests"], fan_out["GET /items/<number>"]["queries_max"]) == (60, 2)
+        report = worker.json("/api/admin/performance/report")
+        assert report["queries"]["GET /items/<number>"]["avg"] == 1.0
+        timeline = worker.json("/api/admin/performance/timeline")
+        assert len(timeline["time"]) == 66
+        assert set(timeline["slices"]["worker"]) == {each.pid for each in workers}
+        assert sum(timeline["slices"]["count"]) == 66
+
+
+def test_a_window_holds_the_last_requests_of_all_whoever_answered_them(start: Callable[..., Worker]) -> None:
+    one, other = (start(LVS_TELEMETRY_WINDOW="10") for _ in range(2))
+    for number in range(10):
+        one.get(f"/items/{number}")
+    for _ in range(4):
+        other.get("/items/20")
+    for worker in (one, other):
+        snapshot = worker.json("/admin/performance/json")
+        assert _counts(snapshot) == {"GET /items/<number>": (10, 0)}
+        assert snapshot["database"] == {
+            "total_queries": 4 + 5 + 6 + 7 + 8 + 9 + 4 * 20,
+            "avg_per_request": 11.9,
+            "max_per_request": 20,
+            "count": 10,
+        }
+
+
+def test_a_request_is_shown_whichever_worker_is_asked_for_it(workers: list[Worker]) -> None:
+    for number, worker in enumerate(workers):
+        worker.get(f"/items/{6 + number}")
+    listed = workers[0].json("/api/admin/performance/requests")
+    assert (listed["kept"], [each["query_count"] for each in listed["requests"]]) == (3, [8, 7, 6])
+    assert {each["verdict"] for each in listed["requests"]} == {"n_plus_one"}
+    for worker in workers:
+        assert worker.json("/api/admin/performance/requests") == listed
+        for brief in listed["requests"]:
+            request_id = f"{brief['trace_id']}-{brief['span_id']}"
+            whole = worker.json(f"/api/admin/performance/requests/{request_id}")
+            assert {key: whole[key] for key in brief} == brief
+            assert (len(whole["queries"]), whole["groups"][0]["runs"]) == (brief["query_count"], brief["query_count"])
+            spans = worker.json(f"/api/admin/performance/requests/{request_id}/otlp")["resourceSpans"]
+            assert len(spans[0]["scopeSpans"][0]["spans"]) == 1 + brief["query_count"]
+            plan = worker.json(f"/api/admin/performance/requests/{request_id}/plan")
+            assert plan["error"].startswith("no database file is known")
+            for path, text in (("", "SELECT ?"), ("/page", "SELECT ?"), ("/test", "assert_max_queries(")):
+                status, page = worker.get(f"/admin/performance/requests/{request_id}{path}")
+                assert (status, text in page) == (200, True)
+        status, page = worker.get("/admin/performance")
+        assert status == 200
+        assert all(f'id="worker-{each.pid}"' in page for each in workers)
+        status, page = worker.get("/admin/performance/report")
+        assert (status, "8 of 8 queries alike" in page) == (200, True)
+        status, _ = worker.get(f"/api/admin/performance/requests/{'0' * 32}")
+        assert status == 404
+
+
+def test_the_spans_of_a_trace_are_those_of_all_workers(workers: list[Worker]) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    for worker in workers:
+        request = subprocess.run(
+            [sys.executable, "-c", ASK, str(worker.port), f"00-{trace_id}-b7ad6b7169203331-01"], check=False
+        )
+        assert request.returncode == 0
+    for worker in workers:
+        body = worker.json(f"/api/admin/performance/requests/{trace_id}/otlp")
+        spans = [span for each in body["resourceSpans"] for scope in each["scopeSpans"] for span in scope["spans"]]
+        assert len(spans) == 3 * 3
+        assert {span["traceId"] for span in spans} == {trace_id}
+
+
+ASK = """
+import sys
+from urllib.request import Request, urlopen
+urlopen(Request(f"http://127.0.0.1:{sys.argv[1]}/items/2", headers={"traceparent": sys.argv[2]})).read()
+"""
+
+
+def test_a_worker_that_is_killed_takes_its_figures_with_it_and_is_not_waited_for(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.get("/items/1")
+    workers[0].process.kill()
+    workers[0].process.wait()
+    started = time.monotonic()
+    assert _counts(workers[1].json("/admin/performance/json")) == {"GET /items/<number>": (2, 0)}
+    assert time.monotonic() - started < 2
+    told = workers[2].json("/api/admin/performance/workers")["workers"]
+    assert [(each["pid"], each["answers"]) for each in told] == [
+        (pid, True) for pid in sorted((workers[1].pid, workers[2].pid))
+    ]
+
+
+def test_a_worker_that_stands_still_is_named_and_the_figures_of_the_others_shown(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.get("/items/6")
+    stopped, *others = workers
+    (request_id,) = (
+        f"{each['trace_id']}-{each['span_id']}"
+        for each in stopped.json("/api/admin/performance/requests?limit=1")["requests"]
+    )
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        for worker in others:
+            assert _counts(worker.json("/admin/performance/json")) == {"GET /items/<number>": (2, 0)}
+        told = {each["pid"]: each["answers"] for each in others[0].json("/api/admin/performance/workers")["workers"]}
+        assert told == {stopped.pid: False, others[0].pid: True, others[1].pid: True}
+        _, page = others[0].get("/admin/performance")
+        assert f"{stopped.pid} did not answer" in page
+        assert others[0].get(f"/admin/performance/requests/{request_id}")[0] in (200, 404)
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    deadline = time.monotonic() + 10
+    while _counts(others[0].json("/admin/performance/json")) != {"GET /items/<number>": (3, 0)}:
+        assert time.monotonic() < deadline
+
+
+def test_a_worker_that_ends_leaves_nothing_behind(start: Callable[..., Worker], folder: Path) -> None:
+    one, other = start(), start()
+    assert not folder.exists()  # before the first request
+    for worker in (one, other):
+        worker.get("/items/1")
+    assert len(list(folder.glob("*.sock"))) == 2
+    one.process.send_signal(signal.SIGINT)
+    one.process.wait(10)
+    assert len(list(folder.glob("*.sock"))) == 1
+    other.process.send_signal(signal.SIGINT)
+    other.process.wait(10)
+    assert not folder.exists()

@@ -1,0 +1,103 @@
+"""What several workers have measured, as one: the same as if one had measured all of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry.readers.window import ERROR, GOOD, stamped
+from telemetry.together import Together, Told, tell
+
+NOW = 1_700_000_000_000_000_000
+SETTINGS = TelemetrySettings(window=7)
+
+requests = st.lists(
+    st.tuples(
+        st.sampled_from(["GET /a", "GET /b", "POST /api/ratings/<media_hash>"]),
+        st.floats(0, 100),
+        st.integers(0, 60),
+        st.booleans(),
+        st.integers(0, 2),
+    ),
+    max_size=60,
+)
+
+
+def record(metrics: PerformanceMetrics, at: int, route: str, duration_s: float, queries: int, failed: bool) -> None:
+    store = metrics.store
+    durations, counts = store.durations_of(route), store.queries_of(route)
+    assert durations is not None
+    assert counts is not None
+    durations.add(ERROR if failed else GOOD, duration_s, NOW + at, at + 1)
+    for each in (counts, store.newest_queries):
+        each.append(stamped(queries, NOW + at))
+    metrics.record_cache_hit(queries)
+    metrics.record_cache_miss()
+
+
+def told(metrics: PerformanceMetrics) -> Told:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(tell(metrics)), type=Told)
+
+
+def settled(snapshot: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in snapshot.items() if key not in ("uptime_seconds", "resources")}
+
+
+@given(requests)
+def test_the_figures_are_those_of_one_process_that_has_served_all(
+    every: list[tuple[str, float, int, bool, int]],
+) -> None:
+    alone = PerformanceMetrics(SETTINGS)
+    workers = [PerformanceMetrics(SETTINGS) for _ in range(3)]
+    for at, (route, duration_s, queries, failed, worker) in enumerate(every):
+        for metrics in (alone, workers[worker]):
+            record(metrics, at, route, duration_s, queries, failed)
+    together = Together(workers[0], [told(worker) for worker in workers])
+    assert settled(together.snapshot()) == settled(alone.snapshot())
+    assert together.route_stats() == alone.route_stats()
+    assert [(each.route, each.queries) for each in together.route_windows()] == [
+        (each.route, each.queries) for each in alone.route_windows()
+    ]
+    assert [[sample[1:] for sample in each.samples] for each in together.route_windows()] == [
+        [sample[1:] for sample in each.samples] for each in alone.route_windows()
+    ]
+    assert sum(each.request_count for each in together.slices()) == len(every)
+
+
+def test_what_is_of_processes_adds_up_and_the_oldest_says_how_long_the_server_is_up() -> None:
+    one, other = (
+        Told(
+            pid=pid,
+            uptime_s=uptime_s,
+            durations={},
+            queries={},
+            newest_queries=[],
+            hits=0,
+            misses=0,
+            lock_waits_s={"GET /": 0.5, f"GET /{pid}": 1.0},
+            percentages={"cpu_percent": 10.1, "memory_percent": 0.1},
+            memory_bytes=memory_bytes,
+            slices=[],
+            failures=pid,
+            full_at=full_at,
+        )
+        for pid, uptime_s, memory_bytes, full_at in ((1, 5.0, 100, 0), (2, 60.0, None, 1000))
+    )
+    together = Together(PerformanceMetrics(SETTINGS), [one, other])
+    assert together.snapshot()["resources"] == {"uptime_seconds": 60.0, "cpu_percent": 20.2, "memory_percent": 0.2}
+    assert together.lock_waits() == {"GET /": 1.0, "GET /1": 1.0, "GET /2": 1.0}
+    assert (together.failures, together.full_at, together.memory_bytes()) == (3, 1000, 100)
+    assert Together(PerformanceMetrics(SETTINGS), [other]).memory_bytes() is None
+    assert [(process.pid, process.uptime_s) for process in together.processes()] == [(1, 5.0), (2, 60.0)]
+
+
+@pytest.mark.parametrize(("number", "kept"), [(0, 0), (5, 5), (2**40, 2**40 - 1), (1e300, 2**40 - 1)])
+def test_a_number_of_queries_is_kept_with_its_time(number: float, kept: int) -> None:
+    metrics = PerformanceMetrics(SETTINGS)
+    metrics.store.newest_queries.append(stamped(number, NOW))
+    assert metrics.store.queries() == [(NOW, kept)]
