@@ -160,7 +160,7 @@ def instrument(
             telemetry.middleware = _install(app, capture, tracer_provider, meter_provider)
         except BaseException:
             _detach(metrics, meter_provider)
-            telemetry.meter_provider = telemetry.tracer_provider = None
+            telemetry.meter_provider = telemetry.tracer_provider = telemetry.workers = None
             raise
         _in_use.append(_Instrumented(weakref.ref(app), settings.instrumentation, capture, metrics, meter_provider))
         return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,11 +52,18 @@ def listed(admin: Admin) -> Response:
 
 
 def metrics(admin: Admin) -> Response:
-    """Answer with the page that Prometheus fetches."""
-    write = next((exporter.page for exporter in admin.look_at_exporters() if hasattr(exporter, "page")), None)
-    if write is None:
+    """Answer with the page that Prometheus fetches, of all workers of the server."""
+    scraped = admin.scraped()
+    if scraped is None:
         abort(404)
-    content, content_type = write(request.headers.get("Accept", ""))
+    accept, siblings = request.headers.get("Accept", ""), admin.siblings()
+    if siblings is None:
+        content, content_type = scraped.page(accept)
+    else:
+        from telemetry.admin.workers import families
+        from telemetry.exporters.prometheus import joint_page
+
+        content, content_type = joint_page({os.getpid(): scraped.families(), **families(siblings)}, accept)
     return Response(content, content_type=content_type)
 
 

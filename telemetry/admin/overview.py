@@ -97,15 +97,15 @@ def build(metrics: Figures, settings: TelemetrySettings, now_unix_nano: int, kep
     Figures lead to example requests among those `kept`.
     """
     windows = tuple(window for window in metrics.route_windows() if window.samples)
-    snapshot = metrics.snapshot()
+    snapshot, processes = metrics.snapshot(), metrics.processes()
     newest = sorted(sample for window in windows for sample in window.samples)[-settings.window :]
     cards = [
-        _rate(metrics.processes(), settings.window, now_unix_nano),
+        _rate(processes, settings.window, now_unix_nano),
         _latency(newest, settings),
         _errors(newest),
         _queries(snapshot["database"], settings),
         _cache(snapshot["cache"], settings),
-        _resources(snapshot["resources"], metrics.memory_bytes()),
+        _resources(snapshot["resources"], metrics.memory_bytes(), len(processes)),
     ]
     if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
         cards.append(_ratings(snapshot["ratings_post"], settings))
@@ -261,19 +261,22 @@ def _cache(cache: dict[str, Any], settings: TelemetrySettings) -> Card:
     if not lookups:
         return Card("cache", "cache hits", NONE, "", "No cache lookup yet: the app calls record_cache_hit and _miss.")
     rate = cache["hit_rate_percent"]
-    title = f"Since the process started; {figures.cache_rule(settings)}"
+    title = f"Since the start; {figures.cache_rule(settings)}"
     detail = f"{figures.count(cache['hits'])} of {figures.count(lookups)}"
     status = figures.cache_status(rate, lookups, settings)
     return Card("cache", "cache hits", figures.percent(rate), detail, title, status)
 
 
-def _resources(resources: dict[str, Any], memory_bytes: int | None) -> Card:
+def _resources(resources: dict[str, Any], memory_bytes: int | None, processes: int) -> Card:
     cpu, memory = (
         NONE if value is None else f"{figures.digits(value)} %"
         for value in (resources.get("cpu_percent"), resources.get("memory_percent"))
     )
     held = NONE if memory_bytes is None else f"{memory_bytes / BYTES_PER_MB:,.0f} MB"
-    title = f"This process's share of all processors, and the memory it holds: {memory} of the machine's"
+    whose = "This process's share of all processors, and the memory it holds"
+    if processes > 1:
+        whose = f"The share of {processes} workers of all processors, and the memory that they hold"
+    title = f"{whose}: {memory} of the machine's"
     if NONE in (cpu, memory, held):
         title = "The system doesn't let the process read this."
     uptime = figures.duration(resources["uptime_seconds"])

@@ -107,7 +107,7 @@ def find_all(reader: Reader, request_id: str) -> Sequence[KeptRequest]:
 def not_kept(request_id: str) -> Response:
     """Return the 404 that says why a request is not there."""
     shown: Any = request_id if len(request_id) <= 64 else request_id[:63] + "…"
-    why = "kept are the newest requests of this process and the worst of each route; this one is not, or not any more"
+    why = "kept are the newest requests and the worst of each route; this one is not, or not any more"
     return answers.json({"error": f"no request with the id {shown!r}: {why}"}, 404)
 
 

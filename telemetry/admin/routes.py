@@ -7,12 +7,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from flask import Blueprint, Response, g
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader, Source
+    from telemetry.exporters.prometheus import ScrapedReader
     from telemetry.exporters.status import Exporting
     from telemetry.workers import Workers
 
@@ -45,18 +46,27 @@ class Admin:
         """What the figures and the kept requests are read by, of all workers of the server, for the request that is served."""
         found: Reader | None = g.get(_READER)
         if found is None:
-            found = self.own_reader
-            siblings: Workers | None = getattr(self.source, "workers", None)
-            if siblings is not None and siblings.has_others():
+            found, siblings = self.own_reader, self.siblings()
+            if siblings is not None:
                 from telemetry.admin.workers import JointReader
 
                 found = JointReader(self, siblings)
             self.read_by(found)
         return found
 
+    def siblings(self) -> Workers | None:
+        """Return what reaches the other workers of the server, if there are some."""
+        found: Workers | None = getattr(self.source, "workers", None)
+        return found if found is not None and found.has_others() else None
+
     def read_by(self, reader: Reader) -> None:
         """Have the figures and kept requests read by `reader`, for the request that is served."""
         setattr(g, _READER, reader)
+
+    def scraped(self) -> ScrapedReader | None:
+        """Return the exporter of this process that Prometheus fetches from, if there is one."""
+        found = (exporter for exporter in self.look_at_exporters() if hasattr(exporter, "page"))
+        return cast("ScrapedReader | None", next(found, None))
 
     def exporting(self) -> Sequence[Exporting]:
         """Return the exporters of all workers of the server."""
@@ -106,7 +116,7 @@ def add_routes(blueprint: Blueprint, admin: Admin) -> None:
     """
     for route in ROUTES:
         blueprint.add_url_rule(route.rule, route.endpoint, _view(route, admin), methods=["GET"], strict_slashes=False)
-    if any(hasattr(exporter, "page") for exporter in admin.look_at_exporters()):
+    if admin.scraped() is not None:
         blueprint.add_url_rule(_METRICS.rule, _METRICS.endpoint, _view(_METRICS, admin), methods=["GET"])
 
 

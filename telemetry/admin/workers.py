@@ -28,6 +28,7 @@ from telemetry.requests import Transfer
 if TYPE_CHECKING:
     from telemetry.admin.routes import Admin
     from telemetry.document import Figures
+    from telemetry.exporters.prometheus import Family
     from telemetry.exporters.status import Exporting
     from telemetry.workers import Workers
 
@@ -95,6 +96,10 @@ class AskFacts(msgspec.Struct, frozen=True, tag=True):
     request_ids: list[str]
 
 
+class AskFamilies(msgspec.Struct, frozen=True, tag=True):
+    """Asks for the metrics that Prometheus fetches."""
+
+
 class Page(msgspec.Struct, frozen=True):
     """The response of a view."""
 
@@ -105,11 +110,14 @@ class Page(msgspec.Struct, frozen=True):
 
 def answer(app: Flask, question: bytes) -> bytes:
     """Return what another worker of the server has asked of this one."""
-    asked = msgspec.msgpack.decode(question, type=AskState | AskPage | AskFacts)
+    asked = msgspec.msgpack.decode(question, type=AskState | AskPage | AskFacts | AskFamilies)
     admin = blueprint.admin_of(app)
     reader = admin.own_reader
     if isinstance(asked, AskState):
         found: object = _state(admin)
+    elif isinstance(asked, AskFamilies):
+        scraped = admin.scraped()
+        found = [] if scraped is None else scraped.families()
     elif isinstance(asked, AskFacts):
         wanted = set(asked.request_ids)
         kept = [each for each in reader.all() if each.request_id in wanted]
@@ -299,6 +307,18 @@ def _decoded(answered: bytes | None, kind: type[_Answer]) -> _Answer | None:
         return None if answered is None else msgspec.msgpack.decode(answered, type=kind)
     except msgspec.MsgspecError:
         return None
+
+
+def families(siblings: Workers) -> dict[int, list[Family]]:
+    """Return the metrics that Prometheus fetches of each of the `siblings`, by its process."""
+    from telemetry.exporters.prometheus import Family
+
+    found = {}
+    for name, answered in siblings.ask(msgspec.msgpack.encode(AskFamilies())).items():
+        of_one = _decoded(answered, list[Family])
+        if of_one is not None:
+            found[workers.pid_of(name)] = of_one
+    return found
 
 
 def listed(admin: Admin) -> Response:

@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 SERVER = """
 import os, sqlite3, sys, time
@@ -211,6 +212,25 @@ import sys
 from urllib.request import Request, urlopen
 urlopen(Request(f"http://127.0.0.1:{sys.argv[1]}/items/2", headers={"traceparent": sys.argv[2]})).read()
 """
+
+
+def test_prometheus_gets_the_series_of_all_each_with_its_worker(start: Callable[..., Worker]) -> None:
+    workers = [start(LVS_TELEMETRY_EXPORTERS='["prometheus"]') for _ in range(2)]
+    for number, worker in enumerate(workers):
+        for _ in range(3 + number):
+            worker.get("/items/1")
+    for worker in workers:
+        status, page = worker.get("/metrics")
+        assert status == 200
+        counted = {
+            sample.labels["worker"]: sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == "http_server_request_duration_seconds_count"
+        }
+        assert counted == {str(workers[0].pid): 3, str(workers[1].pid): 4}
+        (exporter,) = worker.json("/api/admin/performance/exporters")["exporters"]
+        assert (exporter["name"], exporter["sent"] > 0) == ("prometheus", True)
 
 
 def test_a_worker_that_is_killed_takes_its_figures_with_it_and_is_not_waited_for(workers: list[Worker]) -> None:

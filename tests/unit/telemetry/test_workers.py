@@ -173,6 +173,8 @@ def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, caplog: pyt
     again.join()
     assert not again.has_others()
     assert list(folder.parent.iterdir()) == [folder]
+    for each in (ours, again):
+        each.leave()
 
 
 def test_a_folder_whose_path_is_too_long_for_a_socket_is_refused() -> None:
@@ -223,6 +225,7 @@ def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(monkeypatch: pytest.
     alone = Workers("shop", "", lambda _: b"")
     alone.join()
     assert list(of_user.iterdir()) == []
+    alone.leave()
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(masterpid=lambda: 4711))  # type: ignore[arg-type]
     ours.join()
     (meeting_place,) = of_user.iterdir()

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings
+from telemetry.exporters.prometheus import Family, joint_page
 from tests.conftest import Instrument
 
 
@@ -87,3 +89,29 @@ def test_a_page_of_the_apps_own_at_that_address_is_told(
     assert made.test_client().get("/metrics").text == "own"
     assert "the page /metrics of the exporter prometheus can't be reached: shop has one of its own" in caplog.text
     provider.shutdown()
+
+
+def test_the_page_of_several_workers_keeps_exemplars_and_labels_of_the_name() -> None:
+    labels = {"worker": "painter", "le": "+Inf"}
+    exemplar = ({"trace_id": "abc"}, 0.5, 12.0)
+    family = Family("paint", "How it dries.", "histogram", "", [("paint_bucket", labels, 2.0, exemplar)])
+    page, content_type = joint_page({7: [family], 8: []}, "application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    (found,) = openmetrics(page.decode())
+    (sample,) = found.samples
+    assert (found.name, found.documentation, found.type) == ("paint", "How it dries.", "histogram")
+    assert sample.labels == {"worker": "7", "exported_worker": "painter", "le": "+Inf"}
+    labels, value, at = sample.exemplar
+    assert (sample.value, labels, value, float(at)) == (2.0, {"trace_id": "abc"}, 0.5, 12.0)
+    assert joint_page({7: [family]})[1].startswith("text/plain")
+
+
+def test_what_a_worker_tells_another_is_what_its_page_has(app: Flask) -> None:
+    app.test_client().get("/one")
+    (exporter,) = app.extensions["telemetry"].exporters
+    told, _ = joint_page({1: exporter.families()})
+    page, _ = exporter.page()
+    without = told.decode().replace(',worker="1"', "")
+    assert [line for line in without.splitlines() if "process_" not in line and "exported" not in line] == [
+        line for line in page.decode().splitlines() if "process_" not in line and "exported" not in line
+    ]
