@@ -177,6 +177,23 @@ def test_two_workers_agree_and_one_of_them_keeps_the_index(start):
     assert server.output.count("2 files, 2 examined") == 1
 
 
+def test_each_of_two_workers_shows_the_figures_of_both(start):
+    server = start("serve", "--port", "0", "--workers", "2")
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    for _ in range(60):
+        assert server.request("/search?q=red")[0] == 200
+    asked = [json.loads(server.request("/admin/performance/json")[2]) for _ in range(10)]
+    assert {each["endpoints"]["GET /search"]["request_count"] for each in asked} == {60}
+    found = json.loads(server.request("/api/admin/performance/workers")[2])["workers"]
+    assert [each["answers"] for each in found] == [True, True]
+    assert {each["pid"] for each in found} < {child.pid for child in psutil.Process(server.process.pid).children()}
+    requests = json.loads(server.request("/api/admin/performance/requests?route=GET%20/search")[2])["requests"]
+    assert len(requests) == 50
+    for each in requests:
+        request_id = f"{each['trace_id']}-{each['span_id']}"
+        assert server.request(f"/admin/performance/requests/{request_id}")[0] == 200
+
+
 def test_paused_players_do_not_keep_the_pages_from_being_answered(start, folder):
     film = folder / "videos" / "blue.webm"
     with film.open("ab") as file:

@@ -3,6 +3,7 @@
 window.telemetryAdmin = (() => {
   const EVERY_MS = 2000;
   const SLOWEST_MS = 60000;
+  const PAUSE_RATIO = 4; // a page that takes long is asked for less often, so that it costs a fifth of the time at most
   const LEADER_MS = 1000;
   const COPIED_MS = 2000;
   const live = document.getElementById("live"); // not on the page of one request, which does not change
@@ -17,6 +18,7 @@ window.telemetryAdmin = (() => {
   let timer = 0;
   let dueAt = 0;
   let freshAt = performance.now();
+  let tookMs = 0;
   let busy = false;
   let again = false;
   let answered = false;
@@ -44,7 +46,7 @@ window.telemetryAdmin = (() => {
   function schedule() {
     clearTimeout(timer);
     if (!live || paused || document.hidden) return;
-    const wait = failures ? Math.min(SLOWEST_MS, EVERY_MS * 2 ** failures) : EVERY_MS;
+    const wait = Math.min(SLOWEST_MS, Math.max(EVERY_MS * 2 ** failures, PAUSE_RATIO * tookMs));
     dueAt = performance.now() + wait;
     timer = setTimeout(refresh, wait);
   }
@@ -60,11 +62,13 @@ window.telemetryAdmin = (() => {
     clearTimeout(timer);
     answered = false;
     refusedWith = 0;
+    const askedAt = performance.now();
     try {
       const where = live.dataset.live + location.search;
       await htmx.ajax("GET", where, { source: live, target: live, swap: "innerMorph" });
     } finally {
       busy = false;
+      tookMs = performance.now() - askedAt;
     }
     if (answered) {
       failures = 0;
