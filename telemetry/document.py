@@ -87,12 +87,12 @@ def _rfc3339(unix_s: int) -> str:
 
 
 class Process(NamedTuple):
-    """The requests of one process: its windows that have a sample, and its slices."""
+    """The requests of one process: when those in each of its windows were complete, in rising order, and its slices."""
 
     pid: int
     uptime_s: float
-    windows: tuple[RouteWindow, ...]
-    slices: tuple[Slice, ...]
+    times_unix_nano: Sequence[Sequence[int]]
+    slices: Sequence[Slice]
 
 
 class Figures(Protocol):

@@ -29,7 +29,7 @@ from telemetry.exporters import forked
 from telemetry.instruments import Instruments
 from telemetry.percentiles import percentile
 from telemetry.readers.performance import PerformanceMetricReader
-from telemetry.readers.window import WindowStore, route_name, values
+from telemetry.readers.window import WindowStore, route_name, times_of, values
 from telemetry.recent import RecentRequests
 from telemetry.settings import TelemetrySettings
 
@@ -378,8 +378,9 @@ class PerformanceMetrics:
 
     def processes(self) -> list[Process]:
         """Return what the rate of requests is read from."""
-        windows = tuple(window for window in self.route_windows() if window.samples)
-        return [Process(os.getpid(), self.get_uptime_seconds(), windows, tuple(self.slices()))]
+        windows = [window for route in self.store.routes() if (window := self.store.window_of(route)) is not None]
+        times = [times_of(window.packed()) for window in windows]
+        return [Process(os.getpid(), self.get_uptime_seconds(), times, self.slices())]
 
     def _record_query_count(self, count: float) -> None:
         if _is("the number of queries", count, Real):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from telemetry.document import RATINGS_POST_ROUTE, Process, RouteStats, RouteWindow, document
+from telemetry.document import RATINGS_POST_ROUTE, Process, RouteStats, RouteWindow, document, stats_of
 from telemetry.readers.slices import Slice
-from telemetry.readers.window import Count, Sample, unpacked, values
+from telemetry.readers.window import Count, Durations, newest_durations, newest_samples, times_of
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics
-
-_Kept = TypeVar("_Kept")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +24,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     durations: dict[str, bytes]
     """The packed window of each route."""
-    queries: dict[str, list[Count]]
     newest_queries: list[Count]
     hits: int
     misses: int
@@ -47,7 +44,6 @@ def tell(metrics: PerformanceMetrics) -> Told:
         pid=os.getpid(),
         uptime_s=metrics.get_uptime_seconds(),
         durations={route: window.packed() for route, window in windows.items()},
-        queries={route: store.queries(route) for route in windows},
         newest_queries=store.queries(),
         hits=hits,
         misses=misses,
@@ -60,16 +56,29 @@ def tell(metrics: PerformanceMetrics) -> Told:
     )
 
 
+Queries = dict[str, list[Count]]
+"""How many queries the requests in the window of each route have made."""
+
+
+def queries_of(metrics: PerformanceMetrics) -> Queries:
+    """Return the numbers of queries that `metrics` has to tell: as large as all of `Told`, and not needed as often."""
+    store = metrics.store
+    return {route: store.queries(route) for route in store.routes()}
+
+
 class Together:
     """What `PerformanceMetrics` says of one process, of several: windows hold the last samples of all, sums are of all.
 
     Of the last 100 samples of all workers each is among the last 100 of its own, so that what they tell is enough.
     """
 
-    def __init__(self, own: PerformanceMetrics, workers: Sequence[Told]) -> None:
-        """Be the figures of `workers`, of which that of `own` is one."""
+    def __init__(
+        self, own: PerformanceMetrics, workers: Sequence[Told], queries: Callable[[], Iterable[Queries]] = tuple
+    ) -> None:
+        """Be the figures of `workers`, of which that of `own` is one; `queries` asks them for theirs."""
         self._own = own
         self._workers = workers
+        self._ask_queries = queries
 
     @property
     def failures(self) -> int:
@@ -87,37 +96,39 @@ class Together:
         for worker in self._workers:
             for key, percent in worker.percentages.items():
                 percentages[key] = round(percentages.get(key, 0.0) + percent, 3)
-        ratings = next((window for window in self.route_windows() if window.route == RATINGS_POST_ROUTE), None)
         return document(
             (sum(worker.hits for worker in self._workers), sum(worker.misses for worker in self._workers)),
             max(worker.uptime_s for worker in self._workers),
             self._numbers(worker.newest_queries for worker in self._workers),
-            values(ratings.samples) if ratings else (),
+            self._durations(RATINGS_POST_ROUTE).values_s,
             self.route_stats(),
             percentages,
         )
-
-    @functools.cached_property
-    def _windows(self) -> list[RouteWindow]:
-        endpoints = self._own.endpoints()
-        routes = sorted({route for worker in self._workers for route in worker.durations})
-        return [
-            RouteWindow(
-                route,
-                endpoints.get(route, ""),
-                self._samples(worker.durations.get(route, b"") for worker in self._workers),
-                tuple(self._numbers(worker.queries.get(route, ()) for worker in self._workers)),
-            )
-            for route in routes
-        ]
 
     def route_windows(self) -> list[RouteWindow]:
         """Return the window of every route, by route name; samples are numbered by their times."""
         return list(self._windows)
 
+    @functools.cached_property
+    def _windows(self) -> list[RouteWindow]:
+        endpoints, queries = self._own.endpoints(), list(self._ask_queries())
+        return [
+            RouteWindow(
+                route,
+                endpoints.get(route, ""),
+                newest_samples(self._packed(route), self._own.store.size),
+                tuple(self._numbers(of_worker.get(route, ()) for of_worker in queries)),
+            )
+            for route in self._routes()
+        ]
+
     def route_stats(self) -> list[RouteStats]:
         """Return what `RouteWindow.stats` says of every route that has a sample, by route name."""
-        return [window.stats() for window in self._windows if window.samples]
+        endpoints = self._own.endpoints()
+        every = ((route, self._durations(route)) for route in self._routes())
+        return [
+            stats_of(route, endpoints.get(route, ""), durations) for route, durations in every if durations.values_s
+        ]
 
     def slices(self) -> list[Slice]:
         """Return the percentiles over time of each worker, one worker after another: those of all can't be told from these."""
@@ -144,26 +155,22 @@ class Together:
         """Return what the rate of requests is read from."""
         return [process_of(worker) for worker in self._workers]
 
-    def _samples(self, packed: Iterable[bytes]) -> tuple[Sample, ...]:
-        """Return the newest of all samples, numbered by their times."""
-        numbered = (
-            sample._replace(sequence=sample.time_unix_nano) for of_worker in packed for sample in unpacked(of_worker)
-        )
-        return tuple(self._newest(numbered, lambda sample: sample.time_unix_nano))
+    def _routes(self) -> list[str]:
+        return sorted({route for worker in self._workers for route in worker.durations})
+
+    def _packed(self, route: str) -> Iterator[bytes]:
+        return (worker.durations.get(route, b"") for worker in self._workers)
+
+    def _durations(self, route: str) -> Durations:
+        return newest_durations(self._packed(route), self._own.store.size)
 
     def _numbers(self, counts: Iterable[Iterable[Count]]) -> list[int]:
-        every = (count for of_worker in counts for count in of_worker)
-        return [count.number for count in self._newest(every, lambda count: count.time_unix_nano)]
-
-    def _newest(self, every: Iterable[_Kept], time: Callable[[_Kept], int]) -> list[_Kept]:
-        return sorted(every, key=time)[-self._own.store.size :]
+        """Return the newest of all `counts`, without their times."""
+        every = sorted(count for of_worker in counts for count in of_worker)
+        return [count.number for count in every[-self._own.store.size :]]
 
 
 def process_of(worker: Told) -> Process:
     """Return what the rate of a worker's requests is read from."""
-    windows = tuple(
-        RouteWindow(route, "", samples, ())
-        for route, packed in worker.durations.items()
-        if (samples := unpacked(packed))
-    )
-    return Process(worker.pid, worker.uptime_s, windows, tuple(worker.slices))
+    times = tuple(times_of(packed) for packed in worker.durations.values())
+    return Process(worker.pid, worker.uptime_s, times, tuple(worker.slices))

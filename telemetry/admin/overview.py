@@ -178,19 +178,14 @@ def _parts(process: Process, size: int, now_unix_nano: int) -> tuple[int, list[_
     """Return the requests of a process of late, and since when that is."""
     horizon_s = min(RATE_HORIZON_S, max(process.uptime_s, 1.0))
     earliest = now_unix_nano - int(horizon_s * 1e9)
-    full = [window.samples[0].time_unix_nano for window in process.windows if len(window.samples) >= size]
+    full = [times[0] for times in process.times_unix_nano if len(times) >= size]
     start = max([earliest, *full])
     within = [each for each in process.slices if earliest <= each.start_unix_nano <= now_unix_nano]
     if within and within[0].start_unix_nano < start:
         return within[0].start_unix_nano, [
             (each.start_unix_nano, each.end_unix_nano, each.request_count) for each in within
         ]
-    return start, [
-        (sample.time_unix_nano, sample.time_unix_nano, 1)
-        for window in process.windows
-        for sample in window.samples
-        if start < sample.time_unix_nano <= now_unix_nano
-    ]
+    return start, [(at, at, 1) for times in process.times_unix_nano for at in times if start < at <= now_unix_nano]
 
 
 def _number(parts: Sequence[_Part]) -> int:
@@ -207,7 +202,7 @@ def _bars(parts: Sequence[_Part], start: int, width_ns: float) -> list[float]:
 
 
 def _rate(processes: Sequence[Process], size: int, now_unix_nano: int) -> Card:
-    if not any(process.windows for process in processes):
+    if not any(process.times_unix_nano for process in processes):
         return Card("rate", "requests/s", NONE, "", "No request yet.")
     rate = request_rate(processes, size, now_unix_nano)
     title = f"{figures.plural(rate.request_count, 'request')} in the last {figures.digits(rate.seconds)} s"

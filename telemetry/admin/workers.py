@@ -67,17 +67,21 @@ class ToldExporter(msgspec.Struct, frozen=True, array_like=True):
     status: ExportStatus
 
 
-class State(msgspec.Struct, frozen=True):
-    """All that the pages need of a worker."""
+class Details(msgspec.Struct, frozen=True):
+    """What pages need of a worker beside its figures."""
 
-    figures: together.Told
+    queries: together.Queries
     requests: list[ToldRequest]
     databases: list[dict[str, Any]]
     exporters: list[ToldExporter]
 
 
-class AskState(msgspec.Struct, frozen=True, tag=True):
-    """Asks for a `State`."""
+class AskFigures(msgspec.Struct, frozen=True, tag=True):
+    """Asks for what a worker has measured."""
+
+
+class AskDetails(msgspec.Struct, frozen=True, tag=True):
+    """Asks for the `Details`."""
 
 
 class AskPage(msgspec.Struct, frozen=True, tag=True):
@@ -110,11 +114,13 @@ class Page(msgspec.Struct, frozen=True):
 
 def answer(app: Flask, question: bytes) -> bytes:
     """Return what another worker of the server has asked of this one."""
-    asked = msgspec.msgpack.decode(question, type=AskState | AskPage | AskFacts | AskFamilies)
+    asked = msgspec.msgpack.decode(question, type=AskFigures | AskDetails | AskPage | AskFacts | AskFamilies)
     admin = blueprint.admin_of(app)
     reader = admin.own_reader
-    if isinstance(asked, AskState):
-        found: object = _state(admin)
+    if isinstance(asked, AskFigures):
+        found: object = together.tell(reader.metrics)
+    elif isinstance(asked, AskDetails):
+        found = _details(admin)
     elif isinstance(asked, AskFamilies):
         scraped = admin.scraped()
         found = [] if scraped is None else scraped.families()
@@ -135,10 +141,10 @@ def _plain(value: object) -> object:
     return dict(value) if isinstance(value, MappingProxyType) else answers.plain(value)
 
 
-def _state(admin: Admin) -> State:
+def _details(admin: Admin) -> Details:
     reader = admin.own_reader
-    return State(
-        together.tell(reader.metrics),
+    return Details(
+        together.queries_of(reader.metrics),
         [_told(kept, reader.known(kept)) for kept in reader.all()],
         requests_facts.databases(),
         [ToldExporter(each.name, each.signal, each.target, each.status) for each in admin.look_at_exporters()],
@@ -198,46 +204,52 @@ class JointReader(Reader):
     """Reads figures and kept requests of all workers, as they were when it was made."""
 
     def __init__(self, admin: Admin, siblings: Workers) -> None:
-        """Ask the `siblings` of this worker."""
+        """Read of the `siblings` of this worker as well, which are asked when something is read."""
         super().__init__(admin.own_reader.source)
         self._own = admin.own_reader
         self._siblings = siblings
-        self._states: dict[str, State] = {}
-        self.silent: list[int] = []
-        """Processes of workers that live, and have not answered in time."""
-        for name, answered in siblings.ask(msgspec.msgpack.encode(AskState())).items():
-            state = _decoded(answered, State)
-            if state is None:
-                self.silent.append(workers.pid_of(name))
-            else:
-                self._states[name] = state
-        self._keepers: dict[str, tuple[str, Known]] = {}
-        self._requests = self._own.all()
-        ours = {kept.request_id for kept in self._requests}
-        for name, state in self._states.items():
-            for told in state.requests:
-                if told.request_id not in ours:  # a worker that was forked from this one has some of its requests
-                    self._keepers[told.request_id] = name, told.known
-                    self._requests.append(_kept(told))
-        self._requests.sort(key=lambda kept: kept.start_unix_ns, reverse=True)
+        self._silent: set[int] = set()
 
     @functools.cached_property
     def told(self) -> list[together.Told]:
-        """What each worker that has answered tells, this one first."""
-        return [together.tell(self.metrics), *(state.figures for state in self._states.values())]
+        """What each worker that has answered has measured, this one first."""
+        return [together.tell(self.metrics), *self._ask_all(AskFigures(), together.Told).values()]
 
     @functools.cached_property
     def figures(self) -> Figures:
         """What the pages show: of all workers."""
-        return together.Together(self.metrics, self.told)
+        return together.Together(self.metrics, self.told, self._queries)
+
+    def silent(self) -> list[int]:
+        """Return the processes of workers that live, and have not answered in time."""
+        return sorted(self._silent)
+
+    def _queries(self) -> list[together.Queries]:
+        return [together.queries_of(self.metrics), *(details.queries for details in self._details.values())]
+
+    @functools.cached_property
+    def _details(self) -> dict[str, Details]:
+        return self._ask_all(AskDetails(), Details)
+
+    @functools.cached_property
+    def _elsewhere(self) -> dict[str, tuple[str, Known, KeptRequest]]:
+        """By id the requests that others keep: the name of the worker, what is known of them, and themselves."""
+        ours = {kept.request_id for kept in self._own.all()}  # a forked worker has some of its parent's
+        return {
+            told.request_id: (name, told.known, _kept(told))
+            for name, details in self._details.items()
+            for told in details.requests
+            if told.request_id not in ours
+        }
 
     def all(self) -> list[KeptRequest]:
         """Return all requests, the newest first; of those that others keep without their queries."""
-        return self._requests.copy()
+        every = self._own.all() + [kept for _, _, kept in self._elsewhere.values()]
+        return sorted(every, key=lambda kept: kept.start_unix_ns, reverse=True)
 
     def known(self, kept: KeptRequest) -> Known:
         """Return the short of a request."""
-        elsewhere = self._keepers.get(kept.request_id)
+        elsewhere = self._elsewhere.get(kept.request_id)
         return self._own.known(kept) if elsewhere is None else elsewhere[1]
 
     def facts(self, requests: Sequence[KeptRequest]) -> list[dict[str, Any]]:
@@ -257,7 +269,7 @@ class JointReader(Reader):
     def databases(self) -> list[dict[str, Any]]:
         """Return the files of databases, each with the longest write of any worker."""
         found: dict[str, dict[str, Any]] = {}
-        for told in (self._own.databases(), *(state.databases for state in self._states.values())):
+        for told in (self._own.databases(), *(details.databases for details in self._details.values())):
             for database in told:
                 known = found.setdefault(database["file"], database)
                 if (database["longest_write_ms"] or 0) > (known["longest_write_ms"] or 0):
@@ -268,7 +280,7 @@ class JointReader(Reader):
         """Return the exporters of all workers, those of one kind as one."""
         found: dict[tuple[str, str, str], ToldExporter] = {}
         told = [ToldExporter(each.name, each.signal, each.target, each.status) for each in own]
-        for each in (*told, *(exporter for state in self._states.values() for exporter in state.exporters)):
+        for each in (*told, *(exporter for details in self._details.values() for exporter in details.exporters)):
             key = (each.name, each.signal, each.target)
             known = found.get(key)
             if known is not None:
@@ -278,7 +290,7 @@ class JointReader(Reader):
 
     def keeper(self, kept: KeptRequest) -> str | None:
         """Return the name of the worker that keeps a request; `None` if it is this one."""
-        elsewhere = self._keepers.get(kept.request_id)
+        elsewhere = self._elsewhere.get(kept.request_id)
         return None if elsewhere is None else elsewhere[0]
 
     def spans_elsewhere(self, requests: Sequence[KeptRequest], request_id: str) -> list[Any]:
@@ -296,6 +308,16 @@ class JointReader(Reader):
                 {"error": f"worker {workers.pid_of(name)}, which keeps the request, did not answer"}, 503
             )
         return Response(page.body, page.status, page.headers)
+
+    def _ask_all(self, question: AskFigures | AskDetails, kind: type[_Answer]) -> dict[str, _Answer]:
+        found = {}
+        for name, answered in self._siblings.ask(msgspec.msgpack.encode(question)).items():
+            of_one = _decoded(answered, kind)
+            if of_one is None:
+                self._silent.add(workers.pid_of(name))
+            else:
+                found[name] = of_one
+        return found
 
     def _ask(self, name: str, question: AskPage | AskFacts, kind: type[_Answer]) -> _Answer | None:
         return _decoded(self._siblings.ask_one(name, msgspec.msgpack.encode(question), PAGE_PATIENCE_S), kind)
@@ -353,7 +375,7 @@ class Row:
 def rows(reader: Reader, now_unix_nano: int) -> list[Row]:
     """Return the workers that there are, by their processes."""
     told, silent = (
-        ([together.tell(reader.metrics)], []) if not isinstance(reader, JointReader) else (reader.told, reader.silent)
+        ([together.tell(reader.metrics)], []) if not isinstance(reader, JointReader) else (reader.told, reader.silent())
     )
     size = reader.settings.window
     found = [

@@ -121,6 +121,41 @@ def unpacked(packed: bytes) -> tuple[Sample, ...]:
     return tuple(sorted(samples))
 
 
+def newest_samples(packed: Iterable[bytes], size: int) -> tuple[Sample, ...]:
+    """Return the newest `size` samples of several windows of a route, numbered and ordered by their times."""
+    rows = b"".join(packed)
+    found = []
+    for at in _newest(rows, size):
+        value, _, time_unix_nano, upper, lower, kind = _ROW.unpack_from(rows, at * _ROW_BYTES)
+        found.append(Sample(time_unix_nano, time_unix_nano, value, (upper << 64 | lower) or None, kind == ERROR))
+    return tuple(found)
+
+
+def newest_durations(packed: Iterable[bytes], size: int) -> Durations:
+    """Return what figures are made of, of the newest `size` samples of several windows of a route."""
+    rows = b"".join(packed)
+    chosen, kinds = _newest(rows, size), rows[_KIND_AT::_ROW_BYTES]
+    times, values_s = _times(rows), memoryview(rows).cast("d")[::_WORDS].tolist()
+    errors = sum(kinds[at] == ERROR for at in chosen)
+    return Durations([values_s[at] for at in chosen], times[chosen[-1]] if chosen else 0, errors)
+
+
+def times_of(packed: bytes) -> list[int]:
+    """Return the times of the samples of a window, in rising order."""
+    times = _times(packed)
+    return [times[at] for at in _newest(packed, len(times))]
+
+
+def _newest(rows: bytes, size: int) -> list[int]:
+    """Return the positions of the newest `size` samples, in the order of their times."""
+    positions = [at for at, kind in enumerate(rows[_KIND_AT::_ROW_BYTES]) if kind]
+    return sorted(positions, key=_times(rows).__getitem__)[-size:]
+
+
+def _times(rows: bytes) -> list[int]:
+    return memoryview(rows).cast("q")[2::_WORDS].tolist()
+
+
 class Count(NamedTuple):
     """How many queries a request has made, and when it was complete."""
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.readers.window import ERROR, GOOD, stamped
-from telemetry.together import Together, Told, tell
+from telemetry.together import Together, Told, queries_of, tell
 
 NOW = 1_700_000_000_000_000_000
 SETTINGS = TelemetrySettings(window=7)
@@ -57,7 +57,7 @@ def test_the_figures_are_those_of_one_process_that_has_served_all(
     for at, (route, duration_s, queries, failed, worker) in enumerate(every):
         for metrics in (alone, workers[worker]):
             record(metrics, at, route, duration_s, queries, failed)
-    together = Together(workers[0], [told(worker) for worker in workers])
+    together = Together(workers[0], [told(worker) for worker in workers], lambda: map(queries_of, workers))
     assert settled(together.snapshot()) == settled(alone.snapshot())
     assert together.route_stats() == alone.route_stats()
     assert [(each.route, each.queries) for each in together.route_windows()] == [
@@ -75,7 +75,6 @@ def test_what_is_of_processes_adds_up_and_the_oldest_says_how_long_the_server_is
             pid=pid,
             uptime_s=uptime_s,
             durations={},
-            queries={},
             newest_queries=[],
             hits=0,
             misses=0,

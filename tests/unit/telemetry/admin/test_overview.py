@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 import pytest
@@ -33,8 +33,13 @@ def cards(metrics: PerformanceMetrics) -> dict[str, overview.Card]:
     return {card.key: card for card in shown.cards}
 
 
+def process(*windows: RouteWindow, uptime_s: float = 3600, slices: Sequence[Slice] = ()) -> Process:
+    times = [sorted(sample.time_unix_nano for sample in each.samples) for each in windows]
+    return Process(1, uptime_s, times, slices)
+
+
 def rate(*windows: RouteWindow, size: int = 100, uptime_s: float = 3600) -> tuple[float, float, int]:
-    found = overview.request_rate([Process(1, uptime_s, windows, ())], size, NOW)
+    found = overview.request_rate([process(*windows, uptime_s=uptime_s)], size, NOW)
     return found.per_second, found.seconds, found.request_count
 
 
@@ -70,17 +75,16 @@ def test_of_a_busy_app_the_rate_is_that_of_the_slices() -> None:
         return Slice(NOW - int(start * SECOND), NOW - int(end * SECOND), requests, 0.01, 0.02, 0.03)
 
     busy = (cut(90, 80, 1000), cut(50, 40, 2000), cut(40, 35, 500))
-    found = overview.request_rate([Process(1, 3600, (window(35.2, 35.1, 35),), busy)], 3, NOW)
+    found = overview.request_rate([process(window(35.2, 35.1, 35), slices=busy)], 3, NOW)
     assert (found.per_second, found.seconds, found.request_count) == (50, 50, 2500)
     assert sum(found.bars) == pytest.approx(2500)
     assert found.bars[-10:] == [0] * 10
-    idle = overview.request_rate([Process(1, 3600, (window(3, 2, 1),), (cut(1, 0, 3),))], 9, NOW)
+    idle = overview.request_rate([process(window(3, 2, 1), slices=[cut(1, 0, 3)])], 9, NOW)
     assert (idle.per_second, idle.seconds) == (3 / 60, 60)
 
 
 def test_the_rates_of_several_processes_add_up() -> None:
-    one = Process(1, 3600, (window(10, 5, 1),), ())
-    young = Process(2, 10, (window(5, 4, 3, 2, 1),), ())
+    one, young = process(window(10, 5, 1)), process(window(5, 4, 3, 2, 1), uptime_s=10)
     found = overview.request_rate([one, young], 100, NOW)
     assert (found.request_count, found.seconds) == (8, 60)
     assert found.per_second == pytest.approx(3 / 60 + 5 / 10)
