@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ FROM_HERE = {"REMOTE_ADDR": "127.0.0.1"}
 THREADS = 4
 PER_THREAD_S = 1.0
 PAUSE_S = 0.005
+WORKERS = 2
 
 
 def run(plan: Plan) -> Report:
@@ -31,8 +34,15 @@ def run(plan: Plan) -> Report:
     with plan.console.status("snapshot"):
         command = [sys.executable, "-m", "benchmarks.snapshot", str(rounds), str(seconds)]
         told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "benchmarks.snapshot", str(rounds), "--workers-dir", folder]
+            told["joint_ms"] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     same, changed, waits = told["same_ms"], told["changed_ms"], told["request_us"]
-    rows = [("nothing has changed", spread(same, "ms", 2)), ("every window has changed", spread(changed, "ms", 2))]
+    rows = [
+        ("nothing has changed", spread(same, "ms", 2)),
+        ("every window has changed", spread(changed, "ms", 2)),
+        (f"of {WORKERS} workers", spread(told["joint_ms"], "ms", 2)),
+    ]
     report.grids.append(
         Grid(f"CPU of GET {PATH}, 200 routes × 100 samples: median (quartiles)", ("since the last call", "CPU"), rows)
     )
@@ -57,33 +67,65 @@ def run(plan: Plan) -> Report:
     return report
 
 
+def joint(rounds: int, folder: str) -> None:
+    """Print the CPU times of the worker that answers, where there are several that have served as many requests."""
+    os.environ["LVS_TELEMETRY_WORKERS_DIR"] = folder
+    measured = _measured()
+    command = [sys.executable, "-m", "benchmarks.snapshot", "0", "--workers-dir", folder]
+    siblings = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(WORKERS - 1)
+    ]
+    for sibling in siblings:
+        sibling.stdout.readline()  # it is ready
+    serve(measured, PATH, 1)
+    print(json.dumps([_poll_ms(measured) for _ in range(rounds)]))
+    for sibling in siblings:
+        sibling.communicate()
+
+
+def be_asked(folder: str) -> None:
+    """Serve as many requests, then answer the other worker until standard input ends."""
+    os.environ["LVS_TELEMETRY_WORKERS_DIR"] = folder
+    measured = _measured()
+    print("ready", flush=True)
+    sys.stdin.read()
+    measured.flush()
+
+
+def _measured() -> Measured:
+    """Return an app whose windows are full."""
+    from telemetry import instrument
+
+    measured = Measured(instrument(app_of_routes()), of_requests=FROM_HERE)
+    for number in range(ROUTES):
+        serve(measured, f"/routes/{number}/7", WINDOW)
+    return measured
+
+
+def _poll_ms(measured: Measured) -> float:
+    started = time.thread_time_ns()
+    serve(measured, PATH, 1)
+    return (time.thread_time_ns() - started) / 1e6
+
+
 IDLE, BUSY, POLLED = "sleeps", "encodes some other JSON without a pause", "asks for the admin JSON without a pause"
 
 
 def main(rounds: int, seconds: float) -> None:
     """Print what was found as JSON."""
-    from telemetry import instrument
-
-    measured = Measured(instrument(app_of_routes()), of_requests=FROM_HERE)
+    measured = _measured()
     paths = [f"/routes/{number}/7" for number in range(ROUTES)]
-    for path in paths:
-        serve(measured, path, WINDOW)
 
     def poll() -> None:
         serve(measured, PATH, 1)
 
-    def poll_ms() -> float:
-        started = time.thread_time_ns()
-        poll()
-        return (time.thread_time_ns() - started) / 1e6
-
     poll()
-    same = [poll_ms() for _ in range(rounds)]
+    same = [_poll_ms(measured) for _ in range(rounds)]
     changed = []
     for _ in range(rounds):
         for path in paths:
             serve(measured, path, 1)
-        changed.append(poll_ms())
+        changed.append(_poll_ms(measured))
     works: dict[str, Callable[[], object]] = {IDLE: lambda: time.sleep(0.01), BUSY: _compute, POLLED: poll}
     waits: dict[str, dict[str, list[float]]] = {name: {"p50": [], "p99": [], "rounds_per_s": []} for name in works}
     for _ in range(max(2, rounds // 6)):
@@ -134,4 +176,9 @@ def _latencies_us(
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    if sys.argv[2] != "--workers-dir":
+        main(int(sys.argv[1]), float(sys.argv[2]))
+    elif int(sys.argv[1]):
+        joint(int(sys.argv[1]), sys.argv[3])
+    else:
+        be_asked(sys.argv[3])

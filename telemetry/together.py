@@ -11,7 +11,7 @@ import msgspec
 
 from telemetry.document import RATINGS_POST_ROUTE, Process, RouteStats, RouteWindow, document, stats_of
 from telemetry.readers.slices import Slice
-from telemetry.readers.window import Count, Durations, newest_durations, newest_samples, times_of
+from telemetry.readers.window import Count, Durations, counts_of, newest_durations, newest_samples, times_of
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics
@@ -56,14 +56,14 @@ def tell(metrics: PerformanceMetrics) -> Told:
     )
 
 
-Queries = dict[str, list[Count]]
-"""How many queries the requests in the window of each route have made."""
+Queries = dict[str, bytes]
+"""How many queries the requests in the window of each route have made, packed."""
 
 
 def queries_of(metrics: PerformanceMetrics) -> Queries:
-    """Return the numbers of queries that `metrics` has to tell: as large as all of `Told`, and not needed as often."""
+    """Return the numbers of queries that `metrics` has to tell; the admin JSON needs none of them."""
     store = metrics.store
-    return {route: store.queries(route) for route in store.routes()}
+    return {route: store.packed_queries(route) for route in store.routes()}
 
 
 class Together:
@@ -117,7 +117,7 @@ class Together:
                 route,
                 endpoints.get(route, ""),
                 newest_samples(self._packed(route), self._own.store.size),
-                tuple(self._numbers(of_worker.get(route, ()) for of_worker in queries)),
+                tuple(self._numbers(counts_of(of_worker.get(route, b"")) for of_worker in queries)),
             )
             for route in self._routes()
         ]

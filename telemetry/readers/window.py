@@ -55,8 +55,11 @@ _WORDS: Final = _ROW_BYTES // 8
 _KIND_AT: Final = 5 * 8
 _FREE, GOOD, ERROR = range(3)
 _HALF: Final = 2**64 - 1
-_NUMBER_BITS: Final = 40
-_MOST_NUMBER: Final = 2**_NUMBER_BITS - 1
+_COUNT: Final = struct.Struct("=qq")
+"""The number of queries of a request in a window: when that was complete, 0 where the place is free, and the number."""
+_COUNT_BYTES: Final = _COUNT.size
+_pack_count_into: Final = _COUNT.pack_into
+_MOST_NUMBER: Final = 2**63 - 1
 
 
 class DurationWindow:
@@ -163,6 +166,35 @@ class Count(NamedTuple):
     number: int
 
 
+class CountWindow:
+    """The last `size` numbers of queries of a route's requests, in 16 bytes each; written and copied as `DurationWindow` is."""
+
+    __slots__ = ("_next_row", "_rows", "_size")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rows = bytearray(_COUNT_BYTES * size)
+        self._next_row = itertools.count().__next__
+
+    def add(self, number: float, time_unix_nano: int) -> None:
+        """Put the number of queries of a request in the place of the oldest."""
+        number = int(number) if number < _MOST_NUMBER else _MOST_NUMBER
+        _pack_count_into(self._rows, self._next_row() % self._size * _COUNT_BYTES, time_unix_nano, number)
+
+    def clear(self) -> None:
+        """Forget every request."""
+        self._rows[:] = bytes(len(self._rows))
+
+    def packed(self) -> bytes:
+        """Return a copy of the numbers, for `counts_of`."""
+        return bytes(self._rows)
+
+
+def counts_of(packed: bytes) -> list[Count]:
+    """Return what `CountWindow.packed` returned, in no order."""
+    return [Count(time_unix_nano, number) for time_unix_nano, number in _COUNT.iter_unpack(packed) if time_unix_nano]
+
+
 class Durations(NamedTuple):
     """The durations of a window in seconds, in no order, the time of the newest, and how many are of errors."""
 
@@ -172,28 +204,27 @@ class Durations(NamedTuple):
 
 
 _Kept = TypeVar("_Kept")
-_Window = TypeVar("_Window", DurationWindow, "deque[int]")
+_Window = TypeVar("_Window", DurationWindow, CountWindow)
 
 
 class WindowStore:
     """The last `size` samples of each route, shared by all readers of one `PerformanceMetrics`.
 
     Status codes and error types of one route share one window, so that it holds exactly the last samples by time of
-    completion. Of the number of queries that and the time is kept, both in one integer. Appending is one atomic call; reading
-    copies.
+    completion. Of the number of queries that and the time is kept. Appending is one atomic call; reading copies.
     """
 
     def __init__(self, size: int = 100, max_routes: int = 1000) -> None:
         self.size = size
         self.max_routes = max_routes
-        self.newest_queries: deque[int] = deque(maxlen=size)
-        """The number of queries of the newest requests over all routes, to append what `stamped` returns to."""
+        self.newest_queries: deque[tuple[int, float]] = deque(maxlen=size)
+        """When the newest requests over all routes were complete, and how many queries each has made, to append to."""
         self.slices = SliceStore()
         """Percentiles of the requests of all routes over time."""
         self.lock_waits_s: dict[str, float] = {}
         """Time that the requests of each route have lost to locks of the database."""
         self._durations: dict[str, DurationWindow] = {}
-        self._queries: dict[str, deque[int]] = {}
+        self._queries: dict[str, CountWindow] = {}
         self.next_sequence: Callable[[], int] = itertools.count(1).__next__
         """Returns the next number in the order of completion."""
         self.leaves_out_routes = False
@@ -203,10 +234,9 @@ class WindowStore:
         """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
         return self._window(self._durations, route, lambda: DurationWindow(self.size, self.next_sequence, self.slices))
 
-    def queries_of(self, route: str) -> deque[int] | None:
-        """Return the window of numbers of queries to append what `stamped` returns to, or `None` when `max_routes` routes have
-        one already."""
-        return self._window(self._queries, route, lambda: deque(maxlen=self.size))
+    def queries_of(self, route: str) -> CountWindow | None:
+        """Return the window of numbers of queries to append to, or `None` when `max_routes` routes have one already."""
+        return self._window(self._queries, route, lambda: CountWindow(self.size))
 
     def _window(self, windows: dict[str, _Window], route: str, make: Callable[[], _Window]) -> _Window | None:
         window = windows.get(route)
@@ -240,10 +270,17 @@ class WindowStore:
         window = self._durations.get(route)
         return () if window is None else window.samples()
 
-    def queries(self, route: str | None = None) -> list[Count]:
-        """Return the numbers of queries of a route's requests, oldest first, or of the newest over all routes."""
-        stamps = copied(self.newest_queries if route is None else self._queries.get(route, ()))
-        return [Count(stamp >> _NUMBER_BITS, stamp & _MOST_NUMBER) for stamp in stamps]
+    def queries(self) -> list[Count]:
+        """Return the numbers of queries of the newest requests over all routes, oldest first."""
+        return [
+            Count(time_unix_nano, min(int(number), _MOST_NUMBER))
+            for time_unix_nano, number in copied(self.newest_queries)
+        ]
+
+    def packed_queries(self, route: str) -> bytes:
+        """Return the numbers of queries of a route's requests, for `counts_of`; none if there is no such window."""
+        window = self._queries.get(route)
+        return b"" if window is None else window.packed()
 
 
 def copied(window: Iterable[_Kept]) -> tuple[_Kept, ...]:
@@ -309,19 +346,14 @@ def _add_duration(store: WindowStore, route: str, attributes: Mapping[str, Any])
 def _add_queries(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:
     window, newest = store.queries_of(route), store.newest_queries
     if window is None:
-        return lambda number, time_unix_nano, _: newest.append(stamped(number, time_unix_nano))
+        return lambda number, time_unix_nano, _: newest.append((time_unix_nano, number))
+    add_to_window = window.add
 
     def add(number: float, time_unix_nano: int, _: int | None) -> None:
-        both = stamped(number, time_unix_nano)
-        window.append(both)
-        newest.append(both)
+        add_to_window(number, time_unix_nano)
+        newest.append((time_unix_nano, number))
 
     return add
-
-
-def stamped(number: float, time_unix_nano: int) -> int:
-    """Return a number of queries, up to a million millions, with the time of its request: one object for both windows."""
-    return time_unix_nano << _NUMBER_BITS | (int(number) if number < _MOST_NUMBER else _MOST_NUMBER)
 
 
 def _add_wait(store: WindowStore, route: str, _: Mapping[str, Any]) -> Add:
