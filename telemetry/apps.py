@@ -52,7 +52,7 @@ class Telemetry:
     meter_provider: MeterProvider | None = None
     tracer_provider: TracerProvider | None = None
     workers: Workers | None = None
-    """The workers of the server that the app runs in, while it has admin pages."""
+    """The workers of the server that the app runs in."""
 
     @property
     def exporters(self) -> Sequence[Exporting]:
@@ -155,12 +155,13 @@ def instrument(
                 _mount_admin(app, telemetry, title or service_name, admin_links)
             metrics.add_routes(app.url_map)
             app.extensions[EXTENSION] = telemetry
-            if settings.admin:
-                telemetry.workers = _workers(app, settings)
+            if telemetry.workers is None:
+                telemetry.workers = _workers(app, telemetry)
+            telemetry.workers.folder = settings.workers_dir
             telemetry.middleware = _install(app, capture, tracer_provider, meter_provider)
         except BaseException:
             _detach(metrics, meter_provider)
-            telemetry.meter_provider = telemetry.tracer_provider = telemetry.workers = None
+            telemetry.meter_provider = telemetry.tracer_provider = None
             raise
         _in_use.append(_Instrumented(weakref.ref(app), settings.instrumentation, capture, metrics, meter_provider))
         return app
@@ -179,7 +180,7 @@ def uninstrument(app: Flask) -> None:
         if telemetry.workers is not None:
             telemetry.workers.leave()
         next(use for use in _in_use if use.app() is app).end()
-        telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = telemetry.workers = None
+        telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = None
 
 
 def check_instrumentation(chosen: str) -> None:
@@ -197,7 +198,7 @@ def _install(
 ) -> RequestMiddleware | StockMiddleware:
     """Put in what the settings choose to capture requests and queries, and return its middleware."""
     telemetry: Telemetry = app.extensions[EXTENSION]
-    begin = _nothing if telemetry.workers is None else telemetry.workers.join
+    begin = telemetry.workers.join if telemetry.workers is not None and telemetry.settings.admin else _begin_alone
     if telemetry.settings.instrumentation == "stock":
         from telemetry.instrumentation.stock import StockMiddleware
 
@@ -211,11 +212,12 @@ def _install(
     return middleware
 
 
-def _nothing() -> None:
+def _begin_alone() -> bool:
     """Begin without others to meet."""
+    return True
 
 
-def _workers(app: Flask, settings: TelemetrySettings) -> Workers:
+def _workers(app: Flask, telemetry: Telemetry) -> Workers:
     """Return what reaches the other workers of the server, which run the same app."""
     weak = weakref.ref(app)
 
@@ -225,7 +227,8 @@ def _workers(app: Flask, settings: TelemetrySettings) -> Workers:
         found = weak()
         return b"" if found is None else workers.answer(found, question)
 
-    return Workers(f"{app.import_name} {app.name} {app.root_path}", settings.workers_dir, answer)
+    name = f"{app.import_name} {app.name} {app.root_path}"
+    return Workers(name, telemetry.settings.workers_dir, answer, lambda: telemetry.metrics.begin_anew_in_child())
 
 
 def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[str, str] | None) -> None:

@@ -123,6 +123,7 @@ class PerformanceMetrics:
         )
         self.failures = 0
         """How often something went wrong in measuring itself; the app is not told, the dashboard is."""
+        self._pid = os.getpid()
         self._attached: list[_Attached] = []
         self._lookups: dict[str, BoundCounter] = {}  # of the first attached provider, by outcome
         self._detached_lookups: dict[Any, int] = {}
@@ -256,6 +257,13 @@ class PerformanceMetrics:
             self.recent.clear()
             self._lookups_at_reset = self._all_lookups()
             self.failures = 0
+
+    def begin_anew_in_child(self) -> None:
+        """In a forked process, `reset` once: what its parent has measured is its parent's."""
+        with self.lock:
+            is_forked, self._pid = self._pid != os.getpid(), os.getpid()
+        if is_forked:
+            self.reset()
 
     # -- the spec's fields -------------------------------------------------------------------------------------------
 

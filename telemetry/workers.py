@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import os
+import re
 import secrets
+import selectors
 import socket
 import stat
+import struct
 import sys
 import tempfile
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,14 +33,21 @@ from telemetry.exporters import forked
 _log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 3.0
-"""How long the others may take for an answer, all of them together; one that takes longer is told as silent."""
-SHORT_PATIENCE_S: Final = 0.3
-"""How long one may take that was silent the last time."""
-
-_WAITING: Final = 16  # questions
-_SUFFIX: Final = ".sock"
+"""How long one may take for an answer; one that takes longer is told as silent."""
+SHORT_PATIENCE_S: Final = 0.5
+"""How long one may take that has just been silent."""
+SILENCE_S: Final = 10.0
+"""For how long that is so."""
 MOST_FOLDER_BYTES: Final = 60
-"""A path of a socket has 104 bytes at most on macOS, and 108 on Linux."""
+"""A path of a socket has 103 bytes at most on macOS, and 107 on Linux."""
+
+_MOST_PATH_BYTES: Final = 103
+_WAITING: Final = 128  # questions
+_SUFFIX: Final = ".sock"
+_ATTEMPTS: Final = 10
+_PAUSE_S: Final = 0.01
+_DEADLINE: Final = struct.Struct("=d")
+"""What a question begins with: until when its answer is waited for, in Unix seconds."""
 
 
 class Workers:
@@ -44,43 +56,65 @@ class Workers:
     Where there is no folder to meet in, and on systems without Unix sockets, there are no others.
     """
 
-    def __init__(self, app_name: str, folder: str, answer: Callable[[bytes], bytes]) -> None:
-        """Meet in `folder`, or if that is empty where the server's workers do; tell others what `answer` returns."""
-        # Apps of one name in one process, such as a factory makes, are told apart by their order, which all workers share.
-        self.app_name: Final = app_name
-        number = sum(each.app_name == app_name for each in _of_process)
-        _of_process.add(self)
-        self._tag = hashlib.sha256(f"{app_name} {number}".encode()).hexdigest()[:8]
-        self._folder = folder
+    def __init__(
+        self, app_name: str, folder: str, answer: Callable[[bytes], bytes], begin: Callable[[], object] = lambda: None
+    ) -> None:
+        """Meet in `folder`, or if that is empty where the server's workers do; tell others what `answer` returns.
+
+        `begin` is called when this worker joins. Apps of one name in one process, such as a factory makes, are told apart by the
+        order in which they were made, which all workers share.
+        """
+        number = next(_numbers[app_name])
+        self._tag = _hash(f"{app_name} {number}")
+        self.folder = folder
         self._answer = answer
+        self._begin = begin
         self._lock = forked.lock()
+        self._joined_in: int | None = None  # the process that has joined, or can't
         self._path: Path | None = None
         self._leave: weakref.finalize[..., Workers] | None = None
-        self._has_failed = False
-        self._silent: set[str] = set()
+        self._silent_until: dict[str, float] = {}
         self._has_failed_to_answer = False
         forked.call_in_child(self._forget)
 
-    def join(self) -> None:
-        """Listen from now on, if this is one of several workers; called again, do nothing."""
-        with self._lock:
-            if self._path is not None or self._has_failed:
-                return
+    def join(self) -> bool:
+        """Listen from now on, if this is one of several workers; called again, do nothing.
+
+        Returns:
+            Whether nothing is left to do: not so in a master that is yet to fork its workers.
+        """
+        process = os.getpid()
+        if self._joined_in == process:
+            return True
+        with self._lock:  # and nothing else: a thread that waits for it must not be waited for
+            if self._joined_in == process:
+                return True
+            if self._joined_in is not None:
+                self._forget()  # uWSGI forks without telling Python
             try:
                 folder = self._meeting_place()
-                if folder is not None:
-                    self._listen(folder)
+            except _StillMasterError:
+                return False
             except Exception as error:
-                self._has_failed = True
-                _log.warning(
-                    "the admin pages show the figures of this worker alone: it can't meet the others: %s", error
-                )
+                self._joined_in = process
+                self._tell_failure(error)
+                return True
+            self._joined_in = process
+        if folder is not None:
+            self._begin()
+            try:
+                self._listen(folder)
+            except Exception as error:
+                self._tell_failure(error)
+        return True
+
+    def _tell_failure(self, error: Exception) -> None:
+        _log.warning("the admin pages show the figures of this worker alone: it can't meet the others: %s", str(error))
 
     def leave(self) -> None:
-        """Listen no more, and be no worker of the app any longer."""
-        _of_process.discard(self)
+        """Listen no more; joining again is possible."""
         with self._lock:
-            leave, self._leave, self._path = self._leave, None, None
+            leave, self._leave, self._path, self._joined_in = self._leave, None, None, None
         if leave is not None:
             leave()
 
@@ -90,79 +124,36 @@ class Workers:
 
     def ask(self, question: bytes) -> dict[str, bytes | None]:
         """Return what each of the others answers, by its name; `None` for one that lives and is silent."""
-        asked_at = time.monotonic()
-        answers = {
-            name: None if connection is None else _read(connection, asked_at + self._patience_s(name))
-            for name, connection in list(self._asked(question))
-        }
-        silent = {name for name, answered in answers.items() if answered is None}
-        for name in silent - self._silent:
-            _log.warning("worker %d does not answer: the admin pages lack what it has measured", pid_of(name))
-        self._silent = silent
+        now = time.monotonic()
+        asked, answers = dict[str, _Asked](), dict[str, bytes | None]()
+        silent = {name for name, until in self._silent_until.copy().items() if until > now}
+        for path in list(self._others()):
+            deadline = now + (SHORT_PATIENCE_S if path.name in silent else PATIENCE_S)
+            try:
+                connection = _connect(path, question, deadline)
+            except (ConnectionRefusedError, FileNotFoundError):  # it has ended, by whatever means
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                continue
+            if connection is None:
+                answers[path.name] = None
+            else:
+                asked[path.name] = _Asked(connection, deadline)
+        answers |= _read_all(asked)
+        self._note_silence(answers, silent)
         return answers
-
-    def _patience_s(self, name: str) -> float:
-        return SHORT_PATIENCE_S if name in self._silent else PATIENCE_S
 
     def ask_one(self, name: str, question: bytes, patience_s: float) -> bytes | None:
         """Return what the one of that name answers, as `ask` told it; `None` where it is silent, or gone."""
         own = self._path
         if own is None:
             return None
+        deadline = time.monotonic() + patience_s
         try:
-            connection = _connect(own.parent / name, question, patience_s)
+            connection = _connect(own.parent / name, question, deadline)
         except (ConnectionRefusedError, FileNotFoundError):
             return None
-        return None if connection is None else _read(connection, time.monotonic() + patience_s)
-
-    def _asked(self, question: bytes) -> Iterator[tuple[str, socket.socket | None]]:
-        """Yield the name of each of the others with a connection that waits for its answer, `None` where it can't be asked."""
-        for path in list(self._others()):
-            try:
-                yield path.name, _connect(path, question, self._patience_s(path.name))
-            except (ConnectionRefusedError, FileNotFoundError):  # it has ended, by whatever means
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-
-    def _others(self) -> Iterator[Path]:
-        self.join()
-        own = self._path
-        if own is not None:
-            yield from (path for path in own.parent.glob(f"{self._tag}-*{_SUFFIX}") if path != own)
-
-    def _meeting_place(self) -> Path | None:
-        if not hasattr(socket, "AF_UNIX"):
-            return None
-        if self._folder:
-            folder = Path(self._folder).absolute()
-        else:
-            server = _server()
-            if server is None:
-                return None
-            # Containers may share a folder for temporary files, and each has its own process 1.
-            host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-            of_user = Path(tempfile.gettempdir()) / f"telemetry-{os.geteuid()}"
-            _make_private(of_user)
-            _sweep(of_user, host)
-            folder = of_user / f"{server}-{host}"
-        _make_private(folder)
-        return folder
-
-    def _listen(self, folder: Path) -> None:
-        name = f"{self._tag}-{os.getpid()}-{secrets.token_hex(4)}"
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        unheard = folder / f"{name}.new"
-        try:
-            listening.bind(str(unheard))
-            unheard.chmod(0o600)
-            listening.listen(_WAITING)
-            self._path = unheard.rename(folder / f"{name}{_SUFFIX}")  # nobody finds it before it listens
-        except OSError:
-            listening.close()
-            raise
-        self._leave = weakref.finalize(self, _stop, listening, self._path)  # at the end of the process at the latest
-        serve = functools.partial(_serve, listening, weakref.ref(self))
-        threading.Thread(target=serve, name="telemetry-worker", daemon=True).start()
+        return None if connection is None else _read_all({name: _Asked(connection, deadline)})[name]
 
     def answer(self, question: bytes) -> bytes:
         """Return what this worker has to say; nothing where that fails, which is logged once."""
@@ -174,41 +165,86 @@ class Workers:
                 _log.exception("a question of another worker could not be answered; later ones are not told")
             return b""
 
+    def _note_silence(self, answers: dict[str, bytes | None], silent: set[str]) -> None:
+        """Remember which have not answered; `silent` are those that had a short time to."""
+        for name, answered in answers.items():
+            if answered is not None:
+                self._silent_until.pop(name, None)
+            elif name not in silent:
+                if name not in self._silent_until:
+                    _log.warning("worker %d does not answer: the admin pages lack what it has measured", pid_of(name))
+                self._silent_until[name] = time.monotonic() + SILENCE_S
+
+    def _others(self) -> Iterator[Path]:
+        self.join()
+        own = self._path
+        if own is not None:
+            ours = f"-{_process()}"
+            for path in sorted(own.parent.glob(f"{self._tag}-*{_SUFFIX}")):
+                if not path.stem.endswith(ours):
+                    yield path
+
+    def _meeting_place(self) -> Path | None:
+        if not hasattr(socket, "AF_UNIX"):
+            return None
+        if self.folder:
+            return Path(self.folder).absolute()
+        server = _server()
+        if server is None:
+            return None
+        # Containers may share a folder for temporary files, and each has its own process 1.
+        name = f"{server}-{_hash(socket.gethostname())}"
+        of_user = Path(tempfile.gettempdir()) / f"telemetry-{os.geteuid()}"
+        if len(os.fsencode(of_user / name / self._file_name())) > _MOST_PATH_BYTES:
+            of_user = Path("/tmp") / of_user.name  # noqa: S108  # which is made for this user alone
+        _make_private(of_user)
+        with suppress(OSError):
+            _sweep(of_user)
+        return of_user / name
+
+    def _file_name(self) -> str:
+        return f"{self._tag}-{os.getpid()}-{_process()}{_SUFFIX}"
+
+    def _listen(self, folder: Path) -> None:
+        listening, unheard = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), None
+        try:
+            unheard = _bind(listening, folder, self._file_name())
+            listening.listen(_WAITING)
+            serve = functools.partial(_serve, listening, weakref.ref(self))
+            threading.Thread(target=serve, name="telemetry-worker", daemon=True).start()
+            path = unheard.rename(unheard.with_suffix(_SUFFIX))  # nobody finds it before it answers
+        except BaseException:
+            listening.close()
+            if unheard is not None:
+                _stop(listening, unheard.with_suffix(_SUFFIX))
+            raise
+        self._leave = weakref.finalize(self, _stop, listening, path)  # at the end of the process at the latest
+        self._path = path
+
     def _forget(self) -> None:
         """In a forked child: what listens is its parent; it joins by itself when it serves."""
         leave, self._leave, self._path = self._leave, None, None
-        self._has_failed = False
+        if self._joined_in is not None:
+            self._joined_in = -1
+        self._silent_until = {}
         if leave is not None and (of_parent := leave.detach()) is not None:
             of_parent[2][0].close()  # the child's end alone
 
 
-_of_process: Final[weakref.WeakSet[Workers]] = weakref.WeakSet()
+_numbers: Final[defaultdict[str, Iterator[int]]] = defaultdict(itertools.count)
 
 
-def _serve(listening: socket.socket, worker: weakref.ref[Workers]) -> None:
-    """Answer what comes, until the socket is closed; a worker that is dropped lives no longer for that."""
-    while True:
-        try:
-            connection, _ = listening.accept()
-        except OSError:
-            return
-        with connection, suppress(OSError):  # whoever asks may have gone
-            connection.settimeout(PATIENCE_S)
-            with connection.makefile("rb") as asked:
-                question = asked.read()
-            found = worker()
-            if found is not None:
-                connection.sendall(found.answer(question))
-            del found
+class _StillMasterError(Exception):
+    """This process is yet to fork the workers."""
 
 
-def _stop(listening: socket.socket, path: Path) -> None:
-    with suppress(OSError):
-        listening.shutdown(socket.SHUT_RDWR)  # which ends a call of `accept` that is waiting
-    listening.close()
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()  # if this was the last one
+class _Asked:
+    """A worker that has been asked, and what has come of its answer so far."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.connection = connection
+        self.deadline = deadline
+        self.received = bytearray()
 
 
 def pid_of(name: str) -> int:
@@ -216,12 +252,33 @@ def pid_of(name: str) -> int:
     return int(name.split("-")[1])
 
 
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def _process() -> str:
+    """Return what tells this process from all others: workers in containers may have the same number."""
+    pid = os.getpid()
+    if _token[0] != pid:
+        _token[:] = pid, secrets.token_hex(3)
+    return str(_token[1])
+
+
+_token: Final[list[object]] = [0, ""]
+
+
 def _server() -> str | None:
-    """Return what is the same for all workers of the server that this process belongs to, if it is one of a server's workers."""
-    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn/"):
+    """Return what is the same for all workers of the server that this process belongs to, if it is one of a server's workers.
+
+    Raises:
+        _StillMasterError: it is the master.
+    """
+    if "gunicorn.arbiter" in sys.modules and os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn/"):
         return f"gunicorn-{os.getppid()}"
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is not None and (master := uwsgi.masterpid()):
+        if master == os.getpid():
+            raise _StillMasterError
         return f"uwsgi-{master}"
     if "granian" in sys.modules:
         from multiprocessing import parent_process
@@ -244,29 +301,89 @@ def _make_private(folder: Path) -> None:
         raise PermissionError(f"{folder} must be a folder of this user's, to which nobody else can write")
 
 
-def _sweep(of_user: Path, host: str) -> None:
+def _sweep(of_user: Path) -> None:
     """Remove what workers have left behind whose server has ended, all of them killed."""
     import psutil  # which is loaded by now
 
-    for folder in of_user.glob(f"*-*-{host}"):
-        if not psutil.pid_exists(int(folder.name.split("-")[1])):
+    ours = re.compile(rf"(?:gunicorn|uwsgi|granian)-([0-9]+)-{_hash(socket.gethostname())}")
+    for folder in of_user.iterdir():
+        named = ours.fullmatch(folder.name)
+        if named is not None and not psutil.pid_exists(int(named[1])):
             with suppress(OSError):
                 for left in folder.iterdir():
                     left.unlink(missing_ok=True)
                 folder.rmdir()
 
 
-def _connect(path: Path, question: bytes, patience_s: float) -> socket.socket | None:
-    """Return a connection to a worker that has been asked; `None` where it does not take the question.
+def _bind(listening: socket.socket, folder: Path, name: str) -> Path:
+    """Give the socket a file in `folder` that nobody looks for, and return that."""
+    unheard = (folder / name).with_suffix(".new")
+    for attempt in range(_ATTEMPTS):
+        _make_private(folder)
+        try:
+            listening.bind(str(unheard))
+            unheard.chmod(0o600)
+        except FileNotFoundError:  # the last of the others has just left, and removed the folder
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            break
+    return unheard
+
+
+def _serve(listening: socket.socket, worker: weakref.ref[Workers]) -> None:
+    """Answer what comes, until the socket is closed; a worker that is dropped lives no longer for that."""
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            if listening.fileno() < 0:
+                return
+            time.sleep(_PAUSE_S)  # as where there are no descriptors left, for now
+            continue
+        with connection, suppress(OSError, struct.error):  # whoever asks may have gone
+            _serve_one(connection, worker)
+
+
+def _serve_one(connection: socket.socket, worker: weakref.ref[Workers]) -> None:
+    connection.settimeout(PATIENCE_S)
+    with connection.makefile("rb") as asked:
+        (until_unix_s,), question = _DEADLINE.unpack(asked.read(_DEADLINE.size)), asked.read()
+    found = worker()
+    if found is not None and time.time() < until_unix_s:  # else nobody waits for it any more
+        connection.sendall(found.answer(question))
+        connection.shutdown(socket.SHUT_RDWR)  # a process that was forked meanwhile may hold the connection open
+
+
+def _stop(listening: socket.socket, path: Path) -> None:
+    with suppress(OSError):
+        listening.shutdown(socket.SHUT_RDWR)  # which ends a call of `accept` that is waiting
+    listening.close()
+    with suppress(OSError):
+        for each in (path, path.with_suffix(".new")):
+            each.unlink(missing_ok=True)
+        path.parent.rmdir()  # if this was the last one
+
+
+def _connect(path: Path, question: bytes, deadline: float) -> socket.socket | None:
+    """Return a connection to a worker that has been asked; `None` where it does not take the question in time.
 
     Raises:
         ConnectionRefusedError, FileNotFoundError: the worker has ended.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(patience_s)
     try:
-        connection.connect(str(path))
-        connection.sendall(question)
+        while True:
+            connection.settimeout(max(_PAUSE_S, deadline - time.monotonic()))
+            try:
+                connection.connect(str(path))
+                break
+            except BlockingIOError:  # too many are waiting
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+        until_unix_s = time.time() + deadline - time.monotonic()
+        connection.sendall(_DEADLINE.pack(until_unix_s) + question)
         connection.shutdown(socket.SHUT_WR)
     except (ConnectionRefusedError, FileNotFoundError):
         connection.close()
@@ -277,16 +394,31 @@ def _connect(path: Path, question: bytes, patience_s: float) -> socket.socket | 
     return connection
 
 
-def _read(connection: socket.socket, deadline: float) -> bytes | None:
-    """Return all that comes through `connection`, and close it; `None` if it takes too long, or is nothing."""
-    received = bytearray()
-    with connection:
-        try:
-            while True:
-                connection.settimeout(max(0.001, deadline - time.monotonic()))
-                part = connection.recv(1 << 20)
+def _read_all(asked: dict[str, _Asked]) -> dict[str, bytes | None]:
+    """Return all that comes through the connections, and close them; `None` for one that takes too long, or says nothing."""
+    answers: dict[str, bytes | None] = dict.fromkeys(asked)
+    with selectors.DefaultSelector() as selector:
+        for name, each in asked.items():
+            each.connection.setblocking(False)
+            selector.register(each.connection, selectors.EVENT_READ, name)
+        while selector.get_map():
+            now = time.monotonic()
+            for key in list(selector.get_map().values()):
+                if asked[key.data].deadline <= now:
+                    selector.unregister(key.fileobj)
+            soonest = min((asked[key.data].deadline for key in selector.get_map().values()), default=now)
+            for key, _ in selector.select(max(0.0, soonest - now)):
+                each = asked[key.data]
+                try:
+                    part = each.connection.recv(1 << 20)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    part, each.received = b"", bytearray()
+                each.received += part
                 if not part:
-                    return bytes(received) or None
-                received += part
-        except OSError:
-            return None
+                    selector.unregister(each.connection)
+                    answers[key.data] = bytes(each.received) or None
+    for each in asked.values():
+        each.connection.close()
+    return answers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ def metrics(admin: Admin) -> Response:
         from telemetry.admin.workers import families
         from telemetry.exporters.prometheus import joint_page
 
-        content, content_type = joint_page({os.getpid(): scraped.families(), **families(siblings)}, accept)
+        content, content_type = joint_page(families(scraped.families(), siblings), accept)
     return Response(content, content_type=content_type)
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flask import Response, current_app
 
 from telemetry import fanout
-from telemetry.admin import answers, exports, parameters, requests_facts
-from telemetry.plans import Plan
+from telemetry.admin import answers, parameters, requests_facts
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
@@ -36,9 +35,14 @@ def listed(admin: Admin) -> Response:
 
 def one(admin: Admin, request_id: str) -> Response:
     """Answer with all that is known of one request."""
-    reader = admin.reader
-    kept = find(reader, request_id)
-    return not_kept(request_id) if kept is None else answers.json(reader.detail(kept, reader.analyse(kept)))
+    kept = find(admin.reader, request_id)
+    if kept is None:
+        return not_kept(request_id)
+    for detail in admin.reader.facts([kept]):
+        for group in detail["groups"]:
+            del group["code"]
+        return answers.json(detail)
+    return not_told()
 
 
 def plan(admin: Admin, request_id: str) -> Response:
@@ -46,14 +50,15 @@ def plan(admin: Admin, request_id: str) -> Response:
     kept = find(admin.reader, request_id)
     if kept is None:
         return not_kept(request_id)
-    groups = fanout.group(kept)
     at = parameters.whole("group", 0, MAX_GROUP, least=0)
-    if groups and at >= len(groups):
-        return answers.json(
-            {"error": f"this request has no group {at}: they are counted from 0 to {len(groups) - 1}"}, 404
-        )
-    found = requests_facts.plan_of(groups[at]) if groups else Plan("", error="this request has made no query")
-    return answers.json(requests_facts.plan_body(found))
+    for detail in admin.reader.facts([kept]):
+        most = len(detail["groups"])
+        if most and at >= most:
+            error = f"this request has no group {at}: they are counted from 0 to {most - 1}"
+            return answers.json({"error": error}, 404)
+        found = admin.reader.plan(kept, at)
+        return not_told() if found is None else answers.json(found)
+    return not_told()
 
 
 def otlp(admin: Admin, request_id: str) -> Response:
@@ -61,11 +66,10 @@ def otlp(admin: Admin, request_id: str) -> Response:
     kept = find_all(admin.reader, request_id)
     if not kept:
         return not_kept(request_id)
-    reader = admin.reader
-    ours = [each for each in kept if reader.keeper(each) is None]
-    body = exports.otlp_json(ours, current_app._get_current_object())  # type: ignore[attr-defined]
-    body.setdefault("resourceSpans", []).extend(reader.spans_elsewhere(kept, request_id))
-    return as_file(answers.json(body), f"{request_id}.json")
+    spans = admin.reader.spans(kept, current_app._get_current_object())  # type: ignore[attr-defined]
+    if spans is None:
+        return not_told()
+    return as_file(answers.json({"resourceSpans": spans}), f"{request_id}.json")
 
 
 def fan_out(admin: Admin) -> Response:
@@ -109,6 +113,11 @@ def not_kept(request_id: str) -> Response:
     shown: Any = request_id if len(request_id) <= 64 else request_id[:63] + "…"
     why = "kept are the newest requests and the worst of each route; this one is not, or not any more"
     return answers.json({"error": f"no request with the id {shown!r}: {why}"}, 404)
+
+
+def not_told() -> Response:
+    """Return the 503 that says that the worker which keeps a request is silent."""
+    return answers.json({"error": "the worker that keeps this request does not answer: try again"}, 503)
 
 
 def as_file(response: Response, name: str) -> Response:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, locks, plans
-from telemetry.admin import figures
+from telemetry.admin import exports, figures
 from telemetry.document import rounded
 from telemetry.exporters import forked
 from telemetry.percentiles import percentile
@@ -17,6 +17,8 @@ from telemetry.requests import by_query
 from telemetry.source import text_of
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from telemetry.document import Figures, RouteWindow
     from telemetry.exporters.status import Exporting
     from telemetry.fanout import Finding, Group
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 SLOW_STATEMENT_NS: Final = 10_000_000
 """From this time on, all runs together, a statement's plan is looked at without being asked for."""
 _MOST_PLANS: Final = 5
-_MOST_KNOWN: Final = 4000
+_MOST_KNOWN: Final = 20_000  # more than fit into the memory of the kept requests, unless that is raised
 OF_LATE_NS: Final = 15 * 60 * 10**9
 """A finding is told of its route for so long, or as long as its request is in the route's window."""
 
@@ -162,27 +164,38 @@ class Reader:
         }
 
     def facts(self, requests: Sequence[KeptRequest]) -> list[dict[str, Any]]:
-        """Return what pages tell of each of `requests`: the details, and the code that its queries come from."""
-        found = []
-        for kept in requests:
-            analysis = self.analyse(kept)
-            detail = self.detail(kept, analysis)
-            for group, told in zip(analysis.groups, detail["groups"], strict=True):
-                told["code"] = code_of(group)
-            found.append(detail)
-        return found
+        """Return what pages tell of each of `requests`: the details, and the code that its queries come from.
 
-    def keeper(self, kept: KeptRequest) -> str | None:  # noqa: ARG002
-        """Return the name of the worker that keeps a request; `None` if it is this one."""
-        return None
+        Those that another worker keeps, and does not tell of, are left out.
+        """
+        return [self._facts(kept) for kept in requests]
+
+    def _facts(self, kept: KeptRequest) -> dict[str, Any]:
+        analysis = self.analyse(kept)
+        detail = self.detail(kept, analysis)
+        for group, told in zip(analysis.groups, detail["groups"], strict=True):
+            told["code"] = code_of(group)
+        return detail
+
+    def plan(self, kept: KeptRequest, at: int) -> dict[str, Any] | None:
+        """Return the plan of the statement of a request's group `at`; `None` where its worker does not tell."""
+        groups = fanout.group(kept)
+        return plan_body(plan_of(groups[at]) if groups else plans.Plan("", error="this request has made no query"))
+
+    def test(self, kept: KeptRequest) -> str | None:
+        """Return a test that holds a request to its number of queries; `None` where its worker does not tell."""
+        return exports.pytest_of(kept, self.analyse(kept))
+
+    def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]] | None:
+        """Return the spans of `requests`, which `app` has answered, as `resourceSpans` of OTLP JSON; `None` where the worker of
+        one does not tell.
+        """
+        found: list[dict[str, Any]] = exports.otlp_json(requests, app).get("resourceSpans", [])
+        return found
 
     def exporting(self, own: Sequence[Exporting]) -> Sequence[Exporting]:
         """Return the exporters that are shown, where those of this process are its `own`."""
         return own
-
-    def spans_elsewhere(self, requests: Sequence[KeptRequest], request_id: str) -> list[Any]:  # noqa: ARG002
-        """Return the spans of those of `requests` that others keep, as `resourceSpans` of OTLP JSON."""
-        return []
 
     def databases(self) -> list[dict[str, Any]]:
         """Return the files of databases with the size of their write-ahead logs and who held the write lock longest."""

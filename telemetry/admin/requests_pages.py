@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from flask import Response, request
 
 from telemetry import fanout
-from telemetry.admin import answers, attention, exporters, exports, figures, overview, requests_facts, waterfall
+from telemetry.admin import answers, attention, exporters, figures, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
-from telemetry.admin.requests_api import as_file, find
+from telemetry.admin.requests_api import as_file, find, not_told
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
@@ -104,7 +104,10 @@ def one(admin: Admin, request_id: str) -> Response:
     link = url.replace("{trace_id}", f"{kept.trace_id:032x}")
     is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
     trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
-    return answers.page("request.html", **common(admin) | _asked(admin.reader, kept) | trace, offline=False)
+    asked = _asked(admin.reader, kept)
+    if asked is None:
+        return not_told()
+    return answers.page("request.html", **common(admin) | asked | trace, offline=False)
 
 
 def as_html(admin: Admin, request_id: str) -> Response:
@@ -112,8 +115,10 @@ def as_html(admin: Admin, request_id: str) -> Response:
     kept = find(admin.reader, request_id)
     if kept is None:
         return _gone(admin, request_id)
-    shown = common(admin) | _asked(admin.reader, kept)
-    page = answers.page("request_file.html", **shown, offline=True, css=answers.style())
+    asked = _asked(admin.reader, kept)
+    if asked is None:
+        return not_told()
+    page = answers.page("request_file.html", **common(admin) | asked, offline=True, css=answers.style())
     return as_file(page, f"request-{kept.request_id}.html")
 
 
@@ -122,7 +127,10 @@ def as_test(admin: Admin, request_id: str) -> Response:
     kept = find(admin.reader, request_id)
     if kept is None:
         return _gone(admin, request_id)
-    made = Response(exports.pytest_of(kept, admin.reader.analyse(kept)), mimetype="text/x-python")
+    text = admin.reader.test(kept)
+    if text is None:
+        return not_told()
+    made = Response(text, mimetype="text/x-python")
     answers.harden(made)
     return as_file(made, "test_queries.py")
 
@@ -173,14 +181,15 @@ def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figur
     return figures.worst(figures.latency_status(one["duration_ms"], settings), of_queries, of_answer)
 
 
-def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
-    """Return what the pages of one request show, with the plan that is asked for."""
-    (detail,) = reader.facts([kept])
-    asked, groups = request.args.get("plan", ""), detail["groups"]
-    at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(groups) else None
-    if at is not None:
-        groups[at]["plan"] = requests_facts.plan_body(requests_facts.plan_of(reader.analyse(kept).groups[at]))
-    return _one(reader.settings, detail) | {"asked": at}
+def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any] | None:
+    """Return what the pages of one request show, with the plan that is asked for; `None` where its worker does not tell."""
+    for detail in reader.facts([kept]):
+        asked, groups = request.args.get("plan", ""), detail["groups"]
+        at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(groups) else None
+        if at is not None:
+            groups[at]["plan"] = reader.plan(kept, at)
+        return _one(reader.settings, detail) | {"asked": at}
+    return None
 
 
 def _one(settings: TelemetrySettings, detail: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response, request
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader, Source
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Look = Callable[[], Sequence["Exporting"]]
 METRICS_PATH: Final = "/metrics"
-_READER: Final = "_telemetry_reader"
+_READER: Final = "telemetry.admin.reader"
 _PAGES: Final = "/admin/performance"
 _REQUESTS: Final = f"{_PAGES}/requests"
 API: Final = "/api/admin/performance"
@@ -44,24 +44,20 @@ class Admin:
     @property
     def reader(self) -> Reader:
         """What the figures and the kept requests are read by, of all workers of the server, for the request that is served."""
-        found: Reader | None = g.get(_READER)
+        found: Reader | None = request.environ.get(_READER)
         if found is None:
             found, siblings = self.own_reader, self.siblings()
             if siblings is not None:
                 from telemetry.admin.workers import JointReader
 
-                found = JointReader(self, siblings)
-            self.read_by(found)
+                found = JointReader(self.own_reader, siblings)
+            request.environ[_READER] = found
         return found
 
     def siblings(self) -> Workers | None:
         """Return what reaches the other workers of the server, if there are some."""
         found: Workers | None = getattr(self.source, "workers", None)
         return found if found is not None and found.has_others() else None
-
-    def read_by(self, reader: Reader) -> None:
-        """Have the figures and kept requests read by `reader`, for the request that is served."""
-        setattr(g, _READER, reader)
 
     def scraped(self) -> ScrapedReader | None:
         """Return the exporter of this process that Prometheus fetches from, if there is one."""
@@ -81,8 +77,6 @@ class Route(NamedTuple):
     rule: str
     endpoint: str
     view: str
-    of_request: bool = False
-    """Whether the worker has to answer that keeps the request."""
 
 
 ROUTES: Final = (
@@ -91,9 +85,9 @@ ROUTES: Final = (
     Route(f"{_PAGES}/report", "performance_report_file", "requests_pages:report"),
     Route(_REQUESTS, "performance_requests", "requests_pages:listed"),
     Route(f"{_REQUESTS}/live", "performance_requests_live", "requests_pages:live"),
-    Route(f"{_REQUESTS}/<request_id>", "performance_request", "requests_pages:one", of_request=True),
-    Route(f"{_REQUESTS}/<request_id>/page", "performance_request_file", "requests_pages:as_html", of_request=True),
-    Route(f"{_REQUESTS}/<request_id>/test", "performance_request_test", "requests_pages:as_test", of_request=True),
+    Route(f"{_REQUESTS}/<request_id>", "performance_request", "requests_pages:one"),
+    Route(f"{_REQUESTS}/<request_id>/page", "performance_request_file", "requests_pages:as_html"),
+    Route(f"{_REQUESTS}/<request_id>/test", "performance_request_test", "requests_pages:as_test"),
     Route(f"{_PAGES}/json", "performance_json", "api:snapshot"),
     Route(f"{_PAGES}.json", "performance_json_alias", "api:snapshot"),
     Route(f"{API}/routes", "performance_routes", "api:routes"),
@@ -103,8 +97,8 @@ ROUTES: Final = (
     Route(f"{API}/workers", "performance_workers", "workers:listed"),
     Route(f"{API}/fanout", "performance_fanout", "requests_api:fan_out"),
     Route(f"{API}/requests", "performance_requests_json", "requests_api:listed"),
-    Route(f"{API}/requests/<request_id>", "performance_request_json", "requests_api:one", of_request=True),
-    Route(f"{API}/requests/<request_id>/plan", "performance_request_plan", "requests_api:plan", of_request=True),
+    Route(f"{API}/requests/<request_id>", "performance_request_json", "requests_api:one"),
+    Route(f"{API}/requests/<request_id>/plan", "performance_request_plan", "requests_api:plan"),
     Route(f"{API}/requests/<request_id>/otlp", "performance_request_otlp", "requests_api:otlp"),
 )
 _METRICS: Final = Route(METRICS_PATH, "metrics", "exporters:metrics")
@@ -125,25 +119,8 @@ def _view(route: Route, admin: Admin) -> Callable[..., Response]:
 
     def view(**arguments: Any) -> Response:
         module, _, name = route.view.partition(":")
-        if route.of_request and (answered := _by_its_keeper(admin, route, **arguments)) is not None:
-            return answered
         answer: Callable[..., Response] = getattr(import_module(f"telemetry.admin.{module}"), name)
         return answer(admin, **arguments)
 
     view.__name__ = view.__qualname__ = route.endpoint
     return view
-
-
-def _by_its_keeper(admin: Admin, route: Route, request_id: str) -> Response | None:
-    """Return the answer of the worker that keeps a request; `None` where that is this one, or nobody does."""
-    reader = admin.reader
-    if reader is admin.own_reader:
-        return None
-    from telemetry.admin.requests_api import find
-    from telemetry.admin.workers import JointReader
-
-    kept = find(reader, request_id)
-    keeper = None if kept is None else reader.keeper(kept)
-    if keeper is None or not isinstance(reader, JointReader):
-        return None
-    return reader.page_of(keeper, route.view, request_id)

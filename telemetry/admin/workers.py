@@ -7,18 +7,17 @@ the others get the short of it for their lists, and have it answer for the pages
 from __future__ import annotations
 
 import functools
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
-from flask import Flask, Response, request
 
 from telemetry import together, workers
-from telemetry.admin import answers, blueprint, exporters, overview, requests_facts
+from telemetry.admin import answers, blueprint, exporters, overview, requests_api, requests_facts
 from telemetry.admin.requests_facts import Known, Reader
 from telemetry.document import rounded
 from telemetry.exporters.status import ExportStatus, Signal
@@ -26,6 +25,8 @@ from telemetry.recent import KeptRequest, KeptRule
 from telemetry.requests import Transfer
 
 if TYPE_CHECKING:
+    from flask import Flask, Response
+
     from telemetry.admin.routes import Admin
     from telemetry.document import Figures
     from telemetry.exporters.prometheus import Family
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-PAGE_PATIENCE_S: Final = 10.0
-"""How long the worker that keeps a request may take for a page of it."""
+REQUEST_PATIENCE_S: Final = 10.0
+"""How long the worker that keeps a request may take to tell of it."""
 
 
 class ToldRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -84,18 +85,33 @@ class AskDetails(msgspec.Struct, frozen=True, tag=True):
     """Asks for the `Details`."""
 
 
-class AskPage(msgspec.Struct, frozen=True, tag=True):
-    """Asks for what a view answers of a request that the worker keeps."""
+class AskFind(msgspec.Struct, frozen=True, tag=True):
+    """Asks which requests of a trace, or with that id, the worker keeps: for `ToldRequest`s, the newest first."""
 
-    view: str
     request_id: str
-    base_url: str
-    path: str
-    query_string: bytes
 
 
 class AskFacts(msgspec.Struct, frozen=True, tag=True):
-    """Asks for what pages tell of some requests that the worker keeps."""
+    """Asks for what `Reader.facts` returns of some requests that the worker keeps, by their ids."""
+
+    request_ids: list[str]
+
+
+class AskPlan(msgspec.Struct, frozen=True, tag=True):
+    """Asks for what `Reader.plan` returns."""
+
+    request_id: str
+    group: int
+
+
+class AskTest(msgspec.Struct, frozen=True, tag=True):
+    """Asks for what `Reader.test` returns."""
+
+    request_id: str
+
+
+class AskSpans(msgspec.Struct, frozen=True, tag=True):
+    """Asks for what `Reader.spans` returns."""
 
     request_ids: list[str]
 
@@ -104,37 +120,37 @@ class AskFamilies(msgspec.Struct, frozen=True, tag=True):
     """Asks for the metrics that Prometheus fetches."""
 
 
-class Page(msgspec.Struct, frozen=True):
-    """The response of a view."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
+Question = AskFigures | AskDetails | AskFind | AskFacts | AskPlan | AskTest | AskSpans | AskFamilies
 
 
 def answer(app: Flask, question: bytes) -> bytes:
     """Return what another worker of the server has asked of this one."""
-    asked = msgspec.msgpack.decode(question, type=AskFigures | AskDetails | AskPage | AskFacts | AskFamilies)
+    return msgspec.msgpack.encode(_found(app, msgspec.msgpack.decode(question, type=Question)), enc_hook=_plain)
+
+
+def _found(app: Flask, asked: Question) -> object:
     admin = blueprint.admin_of(app)
     reader = admin.own_reader
-    if isinstance(asked, AskFigures):
-        found: object = together.tell(reader.metrics)
-    elif isinstance(asked, AskDetails):
-        found = _details(admin)
-    elif isinstance(asked, AskFamilies):
-        scraped = admin.scraped()
-        found = [] if scraped is None else scraped.families()
-    elif isinstance(asked, AskFacts):
-        wanted = set(asked.request_ids)
-        kept = [each for each in reader.all() if each.request_id in wanted]
-        found = {each.request_id: detail for each, detail in zip(kept, reader.facts(kept), strict=True)}
-    else:
-        with app.test_request_context(asked.path, asked.base_url, query_string=asked.query_string):
-            admin.read_by(reader)
-            module, _, view = asked.view.partition(":")
-            response: Response = getattr(import_module(f"telemetry.admin.{module}"), view)(admin, asked.request_id)
-            found = Page(response.status_code, list(response.headers), response.get_data())
-    return msgspec.msgpack.encode(found, enc_hook=_plain)
+    match asked:
+        case AskFigures():
+            return together.tell(reader.metrics)
+        case AskDetails():
+            return _details(admin)
+        case AskFind(request_id):
+            return [_told(kept, reader.known(kept)) for kept in requests_api.find_all(reader, request_id)]
+        case AskFacts(request_ids):
+            kept = [each for each in reader.all() if each.request_id in request_ids]
+            return {each.request_id: detail for each, detail in zip(kept, reader.facts(kept), strict=True)}
+        case AskSpans(request_ids):
+            return reader.spans([each for each in reader.all() if each.request_id in request_ids], app)
+        case AskFamilies():
+            scraped = admin.scraped()
+            return [] if scraped is None else scraped.families()
+        case AskPlan(request_id) | AskTest(request_id):
+            one = requests_api.find(reader, request_id)
+            if one is None:
+                return None
+            return reader.plan(one, asked.group) if isinstance(asked, AskPlan) else reader.test(one)
 
 
 def _plain(value: object) -> object:
@@ -203,12 +219,14 @@ def _kept(told: ToldRequest) -> KeptRequest:
 class JointReader(Reader):
     """Reads figures and kept requests of all workers, as they were when it was made."""
 
-    def __init__(self, admin: Admin, siblings: Workers) -> None:
+    def __init__(self, own: Reader, siblings: Workers) -> None:
         """Read of the `siblings` of this worker as well, which are asked when something is read."""
-        super().__init__(admin.own_reader.source)
-        self._own = admin.own_reader
+        super().__init__(own.source)
+        self._own = own
         self._siblings = siblings
         self._silent: set[int] = set()
+        self._kept_by: dict[str, tuple[str, Known]] = {}
+        """By id the requests that others keep: the name of the worker, and what is known of them."""
 
     @functools.cached_property
     def told(self) -> list[together.Told]:
@@ -232,39 +250,79 @@ class JointReader(Reader):
         return self._ask_all(AskDetails(), Details)
 
     @functools.cached_property
-    def _elsewhere(self) -> dict[str, tuple[str, Known, KeptRequest]]:
-        """By id the requests that others keep: the name of the worker, what is known of them, and themselves."""
-        ours = {kept.request_id for kept in self._own.all()}  # a forked worker has some of its parent's
-        return {
-            told.request_id: (name, told.known, _kept(told))
-            for name, details in self._details.items()
-            for told in details.requests
-            if told.request_id not in ours
-        }
+    def _all(self) -> list[KeptRequest]:
+        told = {name: details.requests for name, details in self._details.items()}
+        return self._with_others(self._own.all(), told)
 
     def all(self) -> list[KeptRequest]:
         """Return all requests, the newest first; of those that others keep without their queries."""
-        every = self._own.all() + [kept for _, _, kept in self._elsewhere.values()]
-        return sorted(every, key=lambda kept: kept.start_unix_ns, reverse=True)
+        return self._all.copy()
+
+    def find(self, trace_id: int, span_id: int | None = None) -> list[KeptRequest]:
+        """Return the requests of that trace that are kept, the newest first; or the one whose server span has that id."""
+        request_id = f"{trace_id:032x}" + ("" if span_id is None else f"-{span_id:016x}")
+        ours = self._own.find(trace_id, span_id)
+        if ours and span_id is not None:
+            return ours
+        return self._with_others(ours, self._ask_all(AskFind(request_id), list[ToldRequest]))
+
+    def _with_others(
+        self, ours: Sequence[KeptRequest], of_others: Mapping[str, Sequence[ToldRequest]]
+    ) -> list[KeptRequest]:
+        found = {kept.request_id: kept for kept in ours}
+        for name, requests in of_others.items():
+            for told in requests:
+                if told.request_id not in found:
+                    found[told.request_id] = _kept(told)
+                    self._kept_by[told.request_id] = name, told.known
+        return sorted(found.values(), key=lambda kept: kept.start_unix_ns, reverse=True)
 
     def known(self, kept: KeptRequest) -> Known:
         """Return the short of a request."""
-        elsewhere = self._elsewhere.get(kept.request_id)
+        elsewhere = self._kept_by.get(kept.request_id)
         return self._own.known(kept) if elsewhere is None else elsewhere[1]
 
     def facts(self, requests: Sequence[KeptRequest]) -> list[dict[str, Any]]:
         """Return what pages tell of each of `requests`; those are left out that their workers do not tell of in time."""
-        of_workers: dict[str, list[str]] = {}
-        for kept in requests:
-            name = self.keeper(kept)
-            if name is not None:
-                of_workers.setdefault(name, []).append(kept.request_id)
-        found: dict[str, dict[str, Any]] = {}
-        for name, request_ids in of_workers.items():
+        ours, of_others = self._by_keeper(requests)
+        found = {kept.request_id: detail for kept, detail in zip(ours, self._own.facts(ours), strict=True)}
+        for name, request_ids in of_others.items():
             found |= self._ask(name, AskFacts(request_ids), dict[str, dict[str, Any]]) or {}
-        ours = [kept for kept in requests if self.keeper(kept) is None]
-        found |= {kept.request_id: detail for kept, detail in zip(ours, self._own.facts(ours), strict=True)}
         return [found[kept.request_id] for kept in requests if kept.request_id in found]
+
+    def plan(self, kept: KeptRequest, at: int) -> dict[str, Any] | None:
+        """Return the plan of the statement of a request's group `at`; `None` where its worker does not tell."""
+        elsewhere = self._kept_by.get(kept.request_id)
+        if elsewhere is None:
+            return self._own.plan(kept, at)
+        return self._ask(elsewhere[0], AskPlan(kept.request_id, at), dict[str, Any])
+
+    def test(self, kept: KeptRequest) -> str | None:
+        """Return a test that holds a request to its number of queries; `None` where its worker does not tell."""
+        elsewhere = self._kept_by.get(kept.request_id)
+        return self._own.test(kept) if elsewhere is None else self._ask(elsewhere[0], AskTest(kept.request_id), str)
+
+    def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]] | None:
+        """Return the spans of `requests` as `resourceSpans` of OTLP JSON; `None` where the worker of one does not tell."""
+        ours, of_others = self._by_keeper(requests)
+        found = self._own.spans(ours, app) or []
+        for name, request_ids in of_others.items():
+            told = self._ask(name, AskSpans(request_ids), list[dict[str, Any]])
+            if told is None:
+                return None
+            found += told
+        return found
+
+    def _by_keeper(self, requests: Iterable[KeptRequest]) -> tuple[list[KeptRequest], dict[str, list[str]]]:
+        """Return those of `requests` that this worker keeps, and the ids of others by the name of the worker that does."""
+        ours, of_others = list[KeptRequest](), dict[str, list[str]]()
+        for kept in requests:
+            elsewhere = self._kept_by.get(kept.request_id)
+            if elsewhere is None:
+                ours.append(kept)
+            else:
+                of_others.setdefault(elsewhere[0], []).append(kept.request_id)
+        return ours, of_others
 
     def databases(self) -> list[dict[str, Any]]:
         """Return the files of databases, each with the longest write of any worker."""
@@ -288,28 +346,7 @@ class JointReader(Reader):
             found[key] = each
         return list(found.values())
 
-    def keeper(self, kept: KeptRequest) -> str | None:
-        """Return the name of the worker that keeps a request; `None` if it is this one."""
-        elsewhere = self._elsewhere.get(kept.request_id)
-        return None if elsewhere is None else elsewhere[0]
-
-    def spans_elsewhere(self, requests: Sequence[KeptRequest], request_id: str) -> list[Any]:
-        """Return the spans of those of `requests` that others keep, as `resourceSpans` of OTLP JSON."""
-        keepers = {name for kept in requests if (name := self.keeper(kept)) is not None}
-        pages = [self.page_of(name, "requests_api:otlp", request_id) for name in sorted(keepers)]
-        return [spans for page in pages if page.status_code == 200 for spans in page.get_json()["resourceSpans"]]
-
-    def page_of(self, name: str, view: str, request_id: str) -> Response:
-        """Return what a view answers in the worker of that name, for the request that is being served."""
-        asked = AskPage(view, request_id, request.root_url, request.path, request.query_string)
-        page = self._ask(name, asked, Page)
-        if page is None:
-            return answers.json(
-                {"error": f"worker {workers.pid_of(name)}, which keeps the request, did not answer"}, 503
-            )
-        return Response(page.body, page.status, page.headers)
-
-    def _ask_all(self, question: AskFigures | AskDetails, kind: type[_Answer]) -> dict[str, _Answer]:
+    def _ask_all(self, question: AskFigures | AskDetails | AskFind, kind: type[_Answer]) -> dict[str, _Answer]:
         found = {}
         for name, answered in self._siblings.ask(msgspec.msgpack.encode(question)).items():
             of_one = _decoded(answered, kind)
@@ -319,8 +356,8 @@ class JointReader(Reader):
                 found[name] = of_one
         return found
 
-    def _ask(self, name: str, question: AskPage | AskFacts, kind: type[_Answer]) -> _Answer | None:
-        return _decoded(self._siblings.ask_one(name, msgspec.msgpack.encode(question), PAGE_PATIENCE_S), kind)
+    def _ask(self, name: str, question: Question, kind: type[_Answer]) -> _Answer | None:
+        return _decoded(self._siblings.ask_one(name, msgspec.msgpack.encode(question), REQUEST_PATIENCE_S), kind)
 
 
 def _decoded(answered: bytes | None, kind: type[_Answer]) -> _Answer | None:
@@ -331,15 +368,15 @@ def _decoded(answered: bytes | None, kind: type[_Answer]) -> _Answer | None:
         return None
 
 
-def families(siblings: Workers) -> dict[int, list[Family]]:
-    """Return the metrics that Prometheus fetches of each of the `siblings`, by its process."""
+def families(own: list[Family], siblings: Workers) -> dict[str, list[Family]]:
+    """Return what Prometheus fetches of each worker, by the number of its process, or more where that is not enough."""
     from telemetry.exporters.prometheus import Family
 
-    found = {}
+    found = {str(os.getpid()): own}
     for name, answered in siblings.ask(msgspec.msgpack.encode(AskFamilies())).items():
-        of_one = _decoded(answered, list[Family])
+        of_one, pid = _decoded(answered, list[Family]), str(workers.pid_of(name))
         if of_one is not None:
-            found[workers.pid_of(name)] = of_one
+            found[pid if pid not in found else name.partition("-")[2].partition(".")[0]] = of_one
     return found
 
 

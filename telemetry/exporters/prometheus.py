@@ -18,7 +18,7 @@ from telemetry.exporters.status import ExportStatus, Signal, Tally
 
 PATH = "/metrics"
 WORKER_LABEL: Final = "worker"
-"""Tells the series of several workers apart: the process. One of this name that an app has set becomes `exported_worker`."""
+"""Tells the series of several workers apart, by the process. One that an app has set becomes `exported_worker`."""
 
 
 class Family(NamedTuple):
@@ -69,7 +69,10 @@ class ScrapedReader(PrometheusMetricReader):
                     metric.documentation,
                     metric.type,
                     metric.unit,
-                    [(each.name, dict(each.labels), each.value, _told(each.exemplar)) for each in metric.samples],
+                    [
+                        (each.name, dict(each.labels), float(each.value), _told(each.exemplar))
+                        for each in metric.samples
+                    ],
                 )
                 for metric in self._pages.collect()
             ]
@@ -90,8 +93,8 @@ class ScrapedReader(PrometheusMetricReader):
         super()._receive_metrics(metrics_data, timeout_millis, **kwargs)
 
 
-def joint_page(of_workers: Mapping[int, Sequence[Family]], accept: str = "") -> tuple[bytes, str]:
-    """Return the metrics of several workers, by their processes, in the format that a scraper accepts, and its content type."""
+def joint_page(of_workers: Mapping[str, Sequence[Family]], accept: str = "") -> tuple[bytes, str]:
+    """Return the metrics of several workers, by what names them, in the format that a scraper accepts, and its content type."""
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Joined(of_workers))
@@ -101,12 +104,12 @@ def joint_page(of_workers: Mapping[int, Sequence[Family]], accept: str = "") -> 
 class _Joined(Collector):
     """Metrics of several workers, each with a label that names the worker."""
 
-    def __init__(self, of_workers: Mapping[int, Sequence[Family]]) -> None:
+    def __init__(self, of_workers: Mapping[str, Sequence[Family]]) -> None:
         self._of_workers = of_workers
 
     def collect(self) -> Iterator[Metric]:
         found: dict[str, Metric] = {}
-        for pid, families in self._of_workers.items():
+        for worker, families in self._of_workers.items():
             for family in families:
                 metric = found.get(family.name)
                 if metric is None:
@@ -114,7 +117,7 @@ class _Joined(Collector):
                 for name, labels, value, exemplar in family.samples:
                     if WORKER_LABEL in labels:
                         labels[f"exported_{WORKER_LABEL}"] = labels[WORKER_LABEL]
-                    labels[WORKER_LABEL] = str(pid)
+                    labels[WORKER_LABEL] = worker
                     metric.samples.append(Sample(name, labels, value, None, exemplar and Exemplar(*exemplar)))
         yield from found.values()
 

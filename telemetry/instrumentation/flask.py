@@ -50,11 +50,11 @@ class RequestMiddleware:
         app: Flask,
         capture: Capture,
         may_look: MayLook | None = None,
-        begin: Callable[[], object] = lambda: None,
+        begin: Callable[[], bool] = lambda: True,
     ) -> None:
         """Measure `app`; responses to requests that `may_look` at the figures say what they cost.
 
-        `begin` is called before the first request, in each process that serves some.
+        `begin` is called before the first request in each process that serves some, and before the next until it returns true.
         """
         self.capture = capture
         self._may_look = may_look
@@ -103,8 +103,7 @@ class RequestMiddleware:
         if not self._has_begun:
             if not self.active:
                 return self._wsgi_app(environ, start_response)
-            self._has_begun = True
-            self._begin()
+            self._has_begun = self._begin()
         if self._thrown_away:
             self._finish_thrown_away()
         start_ns, start_unix_ns = perf_counter_ns(), time_ns()

@@ -22,6 +22,7 @@ from werkzeug.routing import Rule
 
 from telemetry import instruments
 from telemetry.errors import InstrumentationError
+from telemetry.exporters import forked
 from telemetry.instrumentation.capture import Capture
 
 try:
@@ -79,11 +80,13 @@ class StockMiddleware:
         capture: Capture,
         tracer_provider: TracerProvider,
         meter_provider: MeterProvider,
-        begin: Callable[[], object] = lambda: None,
+        begin: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Measure `app`; `begin` is called before each request, and returns at once but for the first in a process."""
+        """Measure `app`; `begin` is called as `RequestMiddleware` does."""
         self.capture = capture
         self._begin = begin
+        self._has_begun = False
+        forked.call_in_child(self._begin_anew)
         self.active = False
         self.tracer_provider = tracer_provider
         self._app = app
@@ -145,7 +148,7 @@ class StockMiddleware:
 
         Middleware that was wrapped around this one stays, and then passes requests on to the plain app.
         """
-        self.active = False
+        self.active = self._has_begun = False
         outermost = self._app.wsgi_app
         FlaskInstrumentor.uninstrument_app(self._app)  # type: ignore[no-untyped-call]
         self._restore(None if outermost is self else outermost)
@@ -153,6 +156,9 @@ class StockMiddleware:
             _installed.remove(self)
             if not _installed:
                 SQLite3Instrumentor().uninstrument()
+
+    def _begin_anew(self) -> None:
+        self._has_begun = False
 
     def _restore(self, around: WSGIApplication | None = None) -> None:
         """Put `app.wsgi_app` back as it was, or leave it with what stands around this middleware."""
@@ -164,7 +170,8 @@ class StockMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not self.active:
             return self._plain(environ, start_response)
-        self._begin()
+        if not self._has_begun:
+            self._has_begun = self._begin()
         token = _serving.set(_Served(self))
         try:
             return self._stock(environ, start_response)

@@ -12,18 +12,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 SERVER = """
 import os, sqlite3, sys, time
-from flask import Flask
+from flask import Flask, g
 from werkzeug.serving import make_server
 from telemetry import get_metrics, instrument
 
@@ -48,10 +49,32 @@ def slow():
 def fails():
     raise ValueError
 
+@app.before_request
+def open_database():
+    g.database = sqlite3.connect(":memory:")
+
+@app.teardown_request
+def close_database(_):
+    g.database.close()
+
+@app.url_value_preprocessor
+def pull_language(endpoint, values):
+    g.language = "en"
+
+@app.url_defaults
+def add_language(endpoint, values):
+    assert g.language == "en"  # which a request outside of the app's routing would not have
+
 instrument(app, authorize=lambda: True)
-served = make_server("127.0.0.1", 0, app, threaded=True)
-print(served.port, flush=True)
-served.serve_forever()
+if os.environ.get("FORKS"):
+    for _ in range(5):
+        app.test_client().get("/items/2")
+servers = [make_server("127.0.0.1", 0, app, threaded=True) for _ in range(1 + int(os.environ.get("FORKS", 0)))]
+print(*(each.port for each in servers), flush=True)
+for each in servers[1:]:
+    if not os.fork():
+        each.serve_forever()
+servers[0].serve_forever()
 """
 
 
@@ -59,6 +82,8 @@ served.serve_forever()
 class Worker:
     process: subprocess.Popen[str]
     port: int
+    children: list[Worker] = field(default_factory=list)
+    """Those that were forked from it."""
 
     @property
     def pid(self) -> int:
@@ -85,8 +110,12 @@ def _worker(folder: str, **variables: str) -> Iterator[Worker]:
     )
     try:
         assert process.stdout is not None
-        yield Worker(process, int(process.stdout.readline()))
+        port, *of_children = map(int, process.stdout.readline().split())
+        yield Worker(process, port, [Worker(process, each) for each in of_children])
     finally:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children():
+                child.kill()
         process.kill()
         process.communicate()
 
@@ -181,7 +210,16 @@ def test_a_request_is_shown_whichever_worker_is_asked_for_it(workers: list[Worke
             assert len(spans[0]["scopeSpans"][0]["spans"]) == 1 + brief["query_count"]
             plan = worker.json(f"/api/admin/performance/requests/{request_id}/plan")
             assert plan["error"].startswith("no database file is known")
-            for path, text in (("", "SELECT ?"), ("/page", "SELECT ?"), ("/test", "assert_max_queries(")):
+            assert worker.json(f"/api/admin/performance/requests/{request_id}/plan?group=0") == plan
+            assert worker.get(f"/api/admin/performance/requests/{request_id}/plan?group=7")[0] == 404
+            again = worker.json(f"/api/admin/performance/requests/{request_id}/otlp?x=1")["resourceSpans"]
+            assert len(again[0]["scopeSpans"][0]["spans"]) == 1 + brief["query_count"]
+            for path, text in (
+                ("", "SELECT ?"),
+                ("?plan=0&sort=queries", "no database file is known"),
+                ("/page", "SELECT ?"),
+                ("/test", "assert_max_queries("),
+            ):
                 status, page = worker.get(f"/admin/performance/requests/{request_id}{path}")
                 assert (status, text in page) == (200, True)
         status, page = worker.get("/admin/performance")
@@ -231,6 +269,20 @@ def test_prometheus_gets_the_series_of_all_each_with_its_worker(start: Callable[
         assert counted == {str(workers[0].pid): 3, str(workers[1].pid): 4}
         (exporter,) = worker.json("/api/admin/performance/exporters")["exporters"]
         assert (exporter["name"], exporter["sent"] > 0) == ("prometheus", True)
+
+
+def test_what_was_measured_before_a_fork_counts_once(folder: Path) -> None:
+    with _worker(str(folder), FORKS="2") as server:
+        children = server.children
+        for worker in children:
+            for _ in range(3):
+                worker.get("/items/1")
+        for worker in children:
+            snapshot = worker.json("/admin/performance/json")
+            assert _counts(snapshot) == {"GET /items/<number>": (5 + 6, 0)}  # the master has served some as well
+            assert (snapshot["cache"]["hits"], snapshot["database"]["count"]) == (11, 11)
+            assert snapshot["database"]["total_queries"] == 5 * 2 + 6
+            assert worker.json("/api/admin/performance/requests")["kept"] == 11
 
 
 def test_a_worker_that_is_killed_takes_its_figures_with_it_and_is_not_waited_for(workers: list[Worker]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -12,8 +14,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -28,10 +31,21 @@ def folder() -> Iterator[Path]:
         yield Path(made) / "meet"
 
 
+@pytest.fixture
+def shop() -> str:
+    """Return a name that no other test has: apps of one name are told apart by their order."""
+    return secrets.token_hex(4)
+
+
 SIBLING = """
 import sys, time
 from telemetry.workers import Workers
-workers = Workers("shop", sys.argv[1], lambda question: b"you said " + question)
+
+def answer(question):
+    time.sleep(float(sys.argv[3]))
+    return b"x" * 3_000_000 if question == b"much" else b"you said " + question
+
+workers = Workers(sys.argv[2], sys.argv[1], answer)
 workers.join()
 print(flush=True)
 time.sleep(60)
@@ -39,17 +53,30 @@ time.sleep(60)
 
 
 @pytest.fixture
-def sibling(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", SIBLING, str(folder)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    yield process
-    process.kill()
-    process.communicate()
+def start(folder: Path, shop: str) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    started = []
+
+    def one(takes_s: float = 0) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", SIBLING, str(folder), shop, str(takes_s)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    yield one
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_another_process_answers_what_it_is_asked(folder: Path, sibling: subprocess.Popen[bytes]) -> None:
-    ours = Workers("shop", str(folder), lambda _: b"")
+@pytest.fixture
+def sibling(start: Callable[..., subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    return start()
+
+
+def test_another_process_answers_what_it_is_asked(folder: Path, sibling: subprocess.Popen[bytes], shop: str) -> None:
+    ours = Workers(shop, str(folder), lambda _: b"")
     assert ours.has_others()
     answers = ours.ask(b"what?" * 100_000)
     assert [(pid_of(name), answer) for name, answer in answers.items()] == [
@@ -69,18 +96,20 @@ def test_apps_of_other_names_are_no_siblings(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("sibling")
-def test_apps_of_one_name_in_a_process_are_told_apart_by_their_order(folder: Path) -> None:
-    first, second = (Workers("shop", str(folder), lambda _: b"") for _ in range(2))
+def test_apps_of_one_name_in_a_process_are_told_apart_by_their_order(folder: Path, shop: str) -> None:
+    first, second = (Workers(shop, str(folder), lambda _: b"") for _ in range(2))
     second.join()
     assert len(first.ask(b"?")) == 1
     assert second.ask(b"?") == {}
     first.leave()
+    del first
+    assert Workers(shop, str(folder), lambda _: b"").ask(b"?") == {}  # the third, whatever has become of the first
     second.leave()
 
 
-def test_one_that_is_dropped_leaves_as_well(folder: Path) -> None:
+def test_one_that_is_dropped_leaves_as_well(folder: Path, shop: str) -> None:
     before = set(threading.enumerate())
-    Workers("shop", str(folder), lambda _: b"").join()
+    Workers(shop, str(folder), lambda _: b"").join()
     gc.collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(5)
@@ -88,8 +117,10 @@ def test_one_that_is_dropped_leaves_as_well(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_what_has_been_killed_is_not_waited_for_and_swept_away(folder: Path, sibling: subprocess.Popen[bytes]) -> None:
-    ours = Workers("shop", str(folder), lambda _: b"")
+def test_what_has_been_killed_is_not_waited_for_and_swept_away(
+    folder: Path, sibling: subprocess.Popen[bytes], shop: str
+) -> None:
+    ours = Workers(shop, str(folder), lambda _: b"")
     ours.join()
     sibling.kill()
     sibling.wait()
@@ -101,11 +132,11 @@ def test_what_has_been_killed_is_not_waited_for_and_swept_away(folder: Path, sib
 
 
 def test_one_that_is_silent_is_told_once_and_waited_for_briefly_from_then_on(
-    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, shop: str
 ) -> None:
     monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
     monkeypatch.setattr(workers, "SHORT_PATIENCE_S", 0.05)
-    ours = Workers("shop", str(folder), lambda _: b"")
+    ours = Workers(shop, str(folder), lambda _: b"")
     ours.join()
     (own,) = folder.iterdir()
     tag = own.name.partition("-")[0]
@@ -124,15 +155,145 @@ def test_one_that_is_silent_is_told_once_and_waited_for_briefly_from_then_on(
     ours.leave()
 
 
+def test_one_that_stands_still_silences_nobody_else(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, shop: str
+) -> None:
+    monkeypatch.setattr(workers, "PATIENCE_S", 1.0)
+    siblings = [start() for _ in range(4)]
+    ours = Workers(shop, str(folder), lambda _: b"")
+    assert None not in ours.ask(b"much").values()  # more than goes into the buffer of a connection
+    for stopped in (siblings[0], siblings[3]):
+        os.kill(stopped.pid, signal.SIGSTOP)
+        silent = {pid_of(name) for name, answered in ours.ask(b"much").items() if answered is None}
+        assert silent == {stopped.pid}
+        os.kill(stopped.pid, signal.SIGCONT)
+    ours.leave()
+
+
+def test_one_that_was_silent_gets_its_time_again(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, shop: str
+) -> None:
+    for name, seconds in (("PATIENCE_S", 1.0), ("SHORT_PATIENCE_S", 0.05), ("SILENCE_S", 0.5)):
+        monkeypatch.setattr(workers, name, seconds)
+    slow = start(takes_s=0.3)
+    ours = Workers(shop, str(folder), lambda _: b"")
+    os.kill(slow.pid, signal.SIGSTOP)
+    assert list(ours.ask(b"?").values()) == [None]
+    os.kill(slow.pid, signal.SIGCONT)
+    deadline = time.monotonic() + 10
+    while list(ours.ask(b"?").values()) == [None]:
+        assert time.monotonic() < deadline
+    ours.leave()
+
+
+def test_many_may_ask_at_once(folder: Path, sibling: subprocess.Popen[bytes], shop: str) -> None:
+    ours = Workers(shop, str(folder), lambda _: b"")
+    ours.join()
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda _: list(ours.ask(b"?").values()), range(400)))
+    assert answers == [[b"you said ?"]] * 400
+    ours.leave()
+
+
+def test_a_process_that_is_forked_meanwhile_does_not_hold_an_answer_up(folder: Path, shop: str) -> None:
+    heirs = []
+
+    def answer(question: bytes) -> bytes:
+        heirs.append(os.fork())
+        if not heirs[-1]:
+            time.sleep(5)
+            os._exit(0)
+        return question
+
+    ours = Workers(shop, str(folder), answer)
+    ours.join()
+    (own,) = folder.iterdir()
+    started = time.monotonic()
+    assert ours.ask_one(own.name, b"?", 3) == b"?"
+    assert time.monotonic() - started < 2
+    for heir in heirs:
+        os.kill(heir, signal.SIGKILL)
+        os.waitpid(heir, 0)
+    ours.leave()
+
+
+def test_one_that_has_no_descriptors_for_a_while_answers_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shop: str
+) -> None:
+    accept, failures = socket.socket.accept, iter([OSError(24, "too many open files")] * 3)
+
+    def without_descriptors(listening: socket.socket) -> object:
+        for failure in failures:
+            raise failure
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", without_descriptors)
+    ours = Workers(shop, str(folder), lambda question: question)
+    ours.join()
+    (own,) = folder.iterdir()
+    assert ours.ask_one(own.name, b"?", 5) == b"?"
+    ours.leave()
+
+
+def test_where_no_thread_can_be_had_nobody_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shop: str
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ours = Workers(shop, str(folder), lambda question: question)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        ours.join()
+    assert (ours.ask(b"?"), folder.exists()) == ({}, False)
+    assert "can't start new thread" in caplog.text
+    ours.leave()
+
+
+def test_a_folder_that_goes_while_one_joins_is_made_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shop: str
+) -> None:
+    make_private, times = workers._make_private, iter(range(2))
+
+    def and_remove(made: Path) -> None:
+        make_private(made)
+        for _ in times:
+            made.rmdir()
+            break
+
+    monkeypatch.setattr(workers, "_make_private", and_remove)
+    ours = Workers(shop, str(folder), lambda _: b"")
+    ours.join()
+    assert len(list(folder.iterdir())) == 1
+    ours.leave()
+
+
+def test_a_thread_that_waits_for_another_one_to_join_is_not_held_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shop: str
+) -> None:
+    start, asked = threading.Thread.start, []
+
+    def and_ask(thread: threading.Thread) -> None:
+        if thread.name == "telemetry-worker":
+            asked.append(ours.ask(b"?"))  # as a greenlet does that is switched to meanwhile
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", and_ask)
+    ours = Workers(shop, str(folder), lambda _: b"")
+    ours.join()
+    assert asked == [{}]
+    ours.leave()
+
+
 def test_an_answer_that_fails_is_logged_once_and_the_next_one_given(
-    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, shop: str
 ) -> None:
     def answer(question: bytes) -> bytes:
         if question == b"bad":
             raise ValueError
         return b"fine"
 
-    ours = Workers("shop", str(folder), answer)
+    ours = Workers(shop, str(folder), answer)
     ours.join()
     (own,) = folder.iterdir()
     assert [ours.ask_one(own.name, question, 5) for question in (b"bad", b"bad", b"good")] == [None, None, b"fine"]
@@ -141,8 +302,8 @@ def test_an_answer_that_fails_is_logged_once_and_the_next_one_given(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-def test_a_forked_child_joins_by_itself_and_leaves_its_parent_be(folder: Path) -> None:
-    ours = Workers("shop", str(folder), lambda _: b"parent")
+def test_a_forked_child_joins_by_itself_and_leaves_its_parent_be(folder: Path, shop: str) -> None:
+    ours = Workers(shop, str(folder), lambda _: b"parent")
     ours.join()
     (own,) = folder.iterdir()
     pid = os.fork()
@@ -158,10 +319,12 @@ def test_a_forked_child_joins_by_itself_and_leaves_its_parent_be(folder: Path) -
     ours.leave()
 
 
-def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_others_can_write_to_is_not_used(
+    folder: Path, caplog: pytest.LogCaptureFixture, shop: str
+) -> None:
     folder.mkdir()
     folder.chmod(0o777)
-    ours = Workers("shop", str(folder), lambda _: b"")
+    ours = Workers(shop, str(folder), lambda _: b"")
     ours.join()
     ours.join()
     assert (ours.ask(b"?"), list(folder.iterdir())) == ({}, [])
@@ -169,7 +332,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, caplog: pyt
     assert "must be a folder of this user's, to which nobody else can write" in record.getMessage()
     folder.rmdir()
     folder.symlink_to(folder.parent)
-    again = Workers("shop", str(folder), lambda _: b"")
+    again = Workers(shop, str(folder), lambda _: b"")
     again.join()
     assert not again.has_others()
     assert list(folder.parent.iterdir()) == [folder]
@@ -186,7 +349,7 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_is_refused() -> None:
 
 
 def test_an_app_that_is_not_of_a_server_with_workers_meets_nobody(
-    instrumented: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, folder: Path
+    instrumented: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
 ) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
@@ -197,23 +360,28 @@ def test_an_app_that_is_not_of_a_server_with_workers_meets_nobody(
 
 
 def test_an_app_joins_with_its_first_request_and_leaves_when_it_is_uninstrumented(
-    instrumented: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, folder: Path
+    instrumented: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
 ) -> None:
     monkeypatch.setenv("LVS_TELEMETRY_WORKERS_DIR", str(folder))
     app = instrumented(Flask("shop"), settings=TelemetrySettings.load())
     assert not folder.exists()
     app.test_client().get("/")
-    assert len(list(folder.iterdir())) == 1
+    (socket_file,) = folder.iterdir()
     uninstrument(app)
     assert not folder.exists()
     app.test_client().get("/")
     assert not folder.exists()
+    instrumented(app, settings=TelemetrySettings.load()).test_client().get("/")
+    assert list(folder.iterdir()) == [socket_file]  # it is still the app that it was
 
 
-def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
+) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
     monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
-    ours = Workers("shop", "", lambda _: b"")
+    monkeypatch.setitem(sys.modules, "gunicorn.arbiter", ModuleType("gunicorn.arbiter"))
+    ours = Workers(shop, "", lambda _: b"")
     ours.join()
     (of_user,) = folder.iterdir()
     (meeting_place,) = of_user.iterdir()
@@ -221,8 +389,11 @@ def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(monkeypatch: pytest.
     assert (of_user.stat().st_mode & 0o777, meeting_place.stat().st_mode & 0o777) == (0o700, 0o700)
     ours.leave()
     monkeypatch.delenv("SERVER_SOFTWARE")
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(masterpid=os.getpid))  # type: ignore[arg-type]
+    master = Workers(shop, "", lambda _: b"")
+    assert not master.join()
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(masterpid=lambda: 0))  # type: ignore[arg-type]
-    alone = Workers("shop", "", lambda _: b"")
+    alone = Workers(shop, "", lambda _: b"")
     alone.join()
     assert list(of_user.iterdir()) == []
     alone.leave()
@@ -234,17 +405,19 @@ def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(monkeypatch: pytest.
 
 
 def test_what_killed_workers_of_an_ended_server_have_left_is_swept_away(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
+    monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
 ) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
     monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
-    ours = Workers("shop", "", lambda _: b"")
+    monkeypatch.setitem(sys.modules, "gunicorn.arbiter", ModuleType("gunicorn.arbiter"))
+    ours = Workers(shop, "", lambda _: b"")
     ours.join()
     (of_user,) = folder.iterdir()
     (alive,) = of_user.iterdir()
     host = alive.name.rpartition("-")[2]
+    (of_user / f"my-backup-{host}").mkdir()
     left, elsewhere = (of_user / f"gunicorn-{ended.pid}-{of}" for of in (host, "00000000"))
     for each in (left, elsewhere):
         each.mkdir()

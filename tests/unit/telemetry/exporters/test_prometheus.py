@@ -95,7 +95,7 @@ def test_the_page_of_several_workers_keeps_exemplars_and_labels_of_the_name() ->
     labels = {"worker": "painter", "le": "+Inf"}
     exemplar = ({"trace_id": "abc"}, 0.5, 12.0)
     family = Family("paint", "How it dries.", "histogram", "", [("paint_bucket", labels, 2.0, exemplar)])
-    page, content_type = joint_page({7: [family], 8: []}, "application/openmetrics-text; version=1.0.0")
+    page, content_type = joint_page({"7": [family], "8": []}, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     (found,) = openmetrics(page.decode())
     (sample,) = found.samples
@@ -103,13 +103,13 @@ def test_the_page_of_several_workers_keeps_exemplars_and_labels_of_the_name() ->
     assert sample.labels == {"worker": "7", "exported_worker": "painter", "le": "+Inf"}
     labels, value, at = sample.exemplar
     assert (sample.value, labels, value, float(at)) == (2.0, {"trace_id": "abc"}, 0.5, 12.0)
-    assert joint_page({7: [family]})[1].startswith("text/plain")
+    assert joint_page({"7": [family]})[1].startswith("text/plain")
 
 
 def test_what_a_worker_tells_another_is_what_its_page_has(app: Flask) -> None:
     app.test_client().get("/one")
     (exporter,) = app.extensions["telemetry"].exporters
-    told, _ = joint_page({1: exporter.families()})
+    told, _ = joint_page({"1": exporter.families()})
     page, _ = exporter.page()
     without = told.decode().replace(',worker="1"', "")
     assert [line for line in without.splitlines() if "process_" not in line and "exported" not in line] == [
