@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from flask import Response, current_app, request, url_for
 from werkzeug.routing import BuildError
 
-from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline, workers
+from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
 from telemetry.exporters.registry import is_switched_off
 from telemetry.instrumentation.capture import excludes
 from telemetry.recent import Traces
 
 if TYPE_CHECKING:
+    from telemetry.admin import workers
     from telemetry.admin.routes import Admin
     from telemetry.settings import TelemetrySettings
 
@@ -57,7 +58,7 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
     requests, settings = reader.all(), reader.settings
     shown = overview.build(reader.figures, settings, now_unix_nano, Traces(requests))
     rows, more = chosen.select(shown.rows)
-    exporting, of_workers = exporters.rows(admin.exporting(), now_unix_nano), workers.rows(reader, now_unix_nano)
+    exporting, of_workers = exporters.rows(admin.exporting(), now_unix_nano), _workers(admin, now_unix_nano)
     notes = attention.notes(
         shown,
         settings,
@@ -84,6 +85,15 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         "switched_off": is_switched_off(),
         "some_page": functools.partial(some_page, settings),
     }
+
+
+def _workers(admin: Admin, now_unix_nano: int) -> Sequence[workers.Row]:
+    """Return the workers of the server, if there are several."""
+    if admin.reader is admin.own_reader:
+        return ()
+    from telemetry.admin import workers
+
+    return workers.rows(admin.reader, now_unix_nano)
 
 
 def some_page(settings: TelemetrySettings) -> str:
