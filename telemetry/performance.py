@@ -29,7 +29,7 @@ from telemetry.exporters import forked
 from telemetry.instruments import Instruments
 from telemetry.percentiles import percentile
 from telemetry.readers.performance import PerformanceMetricReader
-from telemetry.readers.window import WindowStore, counts_of, route_name, times_of, values
+from telemetry.readers.window import WindowStore, numbers_of, route_name, times_of, values
 from telemetry.recent import RecentRequests
 from telemetry.settings import TelemetrySettings
 
@@ -335,7 +335,7 @@ class PerformanceMetrics:
                 route,
                 endpoints.get(route, ""),
                 self.store.samples(route),
-                tuple(count.number for count in counts_of(self.store.packed_queries(route))),
+                numbers_of(self.store.packed_queries(route)),
             )
             for route in self.endpoint_latencies
         ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from telemetry.document import RATINGS_POST_ROUTE, Process, RouteStats, RouteWindow, document, stats_of
 from telemetry.readers.slices import Slice
-from telemetry.readers.window import Count, Durations, counts_of, newest_durations, newest_samples, times_of
+from telemetry.readers.window import Count, Durations, counts_of, newest_durations, newest_samples, steadied, times_of
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics
@@ -158,16 +158,19 @@ class Together:
     def _routes(self) -> list[str]:
         return sorted({route for worker in self._workers for route in worker.durations})
 
-    def _packed(self, route: str) -> Iterator[bytes]:
-        return (worker.durations.get(route, b"") for worker in self._workers)
+    def _packed(self, route: str) -> list[bytes]:
+        return [worker.durations.get(route, b"") for worker in self._workers]
 
     def _durations(self, route: str) -> Durations:
         return newest_durations(self._packed(route), self._own.store.size)
 
-    def _numbers(self, counts: Iterable[Iterable[Count]]) -> list[int]:
-        """Return the newest of all `counts`, without their times."""
-        every = sorted(count for of_worker in counts for count in of_worker)
-        return [count.number for count in every[-self._own.store.size :]]
+    def _numbers(self, counts: Iterable[Sequence[Count]]) -> list[int]:
+        """Return the newest of all `counts`, each oldest first, without their times."""
+        every: list[tuple[int, int]] = []
+        for of_worker in counts:
+            times = steadied([count.time_unix_nano for count in of_worker])
+            every += zip(times, (count.number for count in of_worker), strict=True)
+        return [number for _, number in sorted(every)[-self._own.store.size :]]
 
 
 def process_of(worker: Told) -> Process:

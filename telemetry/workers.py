@@ -36,7 +36,7 @@ PATIENCE_S: Final = 3.0
 """How long one may take for an answer; one that takes longer is told as silent."""
 SHORT_PATIENCE_S: Final = 0.5
 """How long one may take that has just been silent."""
-SILENCE_S: Final = 10.0
+SILENCE_S: Final = 30.0
 """For how long that is so."""
 MOST_FOLDER_BYTES: Final = 60
 """A path of a socket has 103 bytes at most on macOS, and 107 on Linux."""
@@ -61,8 +61,8 @@ class Workers:
     ) -> None:
         """Meet in `folder`, or if that is empty where the server's workers do; tell others what `answer` returns.
 
-        `begin` is called when this worker joins. Apps of one name in one process, such as a factory makes, are told apart by the
-        order in which they were made, which all workers share.
+        `begin` is called before this worker serves its first request. Apps of one name in one process, such as a factory makes,
+        are told apart by the order in which they were made, which all workers share.
         """
         number = next(_numbers[app_name])
         self._tag = _hash(f"{app_name} {number}")
@@ -71,6 +71,7 @@ class Workers:
         self._begin = begin
         self._lock = forked.lock()
         self._joined_in: int | None = None  # the process that has joined, or can't
+        self._generation = 0  # how often it has left
         self._path: Path | None = None
         self._leave: weakref.finalize[..., Workers] | None = None
         self._silent_until: dict[str, float] = {}
@@ -86,27 +87,42 @@ class Workers:
         process = os.getpid()
         if self._joined_in == process:
             return True
-        with self._lock:  # and nothing else: a thread that waits for it must not be waited for
+        with self._lock:  # and nothing that waits: under gevent, the one that is waited for may wait for the lock
             if self._joined_in == process:
                 return True
             if self._joined_in is not None:
                 self._forget()  # uWSGI forks without telling Python
             try:
                 folder = self._meeting_place()
+                if folder is not None:
+                    self._begin()
             except _StillMasterError:
                 return False
             except Exception as error:
                 self._joined_in = process
                 self._tell_failure(error)
                 return True
-            self._joined_in = process
+            self._joined_in, generation = process, self._generation
         if folder is not None:
-            self._begin()
             try:
-                self._listen(folder)
+                self._publish(*_listen(folder, self._file_name(), weakref.ref(self)), generation)
             except Exception as error:
                 self._tell_failure(error)
         return True
+
+    def _publish(self, listening: socket.socket, path: Path, generation: int) -> None:
+        with self._lock:
+            is_wanted = self._generation == generation  # another thread may have left meanwhile
+            if is_wanted:
+                self._leave = weakref.finalize(self, _stop, listening, path)  # at the end of the process at the latest
+                self._path = path
+        if not is_wanted:
+            _stop(listening, path)
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether this worker can meet others, be there some at present or not."""
+        return self._path is not None
 
     def _tell_failure(self, error: Exception) -> None:
         _log.warning("the admin pages show the figures of this worker alone: it can't meet the others: %s", str(error))
@@ -114,6 +130,7 @@ class Workers:
     def leave(self) -> None:
         """Listen no more; joining again is possible."""
         with self._lock:
+            self._generation += 1
             leave, self._leave, self._path, self._joined_in = self._leave, None, None, None
         if leave is not None:
             leave()
@@ -125,21 +142,24 @@ class Workers:
     def ask(self, question: bytes) -> dict[str, bytes | None]:
         """Return what each of the others answers, by its name; `None` for one that lives and is silent."""
         now = time.monotonic()
-        asked, answers = dict[str, _Asked](), dict[str, bytes | None]()
+        paths, asked = {path.name: path for path in self._others()}, dict[str, _Asked]()
         silent = {name for name, until in self._silent_until.copy().items() if until > now}
-        for path in list(self._others()):
-            deadline = now + (SHORT_PATIENCE_S if path.name in silent else PATIENCE_S)
+        answers: dict[str, bytes | None] = {}
+        for name, path in paths.items():
             try:
-                connection = _connect(path, question, deadline)
-            except (ConnectionRefusedError, FileNotFoundError):  # it has ended, by whatever means
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+                one = _Asked.of(path, question, now + (SHORT_PATIENCE_S if name in silent else PATIENCE_S))
+            except _EndedError:
+                _remove(path)
                 continue
-            if connection is None:
-                answers[path.name] = None
+            if one is None:
+                answers[name] = None
             else:
-                asked[path.name] = _Asked(connection, deadline)
+                asked[name] = one
         answers |= _read_all(asked)
+        for name, one in asked.items():
+            if answers[name] is None and one.is_cut_off and _is_ending(paths[name]):
+                del answers[name]
+                _remove(paths[name])
         self._note_silence(answers, silent)
         return answers
 
@@ -148,12 +168,11 @@ class Workers:
         own = self._path
         if own is None:
             return None
-        deadline = time.monotonic() + patience_s
         try:
-            connection = _connect(own.parent / name, question, deadline)
-        except (ConnectionRefusedError, FileNotFoundError):
+            one = _Asked.of(own.parent / name, question, time.monotonic() + patience_s)
+        except _EndedError:
             return None
-        return None if connection is None else _read_all({name: _Asked(connection, deadline)})[name]
+        return None if one is None else _read_all({name: one})[name]
 
     def answer(self, question: bytes) -> bytes:
         """Return what this worker has to say; nothing where that fails, which is logged once."""
@@ -167,6 +186,8 @@ class Workers:
 
     def _note_silence(self, answers: dict[str, bytes | None], silent: set[str]) -> None:
         """Remember which have not answered; `silent` are those that had a short time to."""
+        for name in self._silent_until.copy().keys() - answers.keys():
+            self._silent_until.pop(name, None)  # it has ended
         for name, answered in answers.items():
             if answered is not None:
                 self._silent_until.pop(name, None)
@@ -176,7 +197,6 @@ class Workers:
                 self._silent_until[name] = time.monotonic() + SILENCE_S
 
     def _others(self) -> Iterator[Path]:
-        self.join()
         own = self._path
         if own is not None:
             ours = f"-{_process()}"
@@ -203,23 +223,7 @@ class Workers:
         return of_user / name
 
     def _file_name(self) -> str:
-        return f"{self._tag}-{os.getpid()}-{_process()}{_SUFFIX}"
-
-    def _listen(self, folder: Path) -> None:
-        listening, unheard = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), None
-        try:
-            unheard = _bind(listening, folder, self._file_name())
-            listening.listen(_WAITING)
-            serve = functools.partial(_serve, listening, weakref.ref(self))
-            threading.Thread(target=serve, name="telemetry-worker", daemon=True).start()
-            path = unheard.rename(unheard.with_suffix(_SUFFIX))  # nobody finds it before it answers
-        except BaseException:
-            listening.close()
-            if unheard is not None:
-                _stop(listening, unheard.with_suffix(_SUFFIX))
-            raise
-        self._leave = weakref.finalize(self, _stop, listening, path)  # at the end of the process at the latest
-        self._path = path
+        return f"{self._tag}-{os.getpid()}-{next(_serial):x}-{_process()}{_SUFFIX}"
 
     def _forget(self) -> None:
         """In a forked child: what listens is its parent; it joins by itself when it serves."""
@@ -238,6 +242,10 @@ class _StillMasterError(Exception):
     """This process is yet to fork the workers."""
 
 
+class _EndedError(Exception):
+    """The worker has ended."""
+
+
 class _Asked:
     """A worker that has been asked, and what has come of its answer so far."""
 
@@ -245,6 +253,66 @@ class _Asked:
         self.connection = connection
         self.deadline = deadline
         self.received = bytearray()
+        self.is_cut_off = False
+        """Whether it has closed the connection without an answer."""
+
+    @classmethod
+    def of(cls, path: Path, question: bytes, deadline: float) -> _Asked | None:
+        """Ask the worker that listens at `path`; return `None` where it does not take the question in time.
+
+        Raises:
+            _EndedError: nobody listens there.
+        """
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            while True:
+                connection.settimeout(max(_PAUSE_S, deadline - time.monotonic()))
+                try:
+                    connection.connect(str(path))
+                    break
+                except BlockingIOError:  # too many are waiting
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_PAUSE_S)
+            until_unix_s = time.time() + deadline - time.monotonic()
+            connection.sendall(_DEADLINE.pack(until_unix_s) + question)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            connection.close()
+            if isinstance(error, TimeoutError | BlockingIOError) or _is_alive(path):
+                return None
+            raise _EndedError from error
+        return cls(connection, deadline)
+
+
+def _is_alive(path: Path) -> bool:
+    """Tell whether somebody listens at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(str(path))
+        except BlockingIOError:  # too many are waiting
+            return True
+        except OSError:
+            return False
+    return True
+
+
+def _is_ending(path: Path) -> bool:
+    """Tell whether the worker that listens at `path` ends just now, as it closes what it has open."""
+    for _ in range(_ATTEMPTS):
+        if not _is_alive(path):
+            return True
+        time.sleep(_PAUSE_S)
+    return False
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+_serial: Final = itertools.count()
 
 
 def pid_of(name: str) -> int:
@@ -315,20 +383,35 @@ def _sweep(of_user: Path) -> None:
                 folder.rmdir()
 
 
-def _bind(listening: socket.socket, folder: Path, name: str) -> Path:
-    """Give the socket a file in `folder` that nobody looks for, and return that."""
+def _listen(folder: Path, name: str, worker: weakref.ref[Workers]) -> tuple[socket.socket, Path]:
+    """Have a thread answer what comes to the socket `name` in `folder`; return both."""
+    listening, unheard = _bound(folder, name)
+    try:
+        serve = functools.partial(_serve, listening, worker)
+        threading.Thread(target=serve, name="telemetry-worker", daemon=True).start()
+        return listening, unheard.rename(unheard.with_suffix(_SUFFIX))  # nobody finds it before it answers
+    except BaseException:
+        _stop(listening, unheard.with_suffix(_SUFFIX))
+        raise
+
+
+def _bound(folder: Path, name: str) -> tuple[socket.socket, Path]:
+    """Return a socket that listens in `folder`, under a name that nobody looks for."""
     unheard = (folder / name).with_suffix(".new")
     for attempt in range(_ATTEMPTS):
-        _make_private(folder)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            _make_private(folder)
             listening.bind(str(unheard))
             unheard.chmod(0o600)
-        except FileNotFoundError:  # the last of the others has just left, and removed the folder
-            if attempt == _ATTEMPTS - 1:
-                raise
-        else:
+            listening.listen(_WAITING)
             break
-    return unheard
+        except OSError as error:
+            listening.close()
+            # The last of the others may have left just now, and removed the folder.
+            if not isinstance(error, FileNotFoundError) or attempt == _ATTEMPTS - 1:
+                raise
+    return listening, unheard
 
 
 def _serve(listening: socket.socket, worker: weakref.ref[Workers]) -> None:
@@ -365,35 +448,6 @@ def _stop(listening: socket.socket, path: Path) -> None:
         path.parent.rmdir()  # if this was the last one
 
 
-def _connect(path: Path, question: bytes, deadline: float) -> socket.socket | None:
-    """Return a connection to a worker that has been asked; `None` where it does not take the question in time.
-
-    Raises:
-        ConnectionRefusedError, FileNotFoundError: the worker has ended.
-    """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        while True:
-            connection.settimeout(max(_PAUSE_S, deadline - time.monotonic()))
-            try:
-                connection.connect(str(path))
-                break
-            except BlockingIOError:  # too many are waiting
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_PAUSE_S)
-        until_unix_s = time.time() + deadline - time.monotonic()
-        connection.sendall(_DEADLINE.pack(until_unix_s) + question)
-        connection.shutdown(socket.SHUT_WR)
-    except (ConnectionRefusedError, FileNotFoundError):
-        connection.close()
-        raise
-    except OSError:
-        connection.close()
-        return None
-    return connection
-
-
 def _read_all(asked: dict[str, _Asked]) -> dict[str, bytes | None]:
     """Return all that comes through the connections, and close them; `None` for one that takes too long, or says nothing."""
     answers: dict[str, bytes | None] = dict.fromkeys(asked)
@@ -419,6 +473,7 @@ def _read_all(asked: dict[str, _Asked]) -> dict[str, bytes | None]:
                 if not part:
                     selector.unregister(each.connection)
                     answers[key.data] = bytes(each.received) or None
+                    each.is_cut_off = not each.received
     for each in asked.values():
         each.connection.close()
     return answers

@@ -75,17 +75,19 @@ def notes(
     fan_outs: Mapping[str, Fact] | None = None,
     exporting: Sequence[exporters.Row] = (),
     silent_workers: Sequence[int] = (),
+    untold_workers: Sequence[int] = (),
 ) -> list[Note]:
     """Return a note for what went wrong in the telemetry itself, then for each route, exporter and cache that isn't good.
 
-    `silent_workers` are the processes of those that have not told their figures.
+    `silent_workers` are the processes of those that have not told their figures, `untold_workers` of those that have, but not
+    their requests.
     """
     told = fan_outs or {}
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     found += [note for row in exporting if (note := _of_exporter(row)) is not None]
     found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
     every = (
-        _of_silence(silent_workers),
+        _of_silence(silent_workers, untold_workers),
         _of_failures(overview),
         _of_room(overview),
         *found,
@@ -142,16 +144,12 @@ def _of_failures(overview: Overview) -> Note | None:
     return Note("telemetry", (fact,), WARNING, "what could not be recorded is missing in the figures", None, "routes")
 
 
-def _of_silence(workers: Sequence[int]) -> Note | None:
-    if not workers:
+def _of_silence(silent: Sequence[int], untold: Sequence[int]) -> Note | None:
+    facts = [Fact(f"{pid} did not answer: what it has measured is missing here") for pid in silent]
+    facts += [Fact(f"{pid} did not answer in time: its requests are missing here") for pid in untold]
+    if not facts:
         return None
-    named = ", ".join(map(str, workers))
-    fact = Fact(
-        f"{named} did not answer: what it has measured is missing here"
-        if len(workers) == 1
-        else f"{named} did not answer: what they have measured is missing here"
-    )
-    return Note("workers", (fact,), WARNING, f"each is asked for {PATIENCE_S:g} seconds", None, "workers")
+    return Note("workers", tuple(facts), WARNING, f"each is waited for {PATIENCE_S:g} seconds", None, "workers")
 
 
 def _of_room(overview: Overview) -> Note | None:

@@ -55,14 +55,14 @@ def metrics(admin: Admin) -> Response:
     scraped = admin.scraped()
     if scraped is None:
         abort(404)
-    accept, siblings = request.headers.get("Accept", ""), admin.siblings()
-    if siblings is None:
+    accept, of_server = request.headers.get("Accept", ""), admin.workers()
+    if of_server is None or not of_server.is_one_of_several:
         content, content_type = scraped.page(accept)
     else:
         from telemetry.admin.workers import families
         from telemetry.exporters.prometheus import joint_page
 
-        content, content_type = joint_page(families(scraped.families(), siblings), accept)
+        content, content_type = joint_page(families(scraped.families(), of_server), accept)
     return Response(content, content_type=content_type)
 
 

@@ -193,6 +193,10 @@ class Reader:
         found: list[dict[str, Any]] = exports.otlp_json(requests, app).get("resourceSpans", [])
         return found
 
+    def untold(self) -> list[int]:
+        """Return the processes of workers whose requests are missing."""
+        return []
+
     def exporting(self, own: Sequence[Exporting]) -> Sequence[Exporting]:
         """Return the exporters that are shown, where those of this process are its `own`."""
         return own

@@ -46,18 +46,17 @@ class Admin:
         """What the figures and the kept requests are read by, of all workers of the server, for the request that is served."""
         found: Reader | None = request.environ.get(_READER)
         if found is None:
-            found, siblings = self.own_reader, self.siblings()
-            if siblings is not None:
+            found, workers = self.own_reader, self.workers()
+            if workers is not None and workers.has_others():
                 from telemetry.admin.workers import JointReader
 
-                found = JointReader(self.own_reader, siblings)
+                found = JointReader(found, workers)
             request.environ[_READER] = found
         return found
 
-    def siblings(self) -> Workers | None:
-        """Return what reaches the other workers of the server, if there are some."""
-        found: Workers | None = getattr(self.source, "workers", None)
-        return found if found is not None and found.has_others() else None
+    def workers(self) -> Workers | None:
+        """Return the workers of the server, where the app is instrumented."""
+        return getattr(self.source, "workers", None)
 
     def scraped(self) -> ScrapedReader | None:
         """Return the exporter of this process that Prometheus fetches from, if there is one."""

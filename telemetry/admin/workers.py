@@ -224,14 +224,15 @@ class JointReader(Reader):
         super().__init__(own.source)
         self._own = own
         self._siblings = siblings
-        self._silent: set[int] = set()
+        self._figures_asked: set[str] = set()
+        self._details_asked: set[str] = set()
         self._kept_by: dict[str, tuple[str, Known]] = {}
         """By id the requests that others keep: the name of the worker, and what is known of them."""
 
     @functools.cached_property
     def told(self) -> list[together.Told]:
         """What each worker that has answered has measured, this one first."""
-        return [together.tell(self.metrics), *self._ask_all(AskFigures(), together.Told).values()]
+        return [together.tell(self.metrics), *self._figures_told.values()]
 
     @functools.cached_property
     def figures(self) -> Figures:
@@ -239,15 +240,23 @@ class JointReader(Reader):
         return together.Together(self.metrics, self.told, self._queries)
 
     def silent(self) -> list[int]:
-        """Return the processes of workers that live, and have not answered in time."""
-        return sorted(self._silent)
+        """Return the processes of workers that live, and have not told their figures in time."""
+        return sorted(map(workers.pid_of, self._figures_asked - self._figures_told.keys()))
+
+    def untold(self) -> list[int]:
+        """Return the processes of those that have, but have not told their requests."""
+        return sorted(map(workers.pid_of, self._figures_told.keys() & (self._details_asked - self._details.keys())))
 
     def _queries(self) -> list[together.Queries]:
         return [together.queries_of(self.metrics), *(details.queries for details in self._details.values())]
 
     @functools.cached_property
+    def _figures_told(self) -> dict[str, together.Told]:
+        return self._ask_all(AskFigures(), together.Told, self._figures_asked)
+
+    @functools.cached_property
     def _details(self) -> dict[str, Details]:
-        return self._ask_all(AskDetails(), Details)
+        return self._ask_all(AskDetails(), Details, self._details_asked)
 
     @functools.cached_property
     def _all(self) -> list[KeptRequest]:
@@ -264,7 +273,7 @@ class JointReader(Reader):
         ours = self._own.find(trace_id, span_id)
         if ours and span_id is not None:
             return ours
-        return self._with_others(ours, self._ask_all(AskFind(request_id), list[ToldRequest]))
+        return self._with_others(ours, self._ask_all(AskFind(request_id), list[ToldRequest], set()))
 
     def _with_others(
         self, ours: Sequence[KeptRequest], of_others: Mapping[str, Sequence[ToldRequest]]
@@ -346,15 +355,14 @@ class JointReader(Reader):
             found[key] = each
         return list(found.values())
 
-    def _ask_all(self, question: AskFigures | AskDetails | AskFind, kind: type[_Answer]) -> dict[str, _Answer]:
-        found = {}
-        for name, answered in self._siblings.ask(msgspec.msgpack.encode(question)).items():
-            of_one = _decoded(answered, kind)
-            if of_one is None:
-                self._silent.add(workers.pid_of(name))
-            else:
-                found[name] = of_one
-        return found
+    def _ask_all(
+        self, question: AskFigures | AskDetails | AskFind, kind: type[_Answer], asked: set[str]
+    ) -> dict[str, _Answer]:
+        """Return the answers of the others by their names, and put the names of all of them into `asked`."""
+        answers = self._siblings.ask(msgspec.msgpack.encode(question))
+        asked.update(answers)
+        decoded = ((name, _decoded(answered, kind)) for name, answered in answers.items())
+        return {name: found for name, found in decoded if found is not None}
 
     def _ask(self, name: str, question: Question, kind: type[_Answer]) -> _Answer | None:
         return _decoded(self._siblings.ask_one(name, msgspec.msgpack.encode(question), REQUEST_PATIENCE_S), kind)

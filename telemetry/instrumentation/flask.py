@@ -100,10 +100,8 @@ class RequestMiddleware:
                 setattr(app, name, before)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if not self._has_begun:
-            if not self.active:
-                return self._wsgi_app(environ, start_response)
-            self._has_begun = self._begin()
+        if not self._has_begun and not self._is_ready():
+            return self._wsgi_app(environ, start_response)
         if self._thrown_away:
             self._finish_thrown_away()
         start_ns, start_unix_ns = perf_counter_ns(), time_ns()
@@ -137,6 +135,14 @@ class RequestMiddleware:
             return StreamedBody(body, record, environ, self._finish, self._thrown_away.append)
         self._finish(record, environ, perf_counter_ns())
         return body
+
+    def _is_ready(self) -> bool:
+        """Begin, unless it has been switched off, which another thread may do meanwhile."""
+        if self.active:
+            self._has_begun = self._begin()
+        if not self.active:
+            self._has_begun = False
+        return self.active
 
     def _begin_anew(self) -> None:
         self._has_begun = False

@@ -53,6 +53,7 @@ _ROW_BYTES: Final = _ROW.size
 _pack_into: Final = _ROW.pack_into
 _WORDS: Final = _ROW_BYTES // 8
 _KIND_AT: Final = 5 * 8
+_SEQUENCE, _TIME = 1, 2
 _FREE, GOOD, ERROR = range(3)
 _HALF: Final = 2**64 - 1
 _COUNT: Final = struct.Struct("=qq")
@@ -124,39 +125,58 @@ def unpacked(packed: bytes) -> tuple[Sample, ...]:
     return tuple(sorted(samples))
 
 
-def newest_samples(packed: Iterable[bytes], size: int) -> tuple[Sample, ...]:
-    """Return the newest `size` samples of several windows of a route, numbered and ordered by their times."""
+def steadied(times: Sequence[int]) -> list[int]:
+    """Return the times of samples of one process, in their order, as they compare with those of another.
+
+    Where the clock was set back, what came before that is no later than what came after.
+    """
+    return list(itertools.accumulate(reversed(times), min))[::-1]
+
+
+def newest_samples(packed: Sequence[bytes], size: int) -> tuple[Sample, ...]:
+    """Return the newest `size` samples of the windows of a route in several processes, numbered by their times."""
     rows = b"".join(packed)
     found = []
-    for at in _newest(rows, size):
+    for steady_unix_nano, at in _newest(packed, size):
         value, _, time_unix_nano, upper, lower, kind = _ROW.unpack_from(rows, at * _ROW_BYTES)
-        found.append(Sample(time_unix_nano, time_unix_nano, value, (upper << 64 | lower) or None, kind == ERROR))
+        trace_id = (upper << 64 | lower) or None
+        found.append(Sample(steady_unix_nano, time_unix_nano, value, trace_id, kind == ERROR))
     return tuple(found)
 
 
-def newest_durations(packed: Iterable[bytes], size: int) -> Durations:
-    """Return what figures are made of, of the newest `size` samples of several windows of a route."""
+def newest_durations(packed: Sequence[bytes], size: int) -> Durations:
+    """Return what figures are made of, of the newest `size` samples of the windows of a route in several processes."""
     rows = b"".join(packed)
-    chosen, kinds = _newest(rows, size), rows[_KIND_AT::_ROW_BYTES]
-    times, values_s = _times(rows), memoryview(rows).cast("d")[::_WORDS].tolist()
-    errors = sum(kinds[at] == ERROR for at in chosen)
-    return Durations([values_s[at] for at in chosen], times[chosen[-1]] if chosen else 0, errors)
+    chosen, kinds = [at for _, at in _newest(packed, size)], rows[_KIND_AT::_ROW_BYTES]
+    values_s, errors = memoryview(rows).cast("d")[::_WORDS].tolist(), sum(kinds[at] == ERROR for at in chosen)
+    return Durations([values_s[at] for at in chosen], _column(rows, _TIME)[chosen[-1]] if chosen else 0, errors)
 
 
 def times_of(packed: bytes) -> list[int]:
-    """Return the times of the samples of a window, in rising order."""
-    times = _times(packed)
-    return [times[at] for at in _newest(packed, len(times))]
+    """Return the times of the samples of a window, oldest sample first."""
+    times = _column(packed, _TIME)
+    return [times[at] for at in _in_order(packed)]
 
 
-def _newest(rows: bytes, size: int) -> list[int]:
-    """Return the positions of the newest `size` samples, in the order of their times."""
-    positions = [at for at, kind in enumerate(rows[_KIND_AT::_ROW_BYTES]) if kind]
-    return sorted(positions, key=_times(rows).__getitem__)[-size:]
+def _newest(packed: Sequence[bytes], size: int) -> list[tuple[int, int]]:
+    """Return the steadied times of the newest `size` samples, in rising order, and where each is in the joined windows."""
+    found: list[tuple[int, int]] = []
+    before = 0
+    for rows in packed:
+        found += zip(steadied(times_of(rows)), (before + at for at in _in_order(rows)), strict=True)
+        before += len(rows) // _ROW_BYTES
+    found.sort()
+    return found[-size:]
 
 
-def _times(rows: bytes) -> list[int]:
-    return memoryview(rows).cast("q")[2::_WORDS].tolist()
+def _in_order(rows: bytes) -> list[int]:
+    """Return where the samples are, oldest first."""
+    positions = (at for at, kind in enumerate(rows[_KIND_AT::_ROW_BYTES]) if kind)
+    return sorted(positions, key=_column(rows, _SEQUENCE).__getitem__)
+
+
+def _column(rows: bytes, word: int) -> list[int]:
+    return memoryview(rows).cast("q")[word::_WORDS].tolist()
 
 
 class Count(NamedTuple):
@@ -169,29 +189,40 @@ class Count(NamedTuple):
 class CountWindow:
     """The last `size` numbers of queries of a route's requests, in 16 bytes each; written and copied as `DurationWindow` is."""
 
-    __slots__ = ("_next_row", "_rows", "_size")
+    __slots__ = ("_next_at", "_next_row", "_rows", "_size")
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._rows = bytearray(_COUNT_BYTES * size)
+        self._next_at = 0  # where the oldest is
         self._next_row = itertools.count().__next__
 
     def add(self, number: float, time_unix_nano: int) -> None:
         """Put the number of queries of a request in the place of the oldest."""
         number = int(number) if number < _MOST_NUMBER else _MOST_NUMBER
-        _pack_count_into(self._rows, self._next_row() % self._size * _COUNT_BYTES, time_unix_nano, number)
+        at = self._next_row() % self._size * _COUNT_BYTES
+        _pack_count_into(self._rows, at, time_unix_nano, number)
+        self._next_at = at + _COUNT_BYTES
 
     def clear(self) -> None:
         """Forget every request."""
         self._rows[:] = bytes(len(self._rows))
 
     def packed(self) -> bytes:
-        """Return a copy of the numbers, for `counts_of`."""
-        return bytes(self._rows)
+        """Return a copy of the numbers, oldest first, for `counts_of` and `numbers_of`."""
+        at, rows = self._next_at, bytes(self._rows)
+        return rows[at:] + rows[:at]
+
+
+def numbers_of(packed: bytes) -> tuple[int, ...]:
+    """Return the numbers of what `CountWindow.packed` returned, oldest first."""
+    words = memoryview(packed).cast("q")
+    times, numbers = words[::2].tolist(), words[1::2].tolist()
+    return tuple(itertools.compress(numbers, times))
 
 
 def counts_of(packed: bytes) -> list[Count]:
-    """Return what `CountWindow.packed` returned, in no order."""
+    """Return what `CountWindow.packed` returned, oldest first."""
     return [Count(time_unix_nano, number) for time_unix_nano, number in _COUNT.iter_unpack(packed) if time_unix_nano]
 
 
@@ -278,7 +309,7 @@ class WindowStore:
         ]
 
     def packed_queries(self, route: str) -> bytes:
-        """Return the numbers of queries of a route's requests, for `counts_of`; none if there is no such window."""
+        """Return the numbers of queries of a route's requests, packed; none if there is no such window."""
         window = self._queries.get(route)
         return b"" if window is None else window.packed()
 

@@ -127,19 +127,23 @@ window.telemetryChart = (() => {
   }
 
   function sliceSaid(u) {
-    const { left } = u.cursor;
+    const { left, top } = u.cursor;
     if (left == null || left < 0) return "";
     const seconds = u.posToVal(left, "x");
     const { start, end, count, worker } = body.slices;
-    const said = [...new Set(worker)].map((one) => {
+    let [said, nearest] = ["", Infinity];
+    for (const one of new Set(worker)) {
       const at = start.findLastIndex((from, i) => worker[i] === one && from <= seconds);
       const goesOn = worker[at + 1] === one && start[at + 1] - end[at] < GAP_S;
-      if (at < 0 || seconds > (goesOn ? start[at + 1] : end[at] + 1)) return "";
+      if (at < 0 || seconds > (goesOn ? start[at + 1] : end[at] + 1)) continue;
+      const distance = Math.min(...LINES.map(([name]) => Math.abs(u.valToPos(shown(body.slices[name][at]), "y") - top)));
+      if (distance >= nearest) continue; // of several workers, the one whose line is nearest
+      nearest = distance;
       const ms = LINES.map(([name]) => `${name.slice(0, 3)} ${milliseconds(body.slices[name][at])}`);
       const whose = one === null ? "" : `worker ${one}  `;
-      return `${whose}${clock(start[at], 0)}–${clock(end[at], 0)} UTC  ${ms.join("  ")}  n ${count[at].toLocaleString("en")}`;
-    });
-    return said.filter(Boolean).join("  ·  ");
+      said = `${whose}${clock(start[at], 0)}–${clock(end[at], 0)} UTC  ${ms.join("  ")}  n ${count[at].toLocaleString("en")}`;
+    }
+    return said;
   }
 
   function tell(u) {

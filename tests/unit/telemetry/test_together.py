@@ -33,7 +33,7 @@ def record(metrics: PerformanceMetrics, at: int, route: str, duration_s: float, 
     durations, counts = store.durations_of(route), store.queries_of(route)
     assert durations is not None
     assert counts is not None
-    durations.add(ERROR if failed else GOOD, duration_s, NOW + at, at + 1)
+    durations.add(ERROR if failed else GOOD, duration_s, NOW + at, abs(at) + 1)
     counts.add(queries, NOW + at)
     store.newest_queries.append((NOW + at, queries))
     metrics.record_cache_hit(queries)
@@ -67,6 +67,21 @@ def test_the_figures_are_those_of_one_process_that_has_served_all(
         [sample[1:] for sample in each.samples] for each in alone.route_windows()
     ]
     assert sum(each.request_count for each in together.slices()) == len(every)
+
+
+def test_where_the_clock_is_set_back_the_newest_are_still_the_newest() -> None:
+    alone = PerformanceMetrics(SETTINGS)
+    workers = [PerformanceMetrics(SETTINGS) for _ in range(2)]
+    hour = 3600 * 10**9
+    for number in range(20):
+        at = number if number < 12 else number - hour
+        for metrics in (alone, workers[number % 2]):
+            record(metrics, at, "GET /", number / 10, number, False)
+    together = Together(workers[0], [told(worker) for worker in workers], lambda: map(queries_of, workers))
+    assert settled(together.snapshot()) == settled(alone.snapshot())
+    (window,) = together.route_windows()
+    assert [sample.value for sample in window.samples] == [number / 10 for number in range(13, 20)]
+    assert window.queries == tuple(range(13, 20))
 
 
 def test_what_is_of_processes_adds_up_and_the_oldest_says_how_long_the_server_is_up() -> None:

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from flask import Flask
 
-from telemetry import SettingsError, TelemetrySettings, uninstrument, workers
+from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings, uninstrument, workers
 from telemetry.workers import MOST_FOLDER_BYTES, Workers, pid_of
 
 
@@ -75,8 +76,14 @@ def sibling(start: Callable[..., subprocess.Popen[bytes]]) -> subprocess.Popen[b
     return start()
 
 
+def joined(shop: str, folder: Path | str = "", answer: Callable[[bytes], bytes] = lambda question: question) -> Workers:
+    made = Workers(shop, str(folder), answer)
+    made.join()
+    return made
+
+
 def test_another_process_answers_what_it_is_asked(folder: Path, sibling: subprocess.Popen[bytes], shop: str) -> None:
-    ours = Workers(shop, str(folder), lambda _: b"")
+    ours = joined(shop, folder)
     assert ours.has_others()
     answers = ours.ask(b"what?" * 100_000)
     assert [(pid_of(name), answer) for name, answer in answers.items()] == [
@@ -90,20 +97,19 @@ def test_another_process_answers_what_it_is_asked(folder: Path, sibling: subproc
 
 @pytest.mark.usefixtures("sibling")
 def test_apps_of_other_names_are_no_siblings(folder: Path) -> None:
-    ours = Workers("blog", str(folder), lambda _: b"")
+    ours = joined("blog", folder)
     assert (ours.has_others(), ours.ask(b"?")) == (False, {})
     ours.leave()
 
 
 @pytest.mark.usefixtures("sibling")
 def test_apps_of_one_name_in_a_process_are_told_apart_by_their_order(folder: Path, shop: str) -> None:
-    first, second = (Workers(shop, str(folder), lambda _: b"") for _ in range(2))
-    second.join()
+    first, second = (joined(shop, folder) for _ in range(2))
     assert len(first.ask(b"?")) == 1
     assert second.ask(b"?") == {}
     first.leave()
     del first
-    assert Workers(shop, str(folder), lambda _: b"").ask(b"?") == {}  # the third, whatever has become of the first
+    assert joined(shop, folder).ask(b"?") == {}  # the third, whatever has become of the first
     second.leave()
 
 
@@ -120,8 +126,7 @@ def test_one_that_is_dropped_leaves_as_well(folder: Path, shop: str) -> None:
 def test_what_has_been_killed_is_not_waited_for_and_swept_away(
     folder: Path, sibling: subprocess.Popen[bytes], shop: str
 ) -> None:
-    ours = Workers(shop, str(folder), lambda _: b"")
-    ours.join()
+    ours = joined(shop, folder)
     sibling.kill()
     sibling.wait()
     assert len(list(folder.iterdir())) == 2
@@ -136,8 +141,7 @@ def test_one_that_is_silent_is_told_once_and_waited_for_briefly_from_then_on(
 ) -> None:
     monkeypatch.setattr(workers, "PATIENCE_S", 0.5)
     monkeypatch.setattr(workers, "SHORT_PATIENCE_S", 0.05)
-    ours = Workers(shop, str(folder), lambda _: b"")
-    ours.join()
+    ours = joined(shop, folder)
     (own,) = folder.iterdir()
     tag = own.name.partition("-")[0]
     with socket.socket(socket.AF_UNIX) as silent:
@@ -160,13 +164,16 @@ def test_one_that_stands_still_silences_nobody_else(
 ) -> None:
     monkeypatch.setattr(workers, "PATIENCE_S", 1.0)
     siblings = [start() for _ in range(4)]
-    ours = Workers(shop, str(folder), lambda _: b"")
+    ours = joined(shop, folder)
     assert None not in ours.ask(b"much").values()  # more than goes into the buffer of a connection
     for stopped in (siblings[0], siblings[3]):
         os.kill(stopped.pid, signal.SIGSTOP)
         silent = {pid_of(name) for name, answered in ours.ask(b"much").items() if answered is None}
         assert silent == {stopped.pid}
         os.kill(stopped.pid, signal.SIGCONT)
+        for _ in range(100):
+            if None not in ours.ask(b"?").values():
+                break
     ours.leave()
 
 
@@ -176,7 +183,7 @@ def test_one_that_was_silent_gets_its_time_again(
     for name, seconds in (("PATIENCE_S", 1.0), ("SHORT_PATIENCE_S", 0.05), ("SILENCE_S", 0.5)):
         monkeypatch.setattr(workers, name, seconds)
     slow = start(takes_s=0.3)
-    ours = Workers(shop, str(folder), lambda _: b"")
+    ours = joined(shop, folder)
     os.kill(slow.pid, signal.SIGSTOP)
     assert list(ours.ask(b"?").values()) == [None]
     os.kill(slow.pid, signal.SIGCONT)
@@ -187,12 +194,51 @@ def test_one_that_was_silent_gets_its_time_again(
 
 
 def test_many_may_ask_at_once(folder: Path, sibling: subprocess.Popen[bytes], shop: str) -> None:
-    ours = Workers(shop, str(folder), lambda _: b"")
-    ours.join()
+    ours = joined(shop, folder)
     with ThreadPoolExecutor(200) as pool:
         answers = list(pool.map(lambda _: list(ours.ask(b"?").values()), range(400)))
     assert answers == [[b"you said ?"]] * 400
     ours.leave()
+
+
+def test_one_that_ends_while_it_is_asked_is_not_called_silent(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]], caplog: pytest.LogCaptureFixture, shop: str
+) -> None:
+    ending = start(takes_s=30)
+    ours = joined(shop, folder)
+    threading.Timer(0.3, ending.kill).start()
+    assert ours.ask(b"?") == {}
+    assert caplog.records == []
+    assert len(list(folder.iterdir())) == 1
+    ours.leave()
+
+
+def test_leaving_ends_a_joining_that_is_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch, shop: str) -> None:
+    listen = workers._listen
+
+    def and_leave(*arguments: Any) -> object:
+        listening = listen(*arguments)
+        ours.leave()
+        return listening
+
+    monkeypatch.setattr(workers, "_listen", and_leave)
+    ours = Workers(shop, str(folder), lambda _: b"")
+    ours.join()
+    assert (ours.is_one_of_several, folder.exists()) == (False, False)
+    assert ours.ask(b"?") == {}
+
+
+def test_threads_that_join_and_leave_at_once_leave_nothing_behind(folder: Path, shop: str) -> None:
+    before = set(threading.enumerate())
+    ours = Workers(shop, str(folder), lambda _: b"")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(400):
+            pool.submit(ours.leave if number % 3 == 0 else ours.join)
+    ours.leave()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert not folder.exists()
 
 
 def test_a_process_that_is_forked_meanwhile_does_not_hold_an_answer_up(folder: Path, shop: str) -> None:
@@ -205,8 +251,7 @@ def test_a_process_that_is_forked_meanwhile_does_not_hold_an_answer_up(folder: P
             os._exit(0)
         return question
 
-    ours = Workers(shop, str(folder), answer)
-    ours.join()
+    ours = joined(shop, folder, answer)
     (own,) = folder.iterdir()
     started = time.monotonic()
     assert ours.ask_one(own.name, b"?", 3) == b"?"
@@ -228,8 +273,7 @@ def test_one_that_has_no_descriptors_for_a_while_answers_again(
         return accept(listening)
 
     monkeypatch.setattr(socket.socket, "accept", without_descriptors)
-    ours = Workers(shop, str(folder), lambda question: question)
-    ours.join()
+    ours = joined(shop, folder)
     (own,) = folder.iterdir()
     assert ours.ask_one(own.name, b"?", 5) == b"?"
     ours.leave()
@@ -262,8 +306,7 @@ def test_a_folder_that_goes_while_one_joins_is_made_anew(
             break
 
     monkeypatch.setattr(workers, "_make_private", and_remove)
-    ours = Workers(shop, str(folder), lambda _: b"")
-    ours.join()
+    ours = joined(shop, folder)
     assert len(list(folder.iterdir())) == 1
     ours.leave()
 
@@ -293,8 +336,7 @@ def test_an_answer_that_fails_is_logged_once_and_the_next_one_given(
             raise ValueError
         return b"fine"
 
-    ours = Workers(shop, str(folder), answer)
-    ours.join()
+    ours = joined(shop, folder, answer)
     (own,) = folder.iterdir()
     assert [ours.ask_one(own.name, question, 5) for question in (b"bad", b"bad", b"good")] == [None, None, b"fine"]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -303,12 +345,12 @@ def test_an_answer_that_fails_is_logged_once_and_the_next_one_given(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 def test_a_forked_child_joins_by_itself_and_leaves_its_parent_be(folder: Path, shop: str) -> None:
-    ours = Workers(shop, str(folder), lambda _: b"parent")
-    ours.join()
+    ours = joined(shop, folder, lambda _: b"parent")
     (own,) = folder.iterdir()
     pid = os.fork()
     if not pid:
         try:
+            ours.join()
             others = ours.ask(b"?")
             os._exit(0 if list(others.values()) == [b"parent"] and len(list(folder.iterdir())) == 2 else 1)
         finally:
@@ -372,7 +414,8 @@ def test_an_app_joins_with_its_first_request_and_leaves_when_it_is_uninstrumente
     app.test_client().get("/")
     assert not folder.exists()
     instrumented(app, settings=TelemetrySettings.load()).test_client().get("/")
-    assert list(folder.iterdir()) == [socket_file]  # it is still the app that it was
+    (again,) = folder.iterdir()
+    assert again.name.partition("-")[0] == socket_file.name.partition("-")[0]  # it is still the app that it was
 
 
 def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(
@@ -426,3 +469,25 @@ def test_what_killed_workers_of_an_ended_server_have_left_is_swept_away(
     ours.join()
     assert (left.exists(), elsewhere.exists(), alive.exists()) == (False, True, True)
     ours.leave()
+
+
+def test_an_app_that_is_uninstrumented_while_its_first_request_begins_counts_again_when_it_is_instrumented(
+    instrumented: Callable[..., Flask], metrics: PerformanceMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def join(_: Workers) -> bool:
+        uninstrument(app)
+        return True
+
+    app = Flask("shop")
+    app.add_url_rule("/", view_func=lambda: "shop")
+    with monkeypatch.context() as patched:
+        patched.setattr(Workers, "join", join)
+        instrumented(app)
+    inner = app.wsgi_app
+    app.wsgi_app = lambda environ, start: inner(environ, start)  # type: ignore[method-assign]  # so that ours stays inside
+    app.test_client().get("/")
+    assert metrics.route_stats() == []
+    client = instrumented(app).test_client()
+    for _ in range(5):
+        client.get("/")
+    assert [each["request_count"] for each in metrics.route_stats()] == [5]
