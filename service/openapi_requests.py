@@ -157,14 +157,14 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
     "/api/admin/performance/requests/{request_id}": {
         "parameters": _OF_REQUEST,
         "get": operation(
-            "One request with its queries.", answers(200, "It.", reference("RequestDetail"), 401, 404), admin=True
+            "One request with its queries.", answers(200, "It.", reference("RequestDetail"), 401, 404, 503), admin=True
         ),
     },
     "/api/admin/performance/requests/{request_id}/plan": {
         "parameters": _OF_REQUEST,
         "get": operation(
             "How SQLite would run one of its statements.",
-            answers(200, "The plan, or why there is none.", reference("Plan"), 401, 404),
+            answers(200, "The plan, or why there is none.", reference("Plan"), 401, 404, 503),
             admin=True,
             parameters=[
                 parameter(
@@ -180,7 +180,7 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
         "parameters": _OF_REQUEST,
         "get": operation(
             "One request as OTLP JSON, or by a trace id alone all of the trace.",
-            answers(200, "Its spans.", {"type": "object"}, 401, 404),
+            answers(200, "Its spans.", {"type": "object"}, 401, 404, 503),
             admin=True,
         ),
     },

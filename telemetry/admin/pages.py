@@ -64,7 +64,7 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         settings,
         attention.fan_out(reader, requests, shown.windows, now_unix_nano),
         exporting,
-        [worker.pid for worker in of_workers if worker.is_silent],
+        reader.silent(),
         reader.untold(),
     )
     most = len(notes) if chosen.notes else attention.MOST_NOTES

@@ -37,35 +37,36 @@ def one(admin: Admin, request_id: str) -> Response:
     """Answer with all that is known of one request."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return not_kept(request_id)
-    for detail in admin.reader.facts([kept]):
-        for group in detail["groups"]:
-            del group["code"]
-        return answers.json(detail)
-    return not_told()
+        return not_kept(request_id) if admin.reader.is_sure else not_told()
+    detail = admin.reader.fact(kept)
+    if detail is None:
+        return not_told()
+    for group in detail["groups"]:
+        del group["code"]
+    return answers.json(detail)
 
 
 def plan(admin: Admin, request_id: str) -> Response:
     """Answer with the plan of one statement of a request."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return not_kept(request_id)
+        return not_kept(request_id) if admin.reader.is_sure else not_told()
     at = parameters.whole("group", 0, MAX_GROUP, least=0)
-    for detail in admin.reader.facts([kept]):
-        most = len(detail["groups"])
-        if most and at >= most:
-            error = f"this request has no group {at}: they are counted from 0 to {most - 1}"
-            return answers.json({"error": error}, 404)
-        found = admin.reader.plan(kept, at)
-        return not_told() if found is None else answers.json(found)
-    return not_told()
+    detail = admin.reader.fact(kept)
+    if detail is None:
+        return not_told()
+    groups = len(detail["groups"])
+    if groups and at >= groups:
+        return answers.json({"error": f"this request has no group {at}: they are counted from 0 to {groups - 1}"}, 404)
+    found = admin.reader.plan(kept, at)
+    return not_told() if found is None else answers.json(found)
 
 
 def otlp(admin: Admin, request_id: str) -> Response:
     """Answer with the spans of a request, or of all of a trace, as a file of OTLP JSON."""
     kept = find_all(admin.reader, request_id)
     if not kept:
-        return not_kept(request_id)
+        return not_kept(request_id) if admin.reader.is_sure else not_told()
     spans = admin.reader.spans(kept, current_app._get_current_object())  # type: ignore[attr-defined]
     if spans is None:
         return not_told()
@@ -116,8 +117,8 @@ def not_kept(request_id: str) -> Response:
 
 
 def not_told() -> Response:
-    """Return the 503 that says that the worker which keeps a request is silent."""
-    return answers.json({"error": "the worker that keeps this request does not answer: try again"}, 503)
+    """Return the 503 that says that the worker which keeps a request, or may keep it, is silent."""
+    return answers.json({"error": "a worker of the server that may keep this request does not answer: try again"}, 503)
 
 
 def as_file(response: Response, name: str) -> Response:

@@ -73,6 +73,8 @@ class Reader:
         self.source = source
         self._known: dict[tuple[int, ...], Known] = {}
         self._lock = forked.lock()
+        self.is_sure = True
+        """Whether all workers have answered that were asked for a request."""
 
     @property
     def metrics(self) -> PerformanceMetrics:
@@ -170,6 +172,10 @@ class Reader:
         """
         return [self._facts(kept) for kept in requests]
 
+    def fact(self, kept: KeptRequest) -> dict[str, Any] | None:
+        """Return what `facts` does of one; `None` where its worker does not tell."""
+        return next(iter(self.facts([kept])), None)
+
     def _facts(self, kept: KeptRequest) -> dict[str, Any]:
         analysis = self.analyse(kept)
         detail = self.detail(kept, analysis)
@@ -193,8 +199,12 @@ class Reader:
         found: list[dict[str, Any]] = exports.otlp_json(requests, app).get("resourceSpans", [])
         return found
 
+    def silent(self) -> list[int]:
+        """Return the processes of workers that live, and have not told their figures in time."""
+        return []
+
     def untold(self) -> list[int]:
-        """Return the processes of workers whose requests are missing."""
+        """Return the processes of those that have, but have not told their requests."""
         return []
 
     def exporting(self, own: Sequence[Exporting]) -> Sequence[Exporting]:

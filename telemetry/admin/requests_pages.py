@@ -14,7 +14,7 @@ from telemetry import fanout
 from telemetry.admin import answers, attention, exporters, figures, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
-from telemetry.admin.requests_api import as_file, find, not_told
+from telemetry.admin.requests_api import as_file, find
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
@@ -99,14 +99,14 @@ def one(admin: Admin, request_id: str) -> Response:
     """Answer with the page of one request."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, request_id)
+        return _gone(admin, request_id, 404 if admin.reader.is_sure else 503)
     url = exporters.trace_url(admin.reader.settings, admin.look_at_exporters)
     link = url.replace("{trace_id}", f"{kept.trace_id:032x}")
     is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
     trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
     asked = _asked(admin.reader, kept)
     if asked is None:
-        return not_told()
+        return _gone(admin, request_id, 503)
     return answers.page("request.html", **common(admin) | asked | trace, offline=False)
 
 
@@ -114,10 +114,10 @@ def as_html(admin: Admin, request_id: str) -> Response:
     """Answer with one request as a file that opens offline."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, request_id)
+        return _gone(admin, request_id, 404 if admin.reader.is_sure else 503)
     asked = _asked(admin.reader, kept)
     if asked is None:
-        return not_told()
+        return _gone(admin, request_id, 503)
     page = answers.page("request_file.html", **common(admin) | asked, offline=True, css=answers.style())
     return as_file(page, f"request-{kept.request_id}.html")
 
@@ -126,10 +126,10 @@ def as_test(admin: Admin, request_id: str) -> Response:
     """Answer with a test that repeats one request and holds it to its number of queries."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, request_id)
+        return _gone(admin, request_id, 404 if admin.reader.is_sure else 503)
     text = admin.reader.test(kept)
     if text is None:
-        return not_told()
+        return _gone(admin, request_id, 503)
     made = Response(text, mimetype="text/x-python")
     answers.harden(made)
     return as_file(made, "test_queries.py")
@@ -141,9 +141,17 @@ def report(admin: Admin) -> Response:
     return as_file(page, f"performance-{figures.day(time.time_ns())}.html")
 
 
-def _gone(admin: Admin, request_id: str) -> Response:
+def _gone(admin: Admin, request_id: str, status: int) -> Response:
+    """Answer that a request is not kept or, with status 503, that the worker which keeps it does not answer."""
     query = ListState.parse(request.args).query()
-    return answers.page("request_gone.html", 404, **common(admin), request_id=request_id[:64], list_query=query)
+    return answers.page(
+        "request_gone.html",
+        status,
+        is_silent=status == 503,
+        **common(admin),
+        request_id=request_id[:64],
+        list_query=query,
+    )
 
 
 def _list(reader: Reader) -> dict[str, Any]:
@@ -183,13 +191,14 @@ def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figur
 
 def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any] | None:
     """Return what the pages of one request show, with the plan that is asked for; `None` where its worker does not tell."""
-    for detail in reader.facts([kept]):
-        asked, groups = request.args.get("plan", ""), detail["groups"]
-        at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(groups) else None
-        if at is not None:
-            groups[at]["plan"] = reader.plan(kept, at)
-        return _one(reader.settings, detail) | {"asked": at}
-    return None
+    detail = reader.fact(kept)
+    if detail is None:
+        return None
+    asked, groups = request.args.get("plan", ""), detail["groups"]
+    at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(groups) else None
+    if at is not None:
+        groups[at]["plan"] = reader.plan(kept, at)
+    return _one(reader.settings, detail) | {"asked": at}
 
 
 def _one(settings: TelemetrySettings, detail: dict[str, Any]) -> dict[str, Any]:
@@ -215,7 +224,8 @@ def _report(reader: Reader) -> dict[str, Any]:
     now, settings = time.time_ns(), reader.settings
     shown = overview.build(reader.figures, settings, now)
     requests = reader.all()
-    notes = attention.notes(shown, settings, attention.fan_out(reader, requests, shown.windows, now))
+    fan_outs = attention.fan_out(reader, requests, shown.windows, now)
+    notes = attention.notes(shown, settings, fan_outs, (), reader.silent(), reader.untold())
     return {
         "overview": shown,
         "notes": notes,

@@ -273,7 +273,10 @@ class JointReader(Reader):
         ours = self._own.find(trace_id, span_id)
         if ours and span_id is not None:
             return ours
-        return self._with_others(ours, self._ask_all(AskFind(request_id), list[ToldRequest], set()))
+        asked = set[str]()
+        told = self._ask_all(AskFind(request_id), list[ToldRequest], asked)
+        self.is_sure = asked <= told.keys()
+        return self._with_others(ours, told)
 
     def _with_others(
         self, ours: Sequence[KeptRequest], of_others: Mapping[str, Sequence[ToldRequest]]
@@ -419,9 +422,7 @@ class Row:
 
 def rows(reader: Reader, now_unix_nano: int) -> list[Row]:
     """Return the workers that there are, by their processes."""
-    told, silent = (
-        ([together.tell(reader.metrics)], []) if not isinstance(reader, JointReader) else (reader.told, reader.silent())
-    )
+    told = reader.told if isinstance(reader, JointReader) else [together.tell(reader.metrics)]
     size = reader.settings.window
     found = [
         Row(
@@ -434,4 +435,4 @@ def rows(reader: Reader, now_unix_nano: int) -> list[Row]:
         )
         for worker in told
     ]
-    return sorted([*found, *(Row(pid, True) for pid in silent)], key=lambda row: row.pid)
+    return sorted([*found, *(Row(pid, True) for pid in reader.silent())], key=lambda row: row.pid)

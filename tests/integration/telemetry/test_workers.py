@@ -303,10 +303,8 @@ def test_a_worker_that_stands_still_is_named_and_the_figures_of_the_others_shown
     for worker in workers:
         worker.get("/items/6")
     stopped, *others = workers
-    (request_id,) = (
-        f"{each['trace_id']}-{each['span_id']}"
-        for each in stopped.json("/api/admin/performance/requests?limit=1")["requests"]
-    )
+    *_, its_own = stopped.json("/api/admin/performance/requests")["requests"]  # which was the first
+    request_id = f"{its_own['trace_id']}-{its_own['span_id']}"
     os.kill(stopped.pid, signal.SIGSTOP)
     try:
         for worker in others:
@@ -315,7 +313,9 @@ def test_a_worker_that_stands_still_is_named_and_the_figures_of_the_others_shown
         assert told == {stopped.pid: False, others[0].pid: True, others[1].pid: True}
         _, page = others[0].get("/admin/performance")
         assert f"{stopped.pid} did not answer" in page
-        assert others[0].get(f"/admin/performance/requests/{request_id}")[0] in (200, 404)
+        status, page = others[0].get(f"/admin/performance/requests/{request_id}")
+        assert (status, "A worker of the server does not answer" in page) == (503, True)
+        assert others[0].get(f"/api/admin/performance/requests/{request_id}")[0] == 503
     finally:
         os.kill(stopped.pid, signal.SIGCONT)
     deadline = time.monotonic() + 10
