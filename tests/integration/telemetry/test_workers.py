@@ -306,6 +306,7 @@ def test_a_worker_that_stands_still_is_named_and_the_figures_of_the_others_shown
     *_, its_own = stopped.json("/api/admin/performance/requests")["requests"]  # which was the first
     request_id = f"{its_own['trace_id']}-{its_own['span_id']}"
     os.kill(stopped.pid, signal.SIGSTOP)
+    os.waitpid(stopped.pid, os.WUNTRACED)
     try:
         for worker in others:
             assert _counts(worker.json("/admin/performance/json")) == {"GET /items/<number>": (2, 0)}

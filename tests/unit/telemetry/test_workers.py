@@ -76,6 +76,12 @@ def sibling(start: Callable[..., subprocess.Popen[bytes]]) -> subprocess.Popen[b
     return start()
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Have a child stand still."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+
+
 def joined(shop: str, folder: Path | str = "", answer: Callable[[bytes], bytes] = lambda question: question) -> Workers:
     made = Workers(shop, str(folder), answer)
     made.join()
@@ -167,7 +173,7 @@ def test_one_that_stands_still_silences_nobody_else(
     ours = joined(shop, folder)
     assert None not in ours.ask(b"much").values()  # more than goes into the buffer of a connection
     for stopped in (siblings[0], siblings[3]):
-        os.kill(stopped.pid, signal.SIGSTOP)
+        stop(stopped)
         silent = {pid_of(name) for name, answered in ours.ask(b"much").items() if answered is None}
         assert silent == {stopped.pid}
         os.kill(stopped.pid, signal.SIGCONT)
@@ -184,7 +190,7 @@ def test_one_that_was_silent_gets_its_time_again(
         monkeypatch.setattr(workers, name, seconds)
     slow = start(takes_s=0.3)
     ours = joined(shop, folder)
-    os.kill(slow.pid, signal.SIGSTOP)
+    stop(slow)
     assert list(ours.ask(b"?").values()) == [None]
     os.kill(slow.pid, signal.SIGCONT)
     deadline = time.monotonic() + 10
