@@ -263,7 +263,10 @@ class _Asked:
         Raises:
             _EndedError: nobody listens there.
         """
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:  # there are no descriptors left
+            return None
         try:
             while True:
                 connection.settimeout(max(_PAUSE_S, deadline - time.monotonic()))
@@ -286,15 +289,13 @@ class _Asked:
 
 
 def _is_alive(path: Path) -> bool:
-    """Tell whether somebody listens at `path`."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.setblocking(False)
-        try:
+    """Tell whether somebody listens at `path`, or may."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
             connection.connect(str(path))
-        except BlockingIOError:  # too many are waiting
-            return True
-        except OSError:
-            return False
+    except OSError as error:
+        return not isinstance(error, ConnectionError | FileNotFoundError)
     return True
 
 

@@ -285,6 +285,21 @@ def test_one_that_has_no_descriptors_for_a_while_answers_again(
     ours.leave()
 
 
+def test_one_that_has_no_descriptors_to_ask_with_takes_nobody_for_ended(
+    folder: Path, sibling: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, shop: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(24, "too many open files")
+
+    ours = joined(shop, folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(workers.socket, "socket", fail)
+        assert list(ours.ask(b"?").values()) == [None]
+        assert all(map(workers._is_alive, folder.iterdir()))
+    assert [pid_of(name) for name in ours.ask(b"?")] == [sibling.pid]
+    ours.leave()
+
+
 def test_where_no_thread_can_be_had_nobody_is_waited_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shop: str
 ) -> None:
