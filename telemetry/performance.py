@@ -259,11 +259,13 @@ class PerformanceMetrics:
             self.failures = 0
 
     def begin_anew_in_child(self) -> None:
-        """In a forked process, `reset` once: what its parent has measured is its parent's."""
+        """In a forked process, `reset` once, uptime included: what its parent has measured is its parent's."""
         with self.lock:
             is_forked, self._pid = self._pid != os.getpid(), os.getpid()
-        if is_forked:
-            self.reset()
+            if is_forked:
+                age_s = self.usage.uptime_s() or 0.0
+                self.start_time, self._started = time.time() - age_s, time.monotonic() - age_s
+                self.reset()
 
     # -- the spec's fields -------------------------------------------------------------------------------------------
 

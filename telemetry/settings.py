@@ -89,7 +89,8 @@ class TelemetrySettings:
         str,
         Meta(
             description="Folder in which the workers of one server meet, so that the admin pages show the figures of all; made "
-            "if need be. Not needed under gunicorn, uWSGI and Granian."
+            f"if need be, {workers.MOST_FOLDER_BYTES} bytes long at most, writable by no other user. Not needed under gunicorn, "
+            "uWSGI and Granian."
         ),
     ] = ""
     admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True

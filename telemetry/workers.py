@@ -72,6 +72,7 @@ class Workers:
         self._lock = forked.lock()
         self._joined_in: int | None = None  # the process that has joined, or can't
         self._generation = 0  # how often it has left
+        self._has_met = False
         self._path: Path | None = None
         self._leave: weakref.finalize[..., Workers] | None = None
         self._silent_until: dict[str, float] = {}
@@ -119,10 +120,9 @@ class Workers:
         if not is_wanted:
             _stop(listening, path)
 
-    @property
     def is_one_of_several(self) -> bool:
-        """Whether this worker can meet others, be there some at present or not."""
-        return self._path is not None
+        """Tell whether there are others, or have been."""
+        return self.has_others() or self._has_met
 
     def _tell_failure(self, error: Exception) -> None:
         _log.warning("the admin pages show the figures of this worker alone: it can't meet the others: %s", str(error))
@@ -137,7 +137,9 @@ class Workers:
 
     def has_others(self) -> bool:
         """Tell whether there are others."""
-        return next(self._others(), None) is not None
+        found = next(self._others(), None) is not None
+        self._has_met = self._has_met or found
+        return found
 
     def ask(self, question: bytes) -> dict[str, bytes | None]:
         """Return what each of the others answers, by its name; `None` for one that lives and is silent."""
@@ -230,7 +232,7 @@ class Workers:
         leave, self._leave, self._path = self._leave, None, None
         if self._joined_in is not None:
             self._joined_in = -1
-        self._silent_until = {}
+        self._silent_until, self._has_met = {}, False
         if leave is not None and (of_parent := leave.detach()) is not None:
             of_parent[2][0].close()  # the child's end alone
 

@@ -56,7 +56,7 @@ def metrics(admin: Admin) -> Response:
     if scraped is None:
         abort(404)
     accept, of_server = request.headers.get("Accept", ""), admin.workers()
-    if of_server is None or not of_server.is_one_of_several:
+    if of_server is None or not of_server.is_one_of_several():
         content, content_type = scraped.page(accept)
     else:
         from telemetry.admin.workers import families

@@ -160,10 +160,12 @@ _Part = tuple[int, int, int]
 def request_rate(processes: Sequence[Process], size: int, now_unix_nano: int) -> Rate:
     """Return how many requests there were of late, of all `processes`.
 
-    Exact: it looks back a minute, or less where a process has not run so long. Where a full window does not reach so far, it
+    Exact: it looks back a minute, or less where no process has run so long. Where a full window does not reach so far, it
     counts the slices that begin within that time, if these reach further back.
     """
-    found = [_parts(process, size, now_unix_nano) for process in processes]
+    # A process that has begun of late has served nothing before that: its requests are of all the time that is looked at.
+    uptime_s = max((process.uptime_s for process in processes), default=0.0)
+    found = [_parts(process, size, uptime_s, now_unix_nano) for process in processes]
     start = min((start for start, _ in found), default=now_unix_nano)
     parts = [part for _, parts in found for part in parts]
     seconds = (now_unix_nano - start) / 1e9
@@ -174,9 +176,9 @@ def request_rate(processes: Sequence[Process], size: int, now_unix_nano: int) ->
     return Rate(_number(parts), seconds, per_second, bars)
 
 
-def _parts(process: Process, size: int, now_unix_nano: int) -> tuple[int, list[_Part]]:
-    """Return the requests of a process of late, and since when that is."""
-    horizon_s = min(RATE_HORIZON_S, max(process.uptime_s, 1.0))
+def _parts(process: Process, size: int, uptime_s: float, now_unix_nano: int) -> tuple[int, list[_Part]]:
+    """Return the requests of a process of late, and since when that is; `uptime_s` bounds how far to look back."""
+    horizon_s = min(RATE_HORIZON_S, max(uptime_s, 1.0))
     earliest = now_unix_nano - int(horizon_s * 1e9)
     full = [times[0] for times in process.times_unix_nano if len(times) >= size]
     start = max([earliest, *full])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
 ANY: Final = ""
 MAX_GROUP: Final = 9999
+RETRY_AFTER_S: Final = "5"
 _REQUEST_ID: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:-(?P<span>[0-9a-f]{16}))?", re.ASCII)
 
 
@@ -118,7 +119,11 @@ def not_kept(request_id: str) -> Response:
 
 def not_told() -> Response:
     """Return the 503 that says that the worker which keeps a request, or may keep it, is silent."""
-    return answers.json({"error": "a worker of the server that may keep this request does not answer: try again"}, 503)
+    response = answers.json(
+        {"error": "a worker of the server that may keep this request does not answer: try again"}, 503
+    )
+    response.headers["Retry-After"] = RETRY_AFTER_S
+    return response
 
 
 def as_file(response: Response, name: str) -> Response:

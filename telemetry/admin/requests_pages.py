@@ -14,7 +14,7 @@ from telemetry import fanout
 from telemetry.admin import answers, attention, exporters, figures, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
-from telemetry.admin.requests_api import as_file, find
+from telemetry.admin.requests_api import RETRY_AFTER_S, as_file, find
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
@@ -144,14 +144,11 @@ def report(admin: Admin) -> Response:
 def _gone(admin: Admin, request_id: str, status: int) -> Response:
     """Answer that a request is not kept or, with status 503, that the worker which keeps it does not answer."""
     query = ListState.parse(request.args).query()
-    return answers.page(
-        "request_gone.html",
-        status,
-        is_silent=status == 503,
-        **common(admin),
-        request_id=request_id[:64],
-        list_query=query,
-    )
+    shown = common(admin) | {"is_silent": status == 503, "request_id": request_id[:64], "list_query": query}
+    response = answers.page("request_gone.html", status, **shown)
+    if status == 503:
+        response.headers["Retry-After"] = RETRY_AFTER_S
+    return response
 
 
 def _list(reader: Reader) -> dict[str, Any]:

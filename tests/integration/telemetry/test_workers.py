@@ -67,6 +67,7 @@ def add_language(endpoint, values):
 
 instrument(app, authorize=lambda: True)
 if os.environ.get("FORKS"):
+    time.sleep(2)
     for _ in range(5):
         app.test_client().get("/items/2")
 servers = [make_server("127.0.0.1", 0, app, threaded=True) for _ in range(1 + int(os.environ.get("FORKS", 0)))]
@@ -283,6 +284,10 @@ def test_what_was_measured_before_a_fork_counts_once(folder: Path) -> None:
             assert (snapshot["cache"]["hits"], snapshot["database"]["count"]) == (11, 11)
             assert snapshot["database"]["total_queries"] == 5 * 2 + 6
             assert worker.json("/api/admin/performance/requests")["kept"] == 11
+            master, *forked = worker.json("/api/admin/performance/workers")["workers"]
+            assert master["pid"] == server.pid
+            # When a process was created is told to a second on some systems.
+            assert all(each["uptime_seconds"] < master["uptime_seconds"] - 0.5 for each in forked)
 
 
 def test_a_worker_that_is_killed_takes_its_figures_with_it_and_is_not_waited_for(workers: list[Worker]) -> None:

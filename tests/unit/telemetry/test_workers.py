@@ -136,8 +136,10 @@ def test_what_has_been_killed_is_not_waited_for_and_swept_away(
     sibling.kill()
     sibling.wait()
     assert len(list(folder.iterdir())) == 2
+    assert ours.is_one_of_several()
     assert ours.ask(b"?") == {}
     assert len(list(folder.iterdir())) == 1
+    assert (ours.has_others(), ours.is_one_of_several()) == (False, True)
     ours.leave()
     assert not folder.exists()
 
@@ -230,7 +232,7 @@ def test_leaving_ends_a_joining_that_is_under_way(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(workers, "_listen", and_leave)
     ours = Workers(shop, str(folder), lambda _: b"")
     ours.join()
-    assert (ours.is_one_of_several, folder.exists()) == (False, False)
+    assert (ours.is_one_of_several(), folder.exists()) == (False, False)
     assert ours.ask(b"?") == {}
 
 
