@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SLOW_STATEMENT_NS: Final = 10_000_000
 """From this time on, all runs together, a statement's plan is looked at without being asked for."""
 _MOST_PLANS: Final = 5
+_lock: Final = forked.lock()  # one for all readers: what is renewed in a forked child stays registered for that
 _MOST_KNOWN: Final = 20_000  # more than fit into the memory of the kept requests, unless that is raised
 OF_LATE_NS: Final = 15 * 60 * 10**9
 """A finding is told of its route for so long, or as long as its request is in the route's window."""
@@ -72,7 +73,6 @@ class Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._known: dict[tuple[int, ...], Known] = {}
-        self._lock = forked.lock()
         self.is_sure = True
         """Whether all workers have answered that were asked for a request."""
 
@@ -109,7 +109,7 @@ class Reader:
             analysis = _with_scans(analysis, scans)
             found = Known(analysis.summary, _warned(kept, analysis), fanout.steps(analysis.groups), scans)
             if is_settled:
-                with self._lock:
+                with _lock:
                     if len(self._known) >= _MOST_KNOWN:
                         self._known.clear()
                     self._known[key] = found

@@ -163,7 +163,8 @@ def _newest(packed: Sequence[bytes], size: int) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     before = 0
     for rows in packed:
-        found += zip(steadied(times_of(rows)), (before + at for at in _in_order(rows)), strict=True)
+        order, times = _in_order(rows), _column(rows, _TIME)
+        found += zip(steadied([times[at] for at in order]), (before + at for at in order), strict=True)
         before += len(rows) // _ROW_BYTES
     found.sort()
     return found[-size:]
