@@ -388,8 +388,7 @@ class PerformanceMetrics:
 
     def processes(self) -> list[Process]:
         """Return what the rate of requests is read from."""
-        windows = [window for route in self.store.routes() if (window := self.store.window_of(route)) is not None]
-        times = [times_of(window.packed()) for window in windows]
+        times = [times_of(packed) for packed in self.store.packed().values()]
         return [Process(os.getpid(), self.get_uptime_seconds(), times, self.slices())]
 
     def _record_query_count(self, count: float) -> None:

@@ -37,14 +37,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 def tell(metrics: PerformanceMetrics) -> Told:
     """Return what `metrics` has to tell."""
-    store = metrics.store
-    windows = {route: window for route in store.routes() if (window := store.window_of(route)) is not None}
     hits, misses = metrics.cache_lookups()
     return Told(
         pid=os.getpid(),
         uptime_s=metrics.get_uptime_seconds(),
-        durations={route: window.packed() for route, window in windows.items()},
-        newest_queries=store.queries(),
+        durations=metrics.store.packed(),
+        newest_queries=metrics.store.queries(),
         hits=hits,
         misses=misses,
         lock_waits_s=metrics.lock_waits(),
@@ -153,7 +151,16 @@ class Together:
 
     def processes(self) -> list[Process]:
         """Return what the rate of requests is read from."""
-        return [process_of(worker) for worker in self._workers]
+        return list(self._processes)
+
+    @functools.cached_property
+    def _processes(self) -> list[Process]:
+        return [
+            Process(
+                worker.pid, worker.uptime_s, [times_of(packed) for packed in worker.durations.values()], worker.slices
+            )
+            for worker in self._workers
+        ]
 
     def _routes(self) -> list[str]:
         return sorted({route for worker in self._workers for route in worker.durations})
@@ -171,9 +178,3 @@ class Together:
             times = steadied([count.time_unix_nano for count in of_worker])
             every += zip(times, (count.number for count in of_worker), strict=True)
         return [number for _, number in sorted(every)[-self._own.store.size :]]
-
-
-def process_of(worker: Told) -> Process:
-    """Return what the rate of a worker's requests is read from."""
-    times = tuple(times_of(packed) for packed in worker.durations.values())
-    return Process(worker.pid, worker.uptime_s, times, tuple(worker.slices))

@@ -38,10 +38,10 @@ def one(admin: Admin, request_id: str) -> Response:
     """Answer with all that is known of one request."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return not_kept(request_id) if admin.reader.is_sure else not_told()
+        return _missing(admin.reader, request_id)
     detail = admin.reader.fact(kept)
     if detail is None:
-        return not_told()
+        return _not_told()
     for group in detail["groups"]:
         del group["code"]
     return answers.json(detail)
@@ -51,26 +51,25 @@ def plan(admin: Admin, request_id: str) -> Response:
     """Answer with the plan of one statement of a request."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return not_kept(request_id) if admin.reader.is_sure else not_told()
+        return _missing(admin.reader, request_id)
     at = parameters.whole("group", 0, MAX_GROUP, least=0)
-    detail = admin.reader.fact(kept)
-    if detail is None:
-        return not_told()
-    groups = len(detail["groups"])
-    if groups and at >= groups:
-        return answers.json({"error": f"this request has no group {at}: they are counted from 0 to {groups - 1}"}, 404)
     found = admin.reader.plan(kept, at)
-    return not_told() if found is None else answers.json(found)
+    if found is None:
+        return _not_told()
+    if found.body is None:
+        error = f"this request has no group {at}: they are counted from 0 to {found.groups - 1}"
+        return answers.json({"error": error}, 404)
+    return answers.json(found.body)
 
 
 def otlp(admin: Admin, request_id: str) -> Response:
     """Answer with the spans of a request, or of all of a trace, as a file of OTLP JSON."""
     kept = find_all(admin.reader, request_id)
     if not kept:
-        return not_kept(request_id) if admin.reader.is_sure else not_told()
+        return _missing(admin.reader, request_id)
     spans = admin.reader.spans(kept, current_app._get_current_object())  # type: ignore[attr-defined]
     if spans is None:
-        return not_told()
+        return _not_told()
     return as_file(answers.json({"resourceSpans": spans}), f"{request_id}.json")
 
 
@@ -110,14 +109,16 @@ def find_all(reader: Reader, request_id: str) -> Sequence[KeptRequest]:
     return reader.find(int(ids["trace"], 16), None if ids["span"] is None else int(ids["span"], 16))
 
 
-def not_kept(request_id: str) -> Response:
-    """Return the 404 that says why a request is not there."""
+def _missing(reader: Reader, request_id: str) -> Response:
+    """Return the 404 that says why a request is not there, or where a worker has not answered that it may be there yet."""
+    if not reader.is_sure:
+        return _not_told()
     shown: Any = request_id if len(request_id) <= 64 else request_id[:63] + "…"
     why = "kept are the newest requests and the worst of each route; this one is not, or not any more"
     return answers.json({"error": f"no request with the id {shown!r}: {why}"}, 404)
 
 
-def not_told() -> Response:
+def _not_told() -> Response:
     """Return the 503 that says that the worker which keeps a request, or may keep it, is silent."""
     response = answers.json(
         {"error": "a worker of the server that may keep this request does not answer: try again"}, 503

@@ -58,6 +58,15 @@ class Known(NamedTuple):
     """Positions of groups that read all of a large table, and the indexes that they want."""
 
 
+class GroupPlan(NamedTuple):
+    """The plan of the statement of one group of a request, as JSON has it."""
+
+    groups: int
+    """How many groups the request has."""
+    body: dict[str, Any] | None
+    """`None` where it has no such group."""
+
+
 class Source(Protocol):
     """What the pages show and by what it is judged; it may be exchanged while they are mounted, as by another `instrument`."""
 
@@ -183,10 +192,12 @@ class Reader:
             told["code"] = code_of(group)
         return detail
 
-    def plan(self, kept: KeptRequest, at: int) -> dict[str, Any] | None:
+    def plan(self, kept: KeptRequest, at: int) -> GroupPlan | None:
         """Return the plan of the statement of a request's group `at`; `None` where its worker does not tell."""
         groups = fanout.group(kept)
-        return plan_body(plan_of(groups[at]) if groups else plans.Plan("", error="this request has made no query"))
+        if not groups:
+            return GroupPlan(0, plan_body(plans.Plan("", error="this request has made no query")))
+        return GroupPlan(len(groups), plan_body(plan_of(groups[at])) if at < len(groups) else None)
 
     def test(self, kept: KeptRequest) -> str | None:
         """Return a test that holds a request to its number of queries; `None` where its worker does not tell."""

@@ -99,14 +99,14 @@ def one(admin: Admin, request_id: str) -> Response:
     """Answer with the page of one request."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, request_id, 404 if admin.reader.is_sure else 503)
+        return _gone(admin, request_id, admin.reader.is_sure)
     url = exporters.trace_url(admin.reader.settings, admin.look_at_exporters)
     link = url.replace("{trace_id}", f"{kept.trace_id:032x}")
     is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
     trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
     asked = _asked(admin.reader, kept)
     if asked is None:
-        return _gone(admin, request_id, 503)
+        return _gone(admin, request_id, is_sure=False)
     return answers.page("request.html", **common(admin) | asked | trace, offline=False)
 
 
@@ -114,10 +114,10 @@ def as_html(admin: Admin, request_id: str) -> Response:
     """Answer with one request as a file that opens offline."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, request_id, 404 if admin.reader.is_sure else 503)
+        return _gone(admin, request_id, admin.reader.is_sure)
     asked = _asked(admin.reader, kept)
     if asked is None:
-        return _gone(admin, request_id, 503)
+        return _gone(admin, request_id, is_sure=False)
     page = answers.page("request_file.html", **common(admin) | asked, offline=True, css=answers.style())
     return as_file(page, f"request-{kept.request_id}.html")
 
@@ -126,10 +126,10 @@ def as_test(admin: Admin, request_id: str) -> Response:
     """Answer with a test that repeats one request and holds it to its number of queries."""
     kept = find(admin.reader, request_id)
     if kept is None:
-        return _gone(admin, request_id, 404 if admin.reader.is_sure else 503)
+        return _gone(admin, request_id, admin.reader.is_sure)
     text = admin.reader.test(kept)
     if text is None:
-        return _gone(admin, request_id, 503)
+        return _gone(admin, request_id, is_sure=False)
     made = Response(text, mimetype="text/x-python")
     answers.harden(made)
     return as_file(made, "test_queries.py")
@@ -141,12 +141,12 @@ def report(admin: Admin) -> Response:
     return as_file(page, f"performance-{figures.day(time.time_ns())}.html")
 
 
-def _gone(admin: Admin, request_id: str, status: int) -> Response:
-    """Answer that a request is not kept or, with status 503, that the worker which keeps it does not answer."""
+def _gone(admin: Admin, request_id: str, is_sure: bool) -> Response:
+    """Answer that a request is not kept or, where that is not sure, that a worker which may keep it does not answer."""
     query = ListState.parse(request.args).query()
-    shown = common(admin) | {"is_silent": status == 503, "request_id": request_id[:64], "list_query": query}
-    response = answers.page("request_gone.html", status, **shown)
-    if status == 503:
+    shown = common(admin) | {"is_silent": not is_sure, "request_id": request_id[:64], "list_query": query}
+    response = answers.page("request_gone.html", 404 if is_sure else 503, **shown)
+    if not is_sure:
         response.headers["Retry-After"] = RETRY_AFTER_S
     return response
 
@@ -193,8 +193,8 @@ def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any] | None:
         return None
     asked, groups = request.args.get("plan", ""), detail["groups"]
     at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(groups) else None
-    if at is not None:
-        groups[at]["plan"] = reader.plan(kept, at)
+    if at is not None and (plan := reader.plan(kept, at)) is not None:
+        groups[at]["plan"] = plan.body
     return _one(reader.settings, detail) | {"asked": at}
 
 

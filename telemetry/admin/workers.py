@@ -1,7 +1,7 @@
 """Admin pages of a server with several workers: whichever of them answers shows what all have measured.
 
 What is worked out of a request is worked out by the worker that keeps it, which alone knows the code that the queries came from:
-the others get the short of it for their lists, and have it answer for the pages of the request.
+the others get the short of it for their lists, and ask for the rest when somebody opens the request.
 """
 
 from __future__ import annotations
@@ -302,12 +302,12 @@ class JointReader(Reader):
             found |= self._ask(name, AskFacts(request_ids), dict[str, dict[str, Any]]) or {}
         return [found[kept.request_id] for kept in requests if kept.request_id in found]
 
-    def plan(self, kept: KeptRequest, at: int) -> dict[str, Any] | None:
+    def plan(self, kept: KeptRequest, at: int) -> requests_facts.GroupPlan | None:
         """Return the plan of the statement of a request's group `at`; `None` where its worker does not tell."""
         elsewhere = self._kept_by.get(kept.request_id)
         if elsewhere is None:
             return self._own.plan(kept, at)
-        return self._ask(elsewhere[0], AskPlan(kept.request_id, at), dict[str, Any])
+        return self._ask(elsewhere[0], AskPlan(kept.request_id, at), requests_facts.GroupPlan)
 
     def test(self, kept: KeptRequest) -> str | None:
         """Return a test that holds a request to its number of queries; `None` where its worker does not tell."""
@@ -423,7 +423,7 @@ class Row:
 def rows(reader: Reader, now_unix_nano: int) -> list[Row]:
     """Return the workers that there are, by their processes."""
     told = reader.told if isinstance(reader, JointReader) else [together.tell(reader.metrics)]
-    size = reader.settings.window
+    processes, size = reader.figures.processes(), reader.settings.window
     found = [
         Row(
             worker.pid,
@@ -431,8 +431,8 @@ def rows(reader: Reader, now_unix_nano: int) -> list[Row]:
             worker.uptime_s,
             worker.percentages.get("cpu_percent"),
             worker.memory_bytes,
-            overview.request_rate([together.process_of(worker)], size, now_unix_nano).per_second,
+            overview.request_rate([process], size, now_unix_nano).per_second,
         )
-        for worker in told
+        for worker, process in zip(told, processes, strict=True)
     ]
     return sorted([*found, *(Row(pid, True) for pid in reader.silent())], key=lambda row: row.pid)

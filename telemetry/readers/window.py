@@ -98,12 +98,17 @@ class DurationWindow:
         self.latest = self.latest_unix_nano = 0
 
     def packed(self) -> bytes:
-        """Return a copy of the samples, for `unpacked`."""
+        """Return a copy of the samples, for the functions below."""
         return bytes(self._rows)
 
     def samples(self) -> tuple[Sample, ...]:
         """Return the samples, oldest first."""
-        return unpacked(self.packed())
+        samples = [
+            Sample(sequence, time_unix_nano, value, (upper << 64 | lower) or None, kind == ERROR)
+            for value, sequence, time_unix_nano, upper, lower, kind in _ROW.iter_unpack(self.packed())
+            if kind
+        ]
+        return tuple(sorted(samples))
 
     def durations(self) -> Durations:
         """Return what figures are made of."""
@@ -113,16 +118,6 @@ class DurationWindow:
         if _FREE in kinds:
             values_s = list(itertools.compress(values_s, kinds))
         return Durations(values_s, newest_unix_nano, kinds.count(ERROR))
-
-
-def unpacked(packed: bytes) -> tuple[Sample, ...]:
-    """Return the samples of a window, oldest first, from what `DurationWindow.packed` returned."""
-    samples = [
-        Sample(sequence, time_unix_nano, value, (upper << 64 | lower) or None, kind == ERROR)
-        for value, sequence, time_unix_nano, upper, lower, kind in _ROW.iter_unpack(packed)
-        if kind
-    ]
-    return tuple(sorted(samples))
 
 
 def steadied(times: Sequence[int]) -> list[int]:
@@ -308,6 +303,10 @@ class WindowStore:
             Count(time_unix_nano, min(int(number), _MOST_NUMBER))
             for time_unix_nano, number in copied(self.newest_queries)
         ]
+
+    def packed(self) -> dict[str, bytes]:
+        """Return the packed window of durations of each route that has a sample."""
+        return {route: window.packed() for route, window in self._durations.copy().items() if window.latest}
 
     def packed_queries(self, route: str) -> bytes:
         """Return the numbers of queries of a route's requests, packed; none if there is no such window."""
