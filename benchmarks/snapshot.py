@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.apps import Measured
 from benchmarks.plan import Plan
@@ -25,6 +26,7 @@ THREADS = 4
 PER_THREAD_S = 1.0
 PAUSE_S = 0.005
 WORKERS = 2
+_COMMAND = (sys.executable, "-m", "benchmarks.snapshot")
 
 
 def run(plan: Plan) -> Report:
@@ -32,11 +34,9 @@ def run(plan: Plan) -> Report:
     report = Report("Admin JSON")
     rounds, seconds = plan.rounds_or(ROUNDS, quick=3), 0.1 if plan.quick else PER_THREAD_S
     with plan.console.status("snapshot"):
-        command = [sys.executable, "-m", "benchmarks.snapshot", str(rounds), str(seconds)]
-        told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        told = _told(str(rounds), str(seconds))
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "benchmarks.snapshot", str(rounds), "--workers-dir", folder]
-            told["joint_ms"] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            told["joint_ms"] = _told(str(rounds), "--workers-dir", folder)
     same, changed, waits = told["same_ms"], told["changed_ms"], told["request_us"]
     rows = [
         ("nothing has changed", spread(same, "ms", 2)),
@@ -67,11 +67,16 @@ def run(plan: Plan) -> Report:
     return report
 
 
+def _told(*arguments: str) -> Any:
+    """Return what a process of its own has found."""
+    return json.loads(subprocess.run([*_COMMAND, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def joint(rounds: int, folder: str) -> None:
     """Print the CPU times of the worker that answers, where there are several that have served as many requests."""
     os.environ["LVS_TELEMETRY_WORKERS_DIR"] = folder
     measured = _measured()
-    command = [sys.executable, "-m", "benchmarks.snapshot", "0", "--workers-dir", folder]
+    command = [*_COMMAND, "0", "--workers-dir", folder]
     siblings = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(WORKERS - 1)
     ]

@@ -23,6 +23,9 @@ import pytest
 from flask import Flask
 
 from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings, uninstrument, workers
+from telemetry.admin.requests_facts import Reader
+from telemetry.admin.workers import JointReader
+from telemetry.apps import Telemetry
 from telemetry.workers import MOST_FOLDER_BYTES, Workers, pid_of
 
 
@@ -40,6 +43,9 @@ def shop() -> str:
 
 SIBLING = """
 import sys, time
+from telemetry.admin.requests_facts import Reader
+from telemetry.admin.workers import JointReader
+from telemetry.apps import Telemetry
 from telemetry.workers import Workers
 
 def answer(question):
@@ -424,6 +430,21 @@ def test_an_app_that_is_not_of_a_server_with_workers_meets_nobody(
     assert not folder.exists()
 
 
+def test_an_admin_page_registers_nothing_that_stays(
+    metrics: PerformanceMetrics, folder: Path, monkeypatch: pytest.MonkeyPatch, shop: str
+) -> None:
+    ours = joined(shop, folder)
+    own = Reader(Telemetry(metrics, TelemetrySettings()))
+
+    def register(**_: object) -> None:
+        raise AssertionError("what is registered for forked children stays for good")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "register_at_fork", register)
+        assert JointReader(own, ours).all() == []
+    ours.leave()
+
+
 def test_an_app_joins_with_its_first_request_and_leaves_when_it_is_uninstrumented(
     instrumented: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
 ) -> None:
@@ -441,12 +462,18 @@ def test_an_app_joins_with_its_first_request_and_leaves_when_it_is_uninstrumente
     assert again.name.partition("-")[0] == socket_file.name.partition("-")[0]  # it is still the app that it was
 
 
-def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
-) -> None:
+@pytest.fixture
+def under_gunicorn(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Be a worker of gunicorn, with `folder` for temporary files."""
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
     monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
     monkeypatch.setitem(sys.modules, "gunicorn.arbiter", ModuleType("gunicorn.arbiter"))
+
+
+@pytest.mark.usefixtures("under_gunicorn")
+def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
+) -> None:
     ours = Workers(shop, "", lambda _: b"")
     ours.join()
     (of_user,) = folder.iterdir()
@@ -470,14 +497,10 @@ def test_workers_of_gunicorn_and_uwsgi_meet_by_their_server(
     ours.leave()
 
 
-def test_what_killed_workers_of_an_ended_server_have_left_is_swept_away(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, shop: str
-) -> None:
+@pytest.mark.usefixtures("under_gunicorn")
+def test_what_killed_workers_of_an_ended_server_have_left_is_swept_away(folder: Path, shop: str) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
-    monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
-    monkeypatch.setitem(sys.modules, "gunicorn.arbiter", ModuleType("gunicorn.arbiter"))
     ours = Workers(shop, "", lambda _: b"")
     ours.join()
     (of_user,) = folder.iterdir()
