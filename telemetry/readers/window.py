@@ -120,12 +120,13 @@ class DurationWindow:
         return Durations(values_s, newest_unix_nano, kinds.count(ERROR))
 
 
-def steadied(times: Sequence[int]) -> list[int]:
+def steadied(times: list[int]) -> list[int]:
     """Return the times of samples of one process, in their order, as they compare with those of another.
 
     Where the clock was set back, what came before that is no later than what came after.
     """
-    return list(itertools.accumulate(reversed(times), min))[::-1]
+    in_order = sorted(times)
+    return in_order if in_order == times else list(itertools.accumulate(reversed(times), min))[::-1]
 
 
 def newest_samples(packed: Sequence[bytes], size: int) -> tuple[Sample, ...]:
@@ -155,19 +156,21 @@ def times_of(packed: bytes) -> list[int]:
 
 def _newest(packed: Sequence[bytes], size: int) -> list[tuple[int, int]]:
     """Return the steadied times of the newest `size` samples, in rising order, and where each is in the joined windows."""
-    found: list[tuple[int, int]] = []
+    steady, places = list[int](), list[int]()
     before = 0
     for rows in packed:
         order, times = _in_order(rows), _column(rows, _TIME)
-        found += zip(steadied([times[at] for at in order]), (before + at for at in order), strict=True)
-        before += len(rows) // _ROW_BYTES
-    found.sort()
-    return found[-size:]
+        steady += steadied([times[at] for at in order])
+        places += [before + at for at in order]
+        before += len(times)
+    newest = sorted(range(len(steady)), key=steady.__getitem__)[-size:]
+    return [(steady[at], places[at]) for at in newest]
 
 
 def _in_order(rows: bytes) -> list[int]:
     """Return where the samples are, oldest first."""
-    positions = (at for at, kind in enumerate(rows[_KIND_AT::_ROW_BYTES]) if kind)
+    kinds = rows[_KIND_AT::_ROW_BYTES]
+    positions = [at for at, kind in enumerate(kinds) if kind] if _FREE in kinds else range(len(kinds))
     return sorted(positions, key=_column(rows, _SEQUENCE).__getitem__)
 
 
