@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from config.settings import CONFIG_VARIABLE, Settings, env_name, option_name
 
@@ -23,12 +24,18 @@ def settings_table() -> list[Row]:
     """Return one row a setting, in the order of the model, and last the row of the TOML file itself."""
     rows = []
     for field, info in Settings.model_fields.items():
-        default = info.default.as_posix() if isinstance(info.default, Path) else str(info.default or "none")
-        rows.append(Row(field, option_name(field), env_name(field), default, str(info.description)))
+        rows.append(Row(field, option_name(field), env_name(field), shown(info.default), str(info.description)))
     return [
         *rows,
         Row("", "--config", CONFIG_VARIABLE, "none", "A TOML file with any of these settings: `page_size = 48`."),
     ]
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value as a user writes it; lists with commas between, empty ones as `none`."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return value.as_posix() if isinstance(value, Path) else str(value)
 
 
 def markdown_table() -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 import telemetry
 from config import Loaded, Settings
 from config.settings import env_name, option_name
+from config.table import shown
 from service.commands import doctor, loadtest, report, request, requests
 from service.commands.options import FAILED, INTERRUPTED, WRONG_SETTING, fail, load, setting_options
 from service.errors import ServerError
@@ -186,7 +187,7 @@ def config(config_file: Path | None, **options: Any) -> None:
     loaded = load(config_file, options)
     table = Table("setting", "value", "from", box=None, header_style="dim")
     for field in type(loaded.settings).model_fields:
-        table.add_row(Text(field), Text(str(getattr(loaded.settings, field))), Text(loaded.origins[field]))
+        table.add_row(Text(field), Text(shown(getattr(loaded.settings, field))), Text(loaded.origins[field]))
     Console(soft_wrap=True).print(table)
 
 

@@ -18,7 +18,7 @@ from service.openapi_parts import (
 )
 from telemetry import fanout
 from telemetry.admin.parameters import DEFAULT_LIMIT, MAX_LIMIT
-from telemetry.admin.requests_api import MAX_GROUP, SORTS
+from telemetry.admin.requests_api import MAX_GROUP, SORTS, VERDICT_CHOICES
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -142,7 +142,12 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
                 parameter(
                     "errors", "query", {"enum": ["1", "0"]}, "Only those that failed, or only those that did not."
                 ),
-                parameter("verdict", "query", {"enum": list(fanout.VERDICTS)}, "Only those with this verdict."),
+                parameter(
+                    "verdict",
+                    "query",
+                    {"enum": list(VERDICT_CHOICES)},
+                    "Only those with this verdict; `any` is any but `ok`.",
+                ),
                 parameter("sort_by", "query", {"enum": list(SORTS), "default": SORTS[0]}, "What to sort by."),
                 parameter("order", "query", {"enum": ["desc", "asc"], "default": "desc"}, "Falling or rising."),
                 parameter(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -17,12 +16,11 @@ from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, wrapped
 from service.commands.report import of_settings
 from telemetry.admin import figures, waterfall
-from telemetry.admin.requests_api import SORTS
+from telemetry.admin.requests_api import REQUEST_ID, SORTS, VERDICT_CHOICES
 from telemetry.admin.routes import API
-from telemetry.fanout import OK, VERDICTS, name_of
+from telemetry.fanout import OK, name_of
 
 _NOT_REQUESTS: Final = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-_REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}(-[0-9a-f]{16})?", re.ASCII)
 _BAR: Final = 24
 
 
@@ -39,7 +37,9 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--min-queries", type=click.IntRange(min=0), help="Only requests with so many queries or more.")
 @click.option("--min-ms", type=click.IntRange(min=0), help="Only requests that took so long or longer.")
 @click.option("--errors", is_flag=True, help="Only requests that failed.")
-@click.option("--verdict", type=click.Choice(VERDICTS), help="Only requests whose queries come to this.")
+@click.option(
+    "--verdict", type=click.Choice(VERDICT_CHOICES), help="Only requests with this verdict; any is any but ok."
+)
 @click.option("--sort", "sort_by", type=click.Choice(SORTS), default=SORTS[0], show_default=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> None:
@@ -95,7 +95,7 @@ def _status(request: Mapping[str, Any]) -> str:
 def request(trace_id: str, url: str | None, as_json: bool) -> None:
     """Show one request of a running server: its queries by statement and line, and what they come to."""
     wanted = trace_id.strip().lower()
-    if not _REQUEST_ID.fullmatch(wanted):
+    if not REQUEST_ID.fullmatch(wanted):
         fail(
             "TRACE_ID must be 32 hexadecimal digits, and may be followed by - and the 16 of a span id, "
             f"got {trace_id!r}; 'local-video-server requests' lists them",

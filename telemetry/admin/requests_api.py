@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
 
 SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
-ANY: Final = ""
+ALL: Final = ""
+ANY_FINDING: Final = "any"
+VERDICT_CHOICES: Final = (*fanout.VERDICTS, ANY_FINDING)
 MAX_GROUP: Final = 9999
 RETRY_AFTER_S: Final = "5"
-_REQUEST_ID: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:-(?P<span>[0-9a-f]{16}))?", re.ASCII)
+REQUEST_ID: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:-(?P<span>[0-9a-f]{16}))?", re.ASCII)
 
 
 def listed(admin: Admin) -> Response:
@@ -83,17 +85,22 @@ def selected(reader: Reader) -> Sequence[KeptRequest]:
     route = parameters.single("route", "the name of one route")
     least_queries = parameters.whole("min_queries", 0, 999_999_999, least=0)
     least_ms = parameters.whole("min_ms", 0, 999_999_999, least=0)
-    errors = parameters.one_of("errors", ("1", "0"), ANY)
-    verdict = parameters.one_of("verdict", fanout.VERDICTS, ANY)
+    errors = parameters.one_of("errors", ("1", "0"), ALL)
+    verdict = parameters.one_of("verdict", VERDICT_CHOICES, ALL)
     return [
         kept
         for kept in reader.all()
         if (route is None or kept.route == route)
         and kept.query_count >= least_queries
         and kept.duration_ns >= least_ms * 1e6
-        and (errors == ANY or (kept.error_type is not None) == (errors == "1"))
-        and (verdict == ANY or reader.known(kept).summary.verdict == verdict)
+        and (errors == ALL or (kept.error_type is not None) == (errors == "1"))
+        and (verdict == ALL or is_chosen(reader.known(kept).summary.verdict, verdict))
     ]
+
+
+def is_chosen(verdict: str, wanted: str) -> bool:
+    """Return whether a request of this verdict is among those of `wanted`, one of `VERDICT_CHOICES`."""
+    return verdict != fanout.OK if wanted == ANY_FINDING else verdict == wanted
 
 
 def find(reader: Reader, request_id: str) -> KeptRequest | None:
@@ -103,7 +110,7 @@ def find(reader: Reader, request_id: str) -> KeptRequest | None:
 
 def find_all(reader: Reader, request_id: str) -> Sequence[KeptRequest]:
     """Return what `find` does; by a trace id alone all that are kept of the trace, the newest first."""
-    ids = _REQUEST_ID.fullmatch(request_id)
+    ids = REQUEST_ID.fullmatch(request_id)
     if ids is None:
         return ()
     return reader.find(int(ids["trace"], 16), None if ids["span"] is None else int(ids["span"], 16))

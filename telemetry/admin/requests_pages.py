@@ -14,7 +14,7 @@ from telemetry import fanout
 from telemetry.admin import answers, attention, exporters, figures, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
-from telemetry.admin.requests_api import RETRY_AFTER_S, as_file, find
+from telemetry.admin.requests_api import RETRY_AFTER_S, VERDICT_CHOICES, as_file, find, is_chosen
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
@@ -60,7 +60,7 @@ class ListState(TableState):
             sort=column.key,
             order=order if order in ("asc", "desc") else column.first_order,
             q=arguments.get("q", "").strip()[:200],
-            verdict=verdict if verdict in (*fanout.VERDICTS, "any") else "",
+            verdict=verdict if verdict in VERDICT_CHOICES else "",
             errors="1" if arguments.get("errors") == "1" else "",
             route=arguments.get("route", ""),
             all="1" if arguments.get("all") == "1" else "",
@@ -75,7 +75,7 @@ class ListState(TableState):
             if self.route in ("", row["route"])
             and all(word in " ".join(str(row[name] or "") for name in _SEARCHED).casefold() for word in words)
             and (not self.errors or row["error_type"] is not None)
-            and (self.verdict in ("", row["verdict"]) or (self.verdict == "any" and row["verdict"] != fanout.OK))
+            and (not self.verdict or is_chosen(row["verdict"], self.verdict))
         ]
         found.sort(key=lambda row: row["started_at"], reverse=True)
         found.sort(key=self._value, reverse=self.order == "desc")

@@ -226,6 +226,14 @@ def test_the_settings_in_force_are_shown_with_their_origin(run, monkeypatch, tmp
     assert ["workers", "3", "LVS_WORKERS"] in lines
     assert ["page_size", "48", "server.toml"] in lines
     assert ["threads", "4", "default"] in lines
+    assert ["trusted_hosts", "none", "default"] in lines
+
+
+def test_a_list_of_settings_is_shown_as_it_is_written(run):
+    output = run("config", "--trusted-hosts", "videos.lan,.example.org").output
+    assert ["trusted_hosts", "videos.lan,.example.org", "command", "line"] in [
+        line.split() for line in output.splitlines()
+    ]
 
 
 def test_an_unknown_variable_is_a_warning_and_no_more(run, monkeypatch):

@@ -233,6 +233,7 @@ def test_however_many_queries_the_first_ones_are_shown_with_their_statement(
         ("min_queries=6", ["/list/7", "/list/5"]),
         ("verdict=ok", ["/fails", "/plain", "/list/1"]),
         ("verdict=n_plus_one&sort_by=query_count&order=asc", ["/list/5", "/list/7"]),
+        ("verdict=any", ["/list/7", "/list/5"]),
         ("errors=1", ["/fails"]),
         ("errors=0&route=GET%20/plain", ["/plain"]),
         ("min_ms=3600000", []),
