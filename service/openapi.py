@@ -250,7 +250,12 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
     "/api/admin/performance/report": {
         "get": operation(
             "What `local-video-server report` is written from.",
-            answers(200, "The snapshot, the queries of each route, and the thresholds.", reference("Report"), 401),
+            answers(
+                200,
+                "Snapshot, queries of each route, workers that did not answer, thresholds.",
+                reference("Report"),
+                401,
+            ),
             admin=True,
         )
     },
@@ -259,8 +264,13 @@ PATHS.update(openapi_requests.PATHS)
 SCHEMAS.update(openapi_requests.SCHEMAS)
 SCHEMAS["Report"] = {
     "type": "object",
-    "properties": {"snapshot": reference("Snapshot"), "queries": {"type": "object"}, "thresholds": {"type": "object"}},
-    "required": ["snapshot", "queries", "thresholds"],
+    "properties": {
+        "snapshot": reference("Snapshot"),
+        "queries": {"type": "object"},
+        "silent_workers": {"type": "array", "items": {"type": "integer"}},
+        "thresholds": {"type": "object"},
+    },
+    "required": ["snapshot", "queries", "silent_workers", "thresholds"],
 }
 DOCUMENT: Final[dict[str, Any]] = {
     "openapi": "3.1.0",

@@ -97,7 +97,7 @@ def facts_of(metrics: PerformanceMetrics, settings: TelemetrySettings) -> dict[s
 
 
 def facts(reader: Reader) -> dict[str, Any]:
-    """Return what a report is written from: the admin JSON, queries by route, and the thresholds in force."""
+    """Return what a report is written from: the admin JSON, queries by route, workers that did not answer, thresholds."""
     shown, settings = reader.figures, reader.settings
     windows = shown.route_windows()
     found = attention.fan_out(reader, reader.all(), windows, time.time_ns())
@@ -112,6 +112,7 @@ def facts(reader: Reader) -> dict[str, Any]:
             for window in windows
             if window.queries
         },
+        "silent_workers": reader.silent(),
         "thresholds": {name: getattr(settings, name) for name in _THRESHOLDS},
     }
 
@@ -157,7 +158,8 @@ def write(
     else:
         verdict = "Nothing needs a look."
     at = datetime.fromtimestamp(time.time() if now is None else now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    headline = f"Performance of {source}, {at}. {verdict} {_extent(routes, settings)}".strip()
+    parts = (verdict, _extent(routes, settings), _missing(known.get("silent_workers", ())))
+    headline = f"Performance of {source}, {at}. {' '.join(filter(None, parts))}"
     everything = {**known, **({"caches": dict(caches)} if caches is not None else {})}
     return Report(everything, headline, sections)
 
@@ -179,6 +181,13 @@ def _extent(routes: Sequence[Mapping[str, Any]], settings: TelemetrySettings) ->
         f"It looks at {figures.plural(requests, 'request')} of {figures.plural(len(routes), 'route')}: "
         f"the last {settings.window} of each."
     )
+
+
+def _missing(silent_workers: Sequence[int]) -> str:
+    if not silent_workers:
+        return ""
+    of_them = figures.plural(len(silent_workers), "worker")
+    return f"Not in it: what {of_them} measured, which did not answer ({', '.join(map(str, silent_workers))})."
 
 
 def _slow(routes: Sequence[Mapping[str, Any]], settings: TelemetrySettings) -> Section:

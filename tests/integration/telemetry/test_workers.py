@@ -317,6 +317,7 @@ def test_a_worker_that_stands_still_is_named_and_the_figures_of_the_others_shown
             assert _counts(worker.json("/admin/performance/json")) == {"GET /items/<number>": (2, 0)}
         told = {each["pid"]: each["answers"] for each in others[0].json("/api/admin/performance/workers")["workers"]}
         assert told == {stopped.pid: False, others[0].pid: True, others[1].pid: True}
+        assert others[0].json("/api/admin/performance/report")["silent_workers"] == [stopped.pid]
         _, page = others[0].get("/admin/performance")
         assert f"{stopped.pid} did not answer" in page
         status, page = others[0].get(f"/admin/performance/requests/{request_id}")

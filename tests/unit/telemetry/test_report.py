@@ -87,6 +87,17 @@ def test_before_the_first_request_it_asks_for_some() -> None:
     assert report.text().count("No request yet.") == 3
 
 
+def test_workers_that_did_not_answer_are_named_at_the_top(busy: PerformanceMetrics) -> None:
+    known = facts_of(busy, busy.settings)
+    assert "did not answer" not in write(known).headline
+    assert write(known | {"silent_workers": [7]}).headline.endswith(
+        " Not in it: what 1 worker measured, which did not answer (7)."
+    )
+    assert write(known | {"silent_workers": [7, 12]}).headline.endswith(
+        " Not in it: what 2 workers measured, which did not answer (7, 12)."
+    )
+
+
 def test_a_few_requests_are_called_few() -> None:
     metrics = PerformanceMetrics()
     metrics.record_endpoint_latency("GET /", 0.5)
@@ -168,6 +179,6 @@ def test_an_endpoint_of_the_admin_json_has_what_a_report_is_written_from(
     client = instrumented(Flask("app")).test_client()
     metrics.record_endpoint_latency("GET /", 0.5)
     answer = client.get("/api/admin/performance/report")
-    assert set(answer.json) == {"snapshot", "queries", "thresholds"}
+    assert set(answer.json) == {"snapshot", "queries", "silent_workers", "thresholds"}
     assert answer.json["snapshot"]["endpoints"] == client.get("/admin/performance/json").json["endpoints"]
     assert write(answer.json).sections[0].findings[0].subject == "GET /"
