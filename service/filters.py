@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from telemetry.admin import figures
+from telemetry import figures
 
 
 def duration(seconds: float) -> str:

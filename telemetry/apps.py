@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from flask import Flask
 
-from telemetry import pipeline, source
+from telemetry import forked, pipeline, source
 from telemetry.admin import create_blueprint, guard
 from telemetry.admin.routes import METRICS_PATH
 from telemetry.errors import InstrumentationError, SettingsError
-from telemetry.exporters import forked, registry
+from telemetry.exporters import registry
 from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
 from telemetry.instrumentation.flask import RequestMiddleware

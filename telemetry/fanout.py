@@ -7,23 +7,18 @@ is no warning.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import CodeType
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from telemetry import source
-from telemetry.admin import figures
-from telemetry.fingerprint import Statement, statement
-from telemetry.requests import MANY, SCRIPT, by_query
+from telemetry import figures
+from telemetry.groups import Group, groups_of
+from telemetry.requests import MANY, SCRIPT
 
 if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
-    from telemetry.requests import Query
-    from telemetry.source import Site, SourceLine
 
 OK: Final = "ok"
 N_PLUS_ONE: Final = "n_plus_one"
@@ -52,8 +47,6 @@ _WORTH_TELLING_WAIT_NS: Final = 10_000_000
 _WORTH_TELLING_SHARE: Final = 4  # of a request's duration, at least the fourth part
 _LONG_LIST: Final = 10
 _SHORT_PAGE: Final = 5
-_PAUSE_NS: Final = 5_000_000
-_PAUSE_RATIO: Final = 5
 _NAMES: Final = {
     N_PLUS_ONE: "N+1",
     DUPLICATES: "duplicates",
@@ -73,106 +66,6 @@ _NAMES: Final = {
 def name_of(kind: str) -> str:
     """Return how pages call a verdict or a remark."""
     return _NAMES[kind]
-
-
-@dataclass(slots=True)
-class Group:
-    """Queries with one fingerprint from one line."""
-
-    statement: Statement
-    sql: str
-    """The statement as its first run was written."""
-    site: Site
-    first: int
-    """Position of the first run among the request's queries."""
-    runs: int = 0
-    duration_ns: int = 0
-    longest_ns: int = 0
-    distinct: int = 0
-    """How many different statements with their parameters there were."""
-    errors: int = 0
-    rows: int | None = None
-    flags: int = 0
-    listed: int = 0
-    """Values in lists behind IN, of all runs."""
-    transactions: set[int] = field(default_factory=set)
-    idle_ns: int = 0
-    """Time between the runs, where they are not kept one by one."""
-    more_transactions: int = 0
-    """Transactions beside those, which are not known by their numbers."""
-    runs_kept: list[Query] = field(default_factory=list)
-    repeats: Mapping[int, int] = field(default_factory=dict)
-    """For the starts of runs whose parameters others have too, what is equal where the parameters are."""
-
-    @property
-    def line(self) -> SourceLine | None:
-        """The line of the app's code that ran it; `None` where that was not recorded."""
-        return source.line_of(self.site[0], self.site[1])
-
-    @property
-    def caller(self) -> SourceLine | None:
-        """The line of the app's code that called the function of `line`."""
-        return source.caller_of(self.site)
-
-    @property
-    def is_recursive(self) -> bool:
-        """Whether the function that runs it calls itself, or does so in a comprehension or lambda of its own."""
-        code, caller = self.site[0], self.site[2]
-        if not isinstance(code, CodeType) or caller is None:
-            return False
-        return code is caller or any(caller is each for each in code.co_consts)
-
-    @property
-    def parameters(self) -> list[object]:
-        """For each of `runs_kept` what is equal where statement and parameters are."""
-        return [(query[0], self.repeats.get(query[1], query[1])) for query in self.runs_kept]
-
-    def sum_up(self, fetched: Mapping[int, tuple[int, int]]) -> None:
-        """Count `runs_kept`; `fetched` is of queries by their starts what their rows took and how many there were."""
-        runs = self.runs_kept
-        durations_ns, rows = [query[2] for query in runs], [query[5] for query in runs]
-        if fetched:
-            for at, query in enumerate(runs):
-                fetch = fetched.get(query[1])
-                if fetch is not None:
-                    durations_ns[at] += fetch[0]
-                    rows[at] = max(rows[at], 0) + fetch[1]
-        flags = 0
-        for each in {query[4] for query in runs}:
-            flags |= each
-        errors, known_rows = sum([query[3] is not None for query in runs]), [number for number in rows if number >= 0]
-        of_all = sum(known_rows) if known_rows else -1
-        self._count(len(runs), sum(durations_ns), max(durations_ns), errors, of_all, flags)
-        if len({query[0] for query in runs}) == 1:
-            self.listed = self.statement.list_size * len(runs)
-        else:
-            self.listed = sum([statement(query[0]).list_size for query in runs])
-        self.transactions = {query[6] for query in runs if query[6]}
-        self.distinct = len(set(self.parameters)) if self.repeats else len(runs)
-
-    def _count(self, runs: int, duration_ns: int, longest_ns: int, errors: int, rows: int, flags: int) -> None:
-        self.runs += runs
-        self.duration_ns += duration_ns
-        self.longest_ns = max(self.longest_ns, longest_ns)
-        self.errors += errors
-        self.flags |= flags
-        if rows >= 0:
-            self.rows = rows + (self.rows or 0)
-
-    @property
-    def pauses(self) -> bool:
-        """Whether much more time lies between the runs than they take, as where something is waited for."""
-        if len(self.runs_kept) < self.runs:
-            gap_ns, took_ns = self.idle_ns / max(self.runs - 1, 1), self.duration_ns / self.runs
-            return gap_ns >= _PAUSE_NS and gap_ns >= _PAUSE_RATIO * took_ns
-        starts = [(query[1], query[2]) for query in self.runs_kept]
-        gaps = [later - start - took for (start, took), (later, _) in itertools.pairwise(starts)]
-        if not gaps:
-            return False
-        from statistics import median  # with its fractions it takes half a megabyte
-
-        gap_ns, took_ns = median(gaps), median(took for _, took in starts)
-        return gap_ns >= _PAUSE_NS and gap_ns >= _PAUSE_RATIO * took_ns
 
 
 class Finding(NamedTuple):
@@ -243,7 +136,7 @@ class Analysis:
 
 def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     """Return what the queries of a request come to; `repeats` runs of one statement from one line are a finding."""
-    groups = group(kept)
+    groups = groups_of(kept)
     found = [finding for each in groups if (finding := _judge(each, groups, repeats)) is not None]
     found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
     found += _waits(kept)
@@ -264,7 +157,7 @@ def _ordered(found: Iterable[Finding]) -> tuple[Finding, ...]:
 def summary(kept: KeptRequest, repeats: int = REPEATS) -> Summary:
     """Return the short of `analyse`; a request with few queries needs no grouping."""
     if kept.query_count < repeats:
-        return _summary(group(kept), next((finding.kind for finding in _waits(kept)), OK))
+        return _summary(groups_of(kept), next((finding.kind for finding in _waits(kept)), OK))
     return analyse(kept, repeats).summary
 
 
@@ -272,71 +165,9 @@ def _summary(groups: Sequence[Group], verdict: str) -> Summary:
     of_lines: dict[tuple[object, ...], int] = {}
     for each in groups:
         if each.sql:  # else it stands for all that there was no room for
-            line = _line_of(each)
+            line = each.line_key
             of_lines[line] = of_lines.get(line, 0) + each.runs
     return Summary(len({line[0] for line in of_lines}), verdict, max(of_lines.values(), default=0))
-
-
-def group(kept: KeptRequest) -> list[Group]:
-    """Return the queries of a request by fingerprint and line, in the order of their first runs."""
-    groups: dict[tuple[object, ...], Group] = {}
-
-    def of(sql: str, site: Site, at: int) -> Group:
-        key = _key(sql, site)
-        found = groups.get(key)
-        if found is None:
-            found = groups[key] = Group(statement(sql), sql, site, at)
-        return found
-
-    if kept.sums is None:
-        alike: dict[tuple[object, ...], Group] = {}  # by statement and place as they are, which is quicker told
-        for at, query in enumerate(kept.queries):
-            place = (query[0], id(query[7]), query[8], id(query[9]), query[10])
-            known = alike.get(place)
-            if known is None:
-                known = alike[place] = of(query[0], query[7:], at)
-            known.runs_kept.append(query)
-        fetched = by_query(kept.fetches)
-        for found in groups.values():
-            found.repeats = kept.repeats or {}
-            found.sum_up(fetched)
-        return list(groups.values())
-    for at, each in enumerate(kept.sums):
-        found = of(each.sql, each.site, at)
-        found._count(each.runs, each.duration_ns, each.longest_ns, each.errors, each.rows, each.flags)
-        found.distinct += each.distinct
-        found.idle_ns += each.last_ns - each.first_ns - each.duration_ns
-        found.transactions |= each.transactions
-        found.more_transactions += each.more_transactions
-        found.listed += statement(each.sql).list_size * each.runs
-    return list(groups.values())
-
-
-def numbers(kept: KeptRequest, groups: Sequence[Group]) -> list[int | None]:
-    """Return for each query that is kept one by one the position of its group in `groups`, which are those of the request.
-
-    A rare statement of a request that is kept as sums may share the one of all that there was no room for; `None` without it.
-    """
-    number = {_key(each.sql, each.site): at for at, each in enumerate(groups)}
-    shared = number.get(_key("", source.NO_SITE))
-    return [number.get(_key(query[0], query[7:]), shared) for query in kept.queries]
-
-
-def _key(sql: str, site: Site) -> tuple[object, ...]:
-    """Return what queries of one group have in common."""
-    return (statement(sql).text, *_line_key(site[0], site[1]), *_line_key(site[2], site[3]))
-
-
-def _line_of(one: Group) -> tuple[object, ...]:
-    """Return what groups of one statement from one line have in common, whoever calls it."""
-    return (one.statement.text, *_line_key(one.site[0], one.site[1]))
-
-
-def _line_key(code: CodeType | str | None, position: int) -> tuple[object, int]:
-    """Return what is equal for two places in one line."""
-    if isinstance(code, CodeType):
-        return id(code), source.line_number(code, position)
-    return code, position
 
 
 def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
@@ -359,8 +190,8 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
         return None
     if one.distinct == 1:
         return None if _may_have_changed(one, groups) else _same_again(one)
-    feeder = _feeder(one, groups)
-    if _is_paging(one, feeder):
+    feeder = feeder_of(one, groups)
+    if is_paging(one, feeder):
         part = f"each for another part of {one.statement.table or 'the rows'}"
         return Finding(PAGING, lambda: f"{_ran(one)}, {part}", group=one)
     return _n_plus_one(one, feeder)
@@ -375,7 +206,7 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
     for each in groups:
         is_one_query = not each.flags & (MANY | SCRIPT)
         if each.statement.reads and is_one_query and not each.errors and id(each) not in told:
-            of_lines.setdefault(_line_of(each), []).append(each)
+            of_lines.setdefault(each.line_key, []).append(each)
     for alike in of_lines.values():
         if len(alike) < 2 or not alike[0].repeats:
             continue
@@ -422,7 +253,7 @@ def _n_plus_one(one: Group, feeder: Group | None) -> Finding:
         if one.distinct < one.runs:
             told += f", for {one.distinct} different parameters"
         if feeder is not None:
-            told += f". It follows the query {_at(feeder)}" if feeder.line else f". It follows {feeder.statement.text}"
+            told += f". It follows the query {feeder.place}" if feeder.line else f". It follows {feeder.statement.text}"
         return told
 
     return Finding(N_PLUS_ONE, tell, _mend(one, feeder), one, feeder)
@@ -458,7 +289,7 @@ def _is_in_chunks(one: Group) -> bool:
     return is_bounded and (one.rows or 0) >= _LONG_LIST * one.runs
 
 
-def _is_paging(one: Group, feeder: Group | None) -> bool:
+def is_paging(one: Group, feeder: Group | None) -> bool:
     """Tell whether each run reads another part of the same rows: by OFFSET, by the last key, or by a long list of keys.
 
     A page of the rows that equal something looks like the first rows for each of many things: it is told by its order, or
@@ -473,7 +304,7 @@ def _is_paging(one: Group, feeder: Group | None) -> bool:
     return one.listed >= _LONG_LIST * one.runs
 
 
-def _feeder(one: Group, groups: Sequence[Group]) -> Group | None:
+def feeder_of(one: Group, groups: Sequence[Group]) -> Group | None:
     """Return the query whose rows `one` runs for: the last one before it that reads and runs less often."""
     before = [
         each for each in groups if each.first < one.first and each.statement.reads and not each.statement.is_counted
@@ -511,17 +342,8 @@ def _ran(one: Group, place: str = "") -> str:
     what = one.statement.operation or "it"
     name = f"{what} {one.statement.table}".strip()
     times = "once" if one.runs == 1 else f"{one.runs:,} times"
-    place = place or _at(one)
+    place = place or one.place
     return f"{name} ran {times}{place and ' ' + place}, {_ms(one.duration_ns)}"
-
-
-def _at(one: Group) -> str:
-    line, caller = one.line, one.caller
-    if line is None:
-        return ""
-    if caller is None or (caller.file == line.file and caller.function == line.function):
-        return f"at {line}"
-    return f"at {line}, called at {caller}"
 
 
 def _rows(one: Group) -> str:
@@ -530,71 +352,3 @@ def _rows(one: Group) -> str:
 
 def _ms(duration_ns: int) -> str:
     return figures.milliseconds(duration_ns / 1e6)
-
-
-class Step(NamedTuple):
-    """How often a statement ran for one thing after another in one request."""
-
-    statement: str
-    """Its fingerprint."""
-    line: str
-    what: str
-    """The statement and its table, in short."""
-    place: str
-    runs: int
-
-
-class Growth(NamedTuple):
-    """A route whose queries grow with what it shows: one statement runs more often in one request than in another."""
-
-    route: str
-    step: Step
-    runs: tuple[int, ...]
-    """How often it ran in one request, the different numbers in rising order."""
-
-    @property
-    def text(self) -> str:
-        """The evidence as a sentence."""
-        shown = " → ".join(f"{number:,}" for number in _few(self.runs))
-        place = f" {self.step.place}" if self.step.place else ""
-        return f"its queries grow: {self.step.what} ran {shown} times{place}"
-
-
-_LEAST_STEPS: Final = 3
-
-
-def steps(groups: Sequence[Group]) -> tuple[Step, ...]:
-    """Return the statements of one request that ran for one thing after another."""
-    return tuple(
-        Step(one.statement.text, str(one.line), f"{one.statement.operation} {one.statement.table}", _at(one), one.runs)
-        for one in groups
-        if _is_for_each(one, groups)
-    )
-
-
-def growth(requests: Iterable[tuple[str, Iterable[Step]]]) -> list[Growth]:
-    """Return the routes in which a reading statement runs a growing number of times, most runs first.
-
-    `requests` are the route and the `steps` of each. At least three different numbers are wanted, of runs that differ in
-    their parameters: a cache that misses now and then, or something tried again, is no growth.
-    """
-    runs: dict[tuple[str, str, str], dict[int, Step]] = {}
-    for route, of_request in requests:
-        for step in of_request:
-            runs.setdefault((route, step.statement, step.line), {})[step.runs] = step
-    found: dict[str, Growth] = {}
-    for (route, _, _), by_runs in runs.items():
-        if len(by_runs) >= _LEAST_STEPS and (route not in found or max(by_runs) > found[route].runs[-1]):
-            found[route] = Growth(route, by_runs[max(by_runs)], tuple(sorted(by_runs)))
-    return sorted(found.values(), key=lambda each: -each.runs[-1])
-
-
-def _is_for_each(one: Group, groups: Sequence[Group]) -> bool:
-    """Tell whether a statement runs for one thing after another."""
-    if not one.statement.reads or one.distinct < one.runs or one.errors:
-        return False
-    return not _is_paging(one, _feeder(one, groups))
-
-
-def _few(numbers: Sequence[int]) -> Sequence[int]:
-    return numbers if len(numbers) <= 3 else (numbers[0], numbers[len(numbers) // 2], numbers[-1])

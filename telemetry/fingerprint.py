@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from telemetry.exporters import forked
+from telemetry import forked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

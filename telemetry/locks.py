@@ -19,7 +19,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from telemetry.exporters.forked import reentrant_lock
+from telemetry.forked import reentrant_lock
 from telemetry.readers.window import copied, route_name
 
 if TYPE_CHECKING:

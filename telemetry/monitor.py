@@ -1,7 +1,6 @@
 """The diagnostic layer (spec, section 4): times functions and routes by hand, on the same figures as the admin pages.
 
-    from telemetry.exporters import forked
-from telemetry.monitor import monitor, performance_monitor
+    from telemetry.monitor import monitor, performance_monitor
 
     @performance_monitor()
     def rebuild(): ...
@@ -26,10 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from flask import Flask, current_app, got_request_exception, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
-from telemetry import instruments
+from telemetry import forked, instruments
 from telemetry.document import RouteStats
 from telemetry.errors import InstrumentationError, SettingsError
-from telemetry.exporters import forked
 from telemetry.instrumentation.capture import excludes
 from telemetry.performance import PerformanceMetrics, SampleList, get_metrics
 from telemetry.settings import TelemetrySettings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 from opentelemetry.sdk.metrics import MeterProvider
 
-from telemetry import instruments, system
+from telemetry import forked, instruments, system
 from telemetry.bound import BoundCounter, keep_views_away
 from telemetry.document import (
     RATINGS_POST_ROUTE,
@@ -25,7 +25,6 @@ from telemetry.document import (
     rounded,
     stats_of,
 )
-from telemetry.exporters import forked
 from telemetry.instruments import Instruments
 from telemetry.percentiles import percentile
 from telemetry.readers.performance import PerformanceMetricReader

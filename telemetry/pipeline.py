@@ -21,9 +21,10 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
+from telemetry import forked
 from telemetry.bound import begin_anew
 from telemetry.errors import SettingsError
-from telemetry.exporters import forked, observed
+from telemetry.exporters import observed
 from telemetry.exporters.registry import Chosen, Exporter, Options
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from werkzeug.urls import uri_to_iri
 
-from telemetry import source
-from telemetry.exporters import forked
+from telemetry import forked, source
 from telemetry.readers.window import copied, route_name
 from telemetry.requests import Sums, by_query, merged, sums_of, url_path
 

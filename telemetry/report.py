@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from telemetry.admin import attention, figures
-from telemetry.admin.figures import GOOD, WARNING, Status
+from telemetry import figures
+from telemetry.admin import attention
 from telemetry.admin.requests_facts import Reader
 from telemetry.document import rounded
+from telemetry.figures import GOOD, WARNING, Status
 from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from urllib.parse import quote
 from flask import has_request_context, request
 from opentelemetry.context import Context, create_key, get_current
 
-from telemetry.exporters.failure import Failure, error_type_of
-from telemetry.exporters.forked import reentrant_lock
+from telemetry.failure import Failure, error_type_of
+from telemetry.forked import reentrant_lock
 from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final, TypedDict, TypeVar, cast
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from telemetry import instruments
-from telemetry.exporters import forked
+from telemetry import forked, instruments
 
 try:
     import psutil

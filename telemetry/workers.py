@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from telemetry.exporters import forked
+from telemetry import forked
 
 _log = logging.getLogger(__name__)
 

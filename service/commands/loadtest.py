@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.commands.options import FAILED, WRONG_SETTING, fail
 from service.commands.output import say, wrapped
+from telemetry import figures
 from telemetry import loadtest as engine
-from telemetry.admin import figures
 
 _PERCENTILES: Final = (50, 95, 99)
 _WHOLE: Final = re.compile(r"[0-9]{1,9}", re.ASCII)

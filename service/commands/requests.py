@@ -15,7 +15,8 @@ from service.commands.fetch import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, wrapped
 from service.commands.report import of_settings
-from telemetry.admin import figures, waterfall
+from telemetry import figures
+from telemetry.admin import waterfall
 from telemetry.admin.requests_api import REQUEST_ID, SORTS, VERDICT_CHOICES
 from telemetry.admin.routes import API
 from telemetry.fanout import OK, name_of

@@ -11,7 +11,7 @@ from flask import Request, Response, url_for
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from telemetry.admin import figures
+from telemetry import figures
 
 FOLDER: Final = Path(__file__).parent
 HEADERS: Final = {

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from telemetry import fanout
-from telemetry.admin import figures
-from telemetry.admin.figures import GOOD, POOR, WARNING, Status
+from telemetry import fanout, figures
 from telemetry.admin.requests_facts import of_late
+from telemetry.figures import GOOD, POOR, WARNING, Status
 from telemetry.workers import PATIENCE_S
 
 if TYPE_CHECKING:

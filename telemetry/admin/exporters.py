@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from flask import Response, abort, request
 
-from telemetry.admin import answers, figures
+from telemetry import figures
+from telemetry.admin import answers
 from telemetry.exporters.status import ExportStatus
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from telemetry import fanout, instruments
-from telemetry.admin import figures
+from telemetry import fanout, figures, instruments
 from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
 from telemetry.requests import MADE
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from telemetry.admin import figures
+from telemetry import figures
 from telemetry.admin.drawing import Sparkline, sparkline
-from telemetry.admin.figures import NONE, Status
 from telemetry.document import RATINGS_POST_ROUTE, RouteStats
+from telemetry.figures import NONE, Status
 from telemetry.percentiles import percentile
 from telemetry.recent import NO_REQUESTS, Traces
 from telemetry.system import BYTES_PER_MB

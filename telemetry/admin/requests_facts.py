@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from telemetry import fanout, locks, plans
-from telemetry.admin import exports, figures
+from telemetry import fanout, figures, forked, growth, locks, plans
+from telemetry.admin import exports
 from telemetry.document import rounded
-from telemetry.exporters import forked
+from telemetry.groups import groups_of, numbers_of
 from telemetry.percentiles import percentile
 from telemetry.requests import by_query
 from telemetry.source import text_of
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from telemetry.document import Figures, RouteWindow
     from telemetry.exporters.status import Exporting
-    from telemetry.fanout import Finding, Group
+    from telemetry.fanout import Finding
+    from telemetry.groups import Group
     from telemetry.performance import PerformanceMetrics
     from telemetry.recent import KeptRequest
     from telemetry.requests import Query
@@ -53,7 +54,7 @@ class Known(NamedTuple):
 
     summary: fanout.Summary
     warned: Warned | None
-    steps: tuple[fanout.Step, ...]
+    steps: tuple[growth.Step, ...]
     scans: Mapping[int, str]
     """Positions of groups that read all of a large table, and the indexes that they want."""
 
@@ -116,7 +117,7 @@ class Reader:
             analysis = fanout.analyse(kept, self.settings.repeats_warning)
             scans, is_settled = _full_scans(analysis.groups)
             analysis = _with_scans(analysis, scans)
-            found = Known(analysis.summary, _warned(kept, analysis), fanout.steps(analysis.groups), scans)
+            found = Known(analysis.summary, _warned(kept, analysis), growth.steps_of(analysis.groups), scans)
             if is_settled:
                 with _lock:
                     if len(self._known) >= _MOST_KNOWN:
@@ -124,9 +125,9 @@ class Reader:
                     self._known[key] = found
         return found
 
-    def growth(self, requests: Sequence[KeptRequest]) -> list[fanout.Growth]:
+    def growth(self, requests: Sequence[KeptRequest]) -> list[growth.Growth]:
         """Return the routes among `requests` whose queries grow."""
-        return fanout.growth((kept.route, self.known(kept).steps) for kept in requests if kept.query_count)
+        return growth.growing((kept.route, self.known(kept).steps) for kept in requests if kept.query_count)
 
     def brief(self, kept: KeptRequest) -> dict[str, Any]:
         """Return a request as lists have it: times in milliseconds."""
@@ -162,7 +163,7 @@ class Reader:
         slow = {id(group): plans.explain(group.sql, [file]) for group, file in _slow(analysis.groups)}
         groups = [_group(group, slow.get(id(group))) for group in analysis.groups]
         findings = [_finding(finding, number) for finding in analysis.findings]
-        of_queries, fetched = fanout.numbers(kept, analysis.groups), by_query(kept.fetches)
+        of_queries, fetched = numbers_of(kept, analysis.groups), by_query(kept.fetches)
         return {
             **self.brief(kept),
             "findings": findings,
@@ -194,7 +195,7 @@ class Reader:
 
     def plan(self, kept: KeptRequest, at: int) -> GroupPlan | None:
         """Return the plan of the statement of a request's group `at`; `None` where its worker does not tell."""
-        groups = fanout.group(kept)
+        groups = groups_of(kept)
         if not groups:
             return GroupPlan(0, plan_body(plans.Plan("", error="this request has made no query")))
         return GroupPlan(len(groups), plan_body(plan_of(groups[at])) if at < len(groups) else None)

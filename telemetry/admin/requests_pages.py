@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from flask import Response, request
 
-from telemetry import fanout
-from telemetry.admin import answers, attention, exporters, figures, overview, waterfall
+from telemetry import fanout, figures
+from telemetry.admin import answers, attention, exporters, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
 from telemetry.admin.requests_api import RETRY_AFTER_S, VERDICT_CHOICES, as_file, find, is_chosen

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from telemetry.admin import figures
+from telemetry import figures
 
 WIDTH: Final = 1000
 _LEAST: Final = 2.0

@@ -17,8 +17,8 @@ from opentelemetry.exporter.http.transport._base import BaseHTTPResult, BaseHTTP
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from requests.adapters import HTTPAdapter
 
-from telemetry.exporters.forked import call_in_child
 from telemetry.exporters.status import Delivery
+from telemetry.forked import call_in_child
 
 _LATER: Final = frozenset({429, 502, 503, 504})  # OTLP specification, "Retryable Response Codes"
 _PROTOBUF: Final = "application/x-protobuf"

@@ -19,9 +19,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import INVALID_SPAN_ID, SpanContext, SpanKind, Status, StatusCode
 
 from telemetry import instruments
-from telemetry.exporters.failure import failure_in
-from telemetry.exporters.remembered import Remembered
+from telemetry.failure import failure_in
 from telemetry.recent import QUERY_COUNT, KeptRequest
+from telemetry.remembered import Remembered
 from telemetry.requests import MADE, url_path
 from telemetry.source import line_of
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationInfo
     from opentelemetry.util.types import AttributeValue
 
-    from telemetry.exporters.failure import Failure
     from telemetry.exporters.tail import Decision
+    from telemetry.failure import Failure
     from telemetry.recent import Row
     from telemetry.requests import Query
 

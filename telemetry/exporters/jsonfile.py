@@ -21,11 +21,11 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from telemetry.exporters.failure import clean
 from telemetry.exporters.otlp import RecordSender
 from telemetry.exporters.processor import DeferredSpanProcessor, Item, exact_count
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
+from telemetry.failure import clean
 
 try:
     import fcntl

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from telemetry import instruments
-from telemetry.exporters import forked
+from telemetry import forked, instruments
 from telemetry.exporters import status as counts
 
 if TYPE_CHECKING:

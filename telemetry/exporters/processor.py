@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from telemetry.exporters import status as counts
 from telemetry.exporters.ended import EndedRequest, MadeServerSpan
-from telemetry.exporters.forked import call_in_child
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
+from telemetry.forked import call_in_child
 from telemetry.recent import SPAN_ID
 from telemetry.requests import request_of_context
 

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 
-from telemetry.exporters import forked
+from telemetry import forked
 from telemetry.exporters.reader import count_points
 from telemetry.exporters.status import ExportStatus, Signal, Tally
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol
 
-from telemetry.exporters.forked import call_in_child
+from telemetry.forked import call_in_child
 
 Signal = Literal["traces", "metrics"]
 

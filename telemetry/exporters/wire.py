@@ -31,8 +31,8 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
-from telemetry.exporters.failure import Failure, failure_in
-from telemetry.exporters.remembered import Remembered
+from telemetry.failure import Failure, failure_in
+from telemetry.remembered import Remembered
 from telemetry.requests import MADE, url_path
 
 if TYPE_CHECKING:

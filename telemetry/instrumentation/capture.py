@@ -14,8 +14,8 @@ from opentelemetry.context import Context
 from telemetry import instruments, source
 from telemetry.bound import NO_IDS, BoundHistogram, Ids
 from telemetry.exporters.ended import ServerFacts, decision_attributes, environ_facts, request_path, span_name
-from telemetry.exporters.failure import Failure, error_type_of
 from telemetry.exporters.tail import TailPolicy, stronger
+from telemetry.failure import Failure, error_type_of
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, random_ids
 from telemetry.instruments import Instruments
 from telemetry.readers.window import route_name

@@ -17,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
 from werkzeug.wsgi import ClosingIterator
 
-from telemetry.exporters import forked
+from telemetry import forked
 from telemetry.exporters.ended import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent

@@ -35,10 +35,10 @@ from telemetry.exporters.ended import (
     source_attributes,
     span_name,
 )
-from telemetry.exporters.failure import Failure, failure_in
-from telemetry.exporters.forked import reentrant_lock
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.tail import stronger
+from telemetry.failure import Failure, failure_in
+from telemetry.forked import reentrant_lock
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, traceparent
 from telemetry.instrumentation.sampling import decider
 from telemetry.requests import MADE

@@ -28,9 +28,8 @@ from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
 from opentelemetry.trace import TraceFlags
 
-from telemetry import locks, source
-from telemetry.exporters import forked
-from telemetry.exporters.failure import clean, error_type_of
+from telemetry import forked, locks, source
+from telemetry.failure import clean, error_type_of
 from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.spans import end_span

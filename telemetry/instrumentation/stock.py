@@ -20,9 +20,8 @@ from opentelemetry.metrics import Histogram, Meter, MeterProvider
 from opentelemetry.trace import NonRecordingSpan, Span, Tracer, TracerProvider
 from werkzeug.routing import Rule
 
-from telemetry import instruments
+from telemetry import forked, instruments
 from telemetry.errors import InstrumentationError
-from telemetry.exporters import forked
 from telemetry.instrumentation.capture import Capture
 
 try:

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics._internal.measurement_consumer import SynchronousMeasurementConsumer
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, NumberDataPoint
 
-from telemetry.exporters import forked
+from telemetry import forked
 from telemetry.readers.window import WindowAggregation, WindowStore
 
 

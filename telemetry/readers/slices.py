@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from telemetry.exporters import forked
+from telemetry import forked
 from telemetry.percentiles import of_ordered
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,45 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {module_name(path) for path in MODULES}
+
+
+def imported_on_loading(path: Path) -> set[str]:
+    """Return the modules of ours that a module imports as soon as it is imported itself."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if names <= NAMES else {*names, str(node.module)}
+    return found & NAMES
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_in_one_direction(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     assert imported(path) & {*PACKAGES, "tests", "tools", "benchmarks"} <= ALLOWED[package]
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module_name(path): imported_on_loading(path) for path in MODULES}
+    assert [*TopologicalSorter(graph).static_order()]  # or CycleError, which names the circle
+
+
+def test_the_pages_stand_on_the_figures_and_nothing_else_on_the_pages() -> None:
+    of_pages = ROOT / "telemetry" / "admin"
+    importers = {
+        path.name
+        for path in (ROOT / "telemetry").rglob("*.py")
+        if of_pages not in path.parents
+        and any(name.startswith("telemetry.admin") for name in imported_on_loading(path))
+    }
+    assert importers == {"apps.py", "report.py"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

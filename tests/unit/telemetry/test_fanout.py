@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from telemetry import fanout, source
-from telemetry.fanout import analyse, growth, summary
+from telemetry.fanout import analyse, summary
 from telemetry.recent import KeptRequest, summed
 from telemetry.requests import MADE, MANY, SCRIPT, Query, Sums
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
@@ -268,61 +266,11 @@ def test_the_worst_comes_first_and_among_equals_the_costliest() -> None:
     ]
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["SELECT a FROM t WHERE b = ?", "SELECT 2 FROM u", "UPDATE t SET a = 1"]), st.booleans()
-        )
-    )
-)
-def test_no_run_is_lost_in_groups_nor_in_sums(runs: list[tuple[str, bool]]) -> None:
-    queries = [query(sql, at + 1, took_ns=at, error="Oops" if bad else None) for at, (sql, bad) in enumerate(runs)]
-    one_by_one = kept(queries)
-    in_sums = one_by_one._replace(sums=summed(queries, {}, {}))
-    for request in (one_by_one, in_sums):
-        groups = analyse(request).groups
-        assert [groups[at].sql for at in fanout.numbers(request, groups) if at is not None] == [sql for sql, _ in runs]
-        assert sum(group.runs for group in groups) == len(queries)
-        assert sum(group.duration_ns for group in groups) == sum(query[2] for query in queries) == request.db_time_ns
-        assert sum(group.errors for group in groups) == sum(bad for _, bad in runs)
-    told = [[(each.kind, each.text) for each in analyse(request).findings] for request in (one_by_one, in_sums)]
-    assert told[0] == told[1]
-
-
 def test_names_of_all_verdicts_and_remarks() -> None:
     assert [fanout.name_of(kind) for kind in (*fanout.VERDICTS, *fanout.REMARKS)] == [
         *("N+1", "duplicates", "loop of writes", "full scan", "lock wait", "no finding"),
         *("retries", "polling", "paging", "in chunks", "executemany", "fixed batch"),
     ]
-
-
-def grown(*numbers: int, sql: str = AUTHOR, same: bool = False) -> list[fanout.Growth]:
-    requests = [
-        kept([POSTS, *each(sql, number, since=10)], same=same, route="/posts", number=at)
-        for at, number in enumerate(numbers)
-    ]
-    return growth((request.route, fanout.steps(fanout.group(request))) for request in requests)
-
-
-def test_a_route_whose_queries_grow_is_named_even_if_no_request_crosses_the_limit() -> None:
-    (found,) = grown(1, 4, 2, 4)
-    assert (found.route, found.runs) == ("GET /posts", (1, 2, 4))
-    assert found.text == "its queries grow: SELECT users ran 1 → 2 → 4 times at /srv/app/views.py:3"
-    assert grown(10, 250, 50)[0].runs == (10, 50, 250)
-
-
-@pytest.mark.parametrize(
-    "numbers",
-    [(), (5,), (5, 5, 5, 5), (5, 7, 5, 7)],
-)
-def test_what_stays_the_same_or_switches_between_two_numbers_does_not_grow(numbers: tuple[int, ...]) -> None:
-    assert grown(*numbers) == []
-
-
-def test_pages_duplicates_and_writes_do_not_grow() -> None:
-    assert grown(1, 2, 3, 4, sql="SELECT * FROM t WHERE id > ? ORDER BY id LIMIT 100") == []
-    assert grown(2, 3, 4, 5, same=True) == []
-    assert grown(1, 2, 3, 4, sql="INSERT INTO t VALUES (?)") == []
 
 
 WAITED = {"duration_ns": 40 * MS, "wait_ns": 20 * MS}

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry import TelemetrySettings, fanout
+from telemetry.groups import numbers_of
 from telemetry.performance import PerformanceMetrics
 from telemetry.recent import MAX_KEPT_QUERIES, KeptRequest, RecentRequests, summed
 from telemetry.requests import MAX_SUMS
@@ -99,7 +100,7 @@ def test_a_large_request_is_shortened_and_its_figures_stay_exact() -> None:
         assert (short.query_count, short.db_time_ns) == (len(queries), 7 * len(queries))
         groups = fanout.analyse(short).groups
         assert sum(group.runs for group in groups) == len(queries)
-        assert None not in fanout.numbers(short, groups)
+        assert None not in numbers_of(short, groups)
         assert all(len(query[0]) < 2100 for query in short.queries)
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import attention, exporters, overview
-from telemetry.admin.figures import POOR, WARNING
 from telemetry.document import RouteWindow
 from telemetry.exporters.status import ExportStatus
+from telemetry.figures import POOR, WARNING
 from telemetry.readers.window import Sample
 from telemetry.recent import Traces
 from tests.unit.telemetry.queries import kept as made

@@ -12,8 +12,8 @@ from flask import Flask
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import overview
-from telemetry.admin.figures import GOOD, NONE, POOR, WARNING
 from telemetry.document import Process, RouteWindow
+from telemetry.figures import GOOD, NONE, POOR, WARNING
 from telemetry.readers.slices import Slice
 from telemetry.readers.window import Sample
 

@@ -12,8 +12,8 @@ import pytest
 from flask import Flask, abort
 from flask.testing import FlaskClient
 
-from telemetry import PerformanceMetrics, TelemetrySettings
-from telemetry.admin import drawing, figures, pages
+from telemetry import PerformanceMetrics, TelemetrySettings, figures
+from telemetry.admin import drawing, pages
 
 PAGE = "/admin/performance"
 LIVE = "/admin/performance/live"

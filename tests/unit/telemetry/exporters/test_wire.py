@@ -17,10 +17,11 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.span import TraceState
 
-from telemetry.exporters import remembered, wire
+from telemetry import remembered
+from telemetry.exporters import wire
 from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, has_room, is_plain
-from telemetry.exporters.failure import Failure
 from telemetry.exporters.processor import as_spans
+from telemetry.failure import Failure
 from telemetry.requests import MADE, MANY, Query
 from tests.unit.telemetry.exporters.queries import query
 

@@ -6,7 +6,7 @@ import traceback
 from types import CodeType, TracebackType
 from typing import Final
 
-from telemetry.exporters.remembered import Remembered
+from telemetry.remembered import Remembered
 
 _TYPE, _MESSAGE, _STACKTRACE = "exception.type", "exception.message", "exception.stacktrace"
 _ESCAPED: Final = "exception.escaped"

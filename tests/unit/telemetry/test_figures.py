@@ -8,9 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from telemetry import TelemetrySettings
-from telemetry.admin import figures
-from telemetry.admin.figures import GOOD, POOR, WARNING
+from telemetry import TelemetrySettings, figures
+from telemetry.figures import GOOD, POOR, WARNING
 
 SETTINGS = TelemetrySettings(good_below_ms=50, poor_above_ms=200, fan_out_warning=20, cache_good_percent=90)
 SECOND = 1_000_000_000

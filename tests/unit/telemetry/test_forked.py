@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from telemetry.exporters import forked
+from telemetry import forked
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

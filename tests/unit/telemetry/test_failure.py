@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
-from telemetry.exporters import remembered
-from telemetry.exporters.failure import Failure, failure_in
+from telemetry import remembered
+from telemetry.failure import Failure, failure_in
 
 
 class OwnError(Exception):
@@ -157,7 +157,7 @@ def test_the_lines_of_one_way_are_written_down_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_of_ever_new_code_only_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from telemetry.exporters import failure
+    from telemetry import failure
 
     kept: remembered.Remembered[str] = remembered.Remembered()
     monkeypatch.setattr(failure, "_ways", kept)
@@ -212,7 +212,7 @@ def test_a_message_of_a_class_of_its_own_is_a_string() -> None:
 
 
 def test_ways_through_deep_recursion_count_with_all_their_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    from telemetry.exporters import failure
+    from telemetry import failure
 
     kept: remembered.Remembered[str] = remembered.Remembered()
     monkeypatch.setattr(failure, "_ways", kept)
