@@ -37,7 +37,8 @@ COLUMNS: Final = (
     Column("started_at", "when", "When it began", unit="UTC"),
 )
 _BY_KEY: Final = {column.key: column for column in COLUMNS}
-_SEARCHED: Final = ("route", "path", "trace_id", "status", "error_type", "line")
+_SEARCHED: Final = ("route", "path", "status", "error_type", "line")
+_LEAST_OF_ID: Final = 8  # characters: fewer, such as a status, are in many ids by chance
 _SEVERITY: Final = {kind: len(fanout.VERDICTS) - at for at, kind in enumerate(fanout.VERDICTS)}
 
 
@@ -73,7 +74,7 @@ class ListState(TableState):
             row
             for row in rows
             if self.route in ("", row["route"])
-            and all(word in " ".join(str(row[name] or "") for name in _SEARCHED).casefold() for word in words)
+            and all(_is_in(row, word) for word in words)
             and (not self.errors or row["error_type"] is not None)
             and (not self.verdict or is_chosen(row["verdict"], self.verdict))
         ]
@@ -83,6 +84,14 @@ class ListState(TableState):
 
     def _value(self, row: Mapping[str, Any]) -> Any:
         return _SEVERITY[row["verdict"]] if self.sort == "verdict" else row[self.sort]
+
+
+def _is_in(row: Mapping[str, Any], word: str) -> bool:
+    """Return whether a row has a word of the filter in it, or is the one that an id or a `traceparent` names."""
+    trace_id = row["trace_id"]
+    if len(word) >= _LEAST_OF_ID and (trace_id in word or f"{trace_id}-{row['span_id']}".startswith(word)):
+        return True
+    return word in " ".join(str(row[name] or "") for name in _SEARCHED).casefold()
 
 
 def listed(admin: Admin) -> Response:

@@ -377,6 +377,20 @@ def test_the_filter_looks_at_status_error_and_line_too(q: str, paths: list[str],
     assert paths_of(read(client.get(PAGE, query_string={"q": q}).text)) == paths
 
 
+def test_the_filter_takes_ids_as_they_are_copied_and_no_part_of_one_that_may_be_chance(
+    client: FlaskClient, read
+) -> None:
+    for path in ("/plain", "/plain", "/plain"):
+        client.get(path)
+    *_, wanted = listed(client)
+    trace_id, span_id = wanted["trace_id"], wanted["span_id"]
+    for q in (trace_id, trace_id.upper(), trace_id[:8], f"{trace_id}-{span_id}", f"00-{trace_id}-{span_id}-01"):
+        page = read(client.get(PAGE, query_string={"q": q}).text)
+        assert [row["id"] for row in page.all("tr", tabindex="-1")] == [f"t-{trace_id}-{span_id}"]
+    for q in (trace_id[:7], trace_id[1:9]):
+        assert paths_of(read(client.get(PAGE, query_string={"q": q}).text)) == []
+
+
 def test_the_filter_finds_an_exception_by_its_name(instrumented: Instrumented, read) -> None:
     app = Flask("raises")
     app.add_url_rule("/raise", "raises", lambda: {}["no"])
