@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from telemetry import figures
 from telemetry.groups import Group, groups_of
-from telemetry.requests import MANY, SCRIPT
+from telemetry.query import MANY, SCRIPT, START_NS
 
 if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
@@ -232,8 +232,8 @@ def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
     writers = [each for each in groups if each.statement.writes or each.flags & SCRIPT]
     if not one.runs_kept or len(one.runs_kept) < one.runs:
         return sum(each.runs for each in writers) * 2 >= one.runs
-    writes = sorted(query[1] for each in writers for query in each.runs_kept)
-    seen = {bisect_left(writes, query[1]) for query in one.runs_kept}
+    writes = sorted(query[START_NS] for each in writers for query in each.runs_kept)
+    seen = {bisect_left(writes, query[START_NS]) for query in one.runs_kept}
     return len(seen) * 2 > one.runs
 
 

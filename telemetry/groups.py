@@ -10,11 +10,25 @@ from typing import TYPE_CHECKING, Final
 
 from telemetry import source
 from telemetry.fingerprint import Statement, statement
+from telemetry.query import (
+    CALLER,
+    CALLER_POSITION,
+    CODE,
+    DURATION_NS,
+    ERROR_TYPE,
+    FLAGS,
+    POSITION,
+    ROWS,
+    SITE,
+    SQL,
+    START_NS,
+    TRANSACTION,
+)
 from telemetry.requests import by_query
 
 if TYPE_CHECKING:
+    from telemetry.query import Query
     from telemetry.recent import KeptRequest
-    from telemetry.requests import Query
     from telemetry.source import Site, SourceLine
 
 _PAUSE_NS: Final = 5_000_000
@@ -86,29 +100,30 @@ class Group:
     @property
     def parameters(self) -> list[object]:
         """For each of `runs_kept` what is equal where statement and parameters are."""
-        return [(query[0], self.repeats.get(query[1], query[1])) for query in self.runs_kept]
+        return [(query[SQL], self.repeats.get(query[START_NS], query[START_NS])) for query in self.runs_kept]
 
     def sum_up(self, fetched: Mapping[int, tuple[int, int]]) -> None:
         """Count `runs_kept`; `fetched` is of queries by their starts what their rows took and how many there were."""
         runs = self.runs_kept
-        durations_ns, rows = [query[2] for query in runs], [query[5] for query in runs]
+        durations_ns, rows = [query[DURATION_NS] for query in runs], [query[ROWS] for query in runs]
         if fetched:
             for at, query in enumerate(runs):
-                fetch = fetched.get(query[1])
+                fetch = fetched.get(query[START_NS])
                 if fetch is not None:
                     durations_ns[at] += fetch[0]
                     rows[at] = max(rows[at], 0) + fetch[1]
         flags = 0
-        for each in {query[4] for query in runs}:
+        for each in {query[FLAGS] for query in runs}:
             flags |= each
-        errors, known_rows = sum([query[3] is not None for query in runs]), [number for number in rows if number >= 0]
+        errors = sum([query[ERROR_TYPE] is not None for query in runs])
+        known_rows = [number for number in rows if number >= 0]
         of_all = sum(known_rows) if known_rows else -1
         self.count(len(runs), sum(durations_ns), max(durations_ns), errors, of_all, flags)
-        if len({query[0] for query in runs}) == 1:
+        if len({query[SQL] for query in runs}) == 1:
             self.listed = self.statement.list_size * len(runs)
         else:
-            self.listed = sum([statement(query[0]).list_size for query in runs])
-        self.transactions = {query[6] for query in runs if query[6]}
+            self.listed = sum([statement(query[SQL]).list_size for query in runs])
+        self.transactions = {query[TRANSACTION] for query in runs if query[TRANSACTION]}
         self.distinct = len(set(self.parameters)) if self.repeats else len(runs)
 
     def count(self, runs: int, duration_ns: int, longest_ns: int, errors: int, rows: int, flags: int) -> None:
@@ -127,7 +142,7 @@ class Group:
         if len(self.runs_kept) < self.runs:
             gap_ns, took_ns = self.idle_ns / max(self.runs - 1, 1), self.duration_ns / self.runs
             return gap_ns >= _PAUSE_NS and gap_ns >= _PAUSE_RATIO * took_ns
-        starts = [(query[1], query[2]) for query in self.runs_kept]
+        starts = [(query[START_NS], query[DURATION_NS]) for query in self.runs_kept]
         gaps = [later - start - took for (start, took), (later, _) in itertools.pairwise(starts)]
         if not gaps:
             return False
@@ -151,10 +166,10 @@ def groups_of(kept: KeptRequest) -> list[Group]:
     if kept.sums is None:
         alike: dict[tuple[object, ...], Group] = {}  # by statement and place as they are, which is quicker told
         for at, query in enumerate(kept.queries):
-            place = (query[0], id(query[7]), query[8], id(query[9]), query[10])
+            place = (query[SQL], id(query[CODE]), query[POSITION], id(query[CALLER]), query[CALLER_POSITION])
             known = alike.get(place)
             if known is None:
-                known = alike[place] = of(query[0], query[7:], at)
+                known = alike[place] = of(query[SQL], query[SITE:], at)
             known.runs_kept.append(query)
         fetched = by_query(kept.fetches)
         for found in groups.values():
@@ -179,7 +194,7 @@ def numbers_of(kept: KeptRequest, groups: Sequence[Group]) -> list[int | None]:
     """
     number = {_key(each.sql, each.site): at for at, each in enumerate(groups)}
     shared = number.get(_key("", source.NO_SITE))
-    return [number.get(_key(query[0], query[7:]), shared) for query in kept.queries]
+    return [number.get(_key(query[SQL], query[SITE:]), shared) for query in kept.queries]
 
 
 def _key(sql: str, site: Site) -> tuple[object, ...]:

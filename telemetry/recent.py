@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from werkzeug.urls import uri_to_iri
 
 from telemetry import forked, source
+from telemetry.query import DURATION_NS, ERROR_TYPE, FLAGS, SQL, START_NS
 from telemetry.readers.window import copied, route_name
 from telemetry.requests import Sums, by_query, merged, sums_of, url_path
 
 if TYPE_CHECKING:
+    from telemetry.query import Query
     from telemetry.readers.window import Sample
-    from telemetry.requests import Query, RequestRecord, SumKey, Transfer
+    from telemetry.requests import RequestRecord, SumKey, Transfer
 
 MAX_KEPT_QUERIES: Final = 500
 """Queries of one request that are kept one by one."""
@@ -115,7 +117,7 @@ class KeptRequest(NamedTuple):
         fetched_ns = sum(self.fetches[1::3])
         if self.sums is not None:
             return fetched_ns + sum(each.duration_ns for each in self.sums)
-        return fetched_ns + sum([query[2] for query in self.queries])
+        return fetched_ns + sum([query[DURATION_NS] for query in self.queries])
 
     def shortened(self, max_bytes: int) -> Row:
         """Return it without what makes it large: long statements, queries beyond the first, sums of rare statements.
@@ -126,7 +128,7 @@ class KeptRequest(NamedTuple):
         if sums is None:
             sums = summed(self.queries, self.repeats or {}, by_query(self.fetches))
         cut: dict[str, str] = {}
-        queries = [(_cut(query[0], cut), *query[1:]) for query in self.queries[:100]]
+        queries = [(_cut(query[SQL], cut), *query[START_NS:]) for query in self.queries[:100]]
         for each in sums:
             each.sql = _cut(each.sql, cut)
         room = max_bytes - _REQUEST_BYTES
@@ -159,7 +161,10 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
     elif record.calls:
         repeats = _ordinals(record.calls)
     if record.failed:
-        queries = [query if query[3] is None else (*query[:3], str(query[3]), *query[4:]) for query in queries]
+        queries = [
+            query if query[ERROR_TYPE] is None else (*query[:ERROR_TYPE], str(query[ERROR_TYPE]), *query[FLAGS:])
+            for query in queries
+        ]
     fetches = tuple(record.fetches)
     if sums is None:
         cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCHED_BYTES * len(fetches)
@@ -204,7 +209,7 @@ def _sums_bytes(sums: Sums) -> int:
 
 def _queries_bytes(queries: Sequence[Query]) -> int:
     """Return what `queries` and their statements take, each statement once."""
-    statements = {id(query[0]): query[0] for query in queries}
+    statements = {id(query[SQL]): query[SQL] for query in queries}
     return _QUERY_BYTES * len(queries) + sum(map(sys.getsizeof, statements.values()))
 
 
@@ -217,7 +222,7 @@ def summed(queries: Sequence[Query], repeats: Mapping[int, int], fetches: Mappin
     """Return the settled sums of `queries`."""
     sums: dict[SumKey, Sums] = {}
     for query in queries:
-        sums_of(sums, query).add(query, repeats.get(query[1]), fetches.get(query[1]))
+        sums_of(sums, query).add(query, repeats.get(query[START_NS]), fetches.get(query[START_NS]))
     return settled(sums)
 
 

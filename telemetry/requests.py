@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
-from types import CodeType
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ from opentelemetry.context import Context, create_key, get_current
 
 from telemetry.failure import Failure, error_type_of
 from telemetry.forked import reentrant_lock
+from telemetry.query import CALLER, CALLER_POSITION, CODE, DURATION_NS, POSITION, SITE, SQL, START_NS, Query
 from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
@@ -40,19 +40,6 @@ _SAMPLE: Final = 1000
 _LITERAL: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _FEW: Final = 8
 _MOST_FETCHES: Final = 6000  # numbers, three a fetch; those of one query are added up when there are more
-
-
-MADE: Final = 1
-"""Flag of a query whose span is none that the request's record becomes: made by the SDK, or exported as another span's child."""
-MANY: Final = 2
-"""Flag of an `executemany`."""
-SCRIPT: Final = 4
-"""Flag of an `executescript`."""
-
-Query = tuple[str, int, int, str | None, int, int, int, "CodeType | str | None", int, "CodeType | str | None", int]
-"""One DB-API call that reached SQLite: SQL, start (perf_counter_ns), duration in nanoseconds, error type, flags, rows affected
-(-1 where SQLite tells none), the transaction that it wrote in (0 for none), and its site (`telemetry.source.Site`). A plain
-tuple: a named one costs five times as much to make."""
 
 
 Held = tuple["DeferredSpanProcessor | None", "Item"]
@@ -99,7 +86,7 @@ class Sums:
 
     def add(self, query: Query, parameters: int | None, fetch: tuple[int, int] | None = None) -> None:
         """Count one query; `parameters` is their keyed hash, `fetch` what its rows took and how many there were."""
-        start_ns, duration_ns, error_type, flags, rows, transaction = query[1:7]
+        start_ns, duration_ns, error_type, flags, rows, transaction = query[START_NS:SITE]
         if fetch is not None:
             duration_ns, rows = duration_ns + fetch[0], max(rows, 0) + fetch[1]
         self.first_ns = self.first_ns or start_ns
@@ -307,7 +294,7 @@ class RequestRecord:
 
     def db_time_ns(self) -> int:
         """Time in the database so far."""
-        total_ns = sum([query[2] for query in self.queries])
+        total_ns = sum([query[DURATION_NS] for query in self.queries])
         if self.fetches:
             total_ns += sum(self.fetches[1::3])
         if self.sums:
@@ -409,9 +396,9 @@ class RequestRecord:
         fetched = by_query(known)
         for query in queries:
             sums = sums_of(self.sums, query)
-            if query[1] in last:
-                self._late[query[1]] = sums
-            sums.add(query, self._hashes.pop(query[1], None), fetched.pop(query[1], None))
+            if query[START_NS] in last:
+                self._late[query[START_NS]] = sums
+            sums.add(query, self._hashes.pop(query[START_NS], None), fetched.pop(query[START_NS], None))
         self.fetches[: len(known)] = _flat(fetched)
 
     def last_of(self, cursor: object) -> int | None:
@@ -507,11 +494,11 @@ def merged(sums: Mapping[SumKey, Sums], spared: Collection[int] = ()) -> dict[Su
 
 def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
     """Return the sums that `query` belongs to, bounded in number however many statements there are."""
-    sql, place = query[0], (id(query[7]), query[8], id(query[9]), query[10])
+    sql, place = query[SQL], (id(query[CODE]), query[POSITION], id(query[CALLER]), query[CALLER_POSITION])
     key = (sql, *place)
     found = sums.get(key)
     if found is None:
-        site = query[7:]
+        site = query[SITE:]
         if len(sums) >= MAX_SUMS:
             key = (masked(sql), *place)
             found = sums.get(key)

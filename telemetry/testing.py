@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 from telemetry import fanout
 from telemetry.fingerprint import statement
 from telemetry.instrumentation import sqlite
+from telemetry.query import SQL, START_NS
 from telemetry.recent import KeptRequest
 
 if TYPE_CHECKING:
-    from telemetry.requests import Query
+    from telemetry.query import Query
 
 _MOST_LINES = 12
 
@@ -47,7 +48,7 @@ class QueryRecorder:
         with self._lock:
             self._queries.append(query)
             if asked is not None:
-                self._asked[query[1]] = asked
+                self._asked[query[START_NS]] = asked
 
     def clear(self) -> None:
         """Forget what has been recorded so far."""
@@ -63,7 +64,7 @@ class QueryRecorder:
     @property
     def sql(self) -> list[str]:
         """The statements as they were written, in order."""
-        return [query[0] for query in self._queries]
+        return [query[SQL] for query in self._queries]
 
     @property
     def fingerprints(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry import fanout, figures, instruments
 from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
-from telemetry.requests import MADE
+from telemetry.query import START_NS, with_span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def _ended(kept: KeptRequest, source: Source) -> EndedRequest:
     server = ServerFacts(
         None, kept.method, rule, kept.status, kept.error_type, kept.duration_ns, environ, None, tuple(kept)
     )
-    queries = [(*query[:4], query[4] & ~MADE, *query[5:]) for query in kept.queries]
+    queries = [with_span(query) for query in kept.queries]
     return EndedRequest(source, ids, kept.start_ns, kept.start_unix_ns, server, queries)
 
 
@@ -80,7 +80,7 @@ def pytest_of(kept: KeptRequest, analysis: Analysis) -> str:
     arguments = f", method={kept.method!r}" if kept.method != "GET" else ""
     # A test client stops reading at the first byte: the queries of what comes after it would never be made.
     streams = kept.transfer_ns is not None and any(
-        query[1] > kept.start_ns + kept.duration_ns for query in kept.queries
+        query[START_NS] > kept.start_ns + kept.duration_ns for query in kept.queries
     )
     arguments += ", buffered=True" if streams else ""
     missing = "Query strings" if kept.method in _WITHOUT_BODY else "Query strings and bodies"

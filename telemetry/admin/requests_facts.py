@@ -13,6 +13,7 @@ from telemetry.admin import exports
 from telemetry.document import rounded
 from telemetry.groups import groups_of, numbers_of
 from telemetry.percentiles import percentile
+from telemetry.query import DURATION_NS, ERROR_TYPE, ROWS, START_NS
 from telemetry.requests import by_query
 from telemetry.source import text_of
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from telemetry.fanout import Finding
     from telemetry.groups import Group
     from telemetry.performance import PerformanceMetrics
+    from telemetry.query import Query
     from telemetry.recent import KeptRequest
-    from telemetry.requests import Query
     from telemetry.settings import TelemetrySettings
     from telemetry.source import SourceLine
 
@@ -170,7 +171,7 @@ class Reader:
             "checked": _checked(kept, analysis, self.settings.repeats_warning),
             "groups": groups,
             "queries": [
-                _query(kept, query, fetched.get(query[1], (0, -1)), group)
+                _query(kept, query, fetched.get(query[START_NS], (0, -1)), group)
                 for query, group in zip(kept.queries, of_queries, strict=True)
             ],
         }
@@ -263,13 +264,13 @@ def _checked(kept: KeptRequest, analysis: fanout.Analysis, repeats: int) -> str 
 
 def _query(kept: KeptRequest, query: Query, fetched: tuple[int, int], group: int | None) -> dict[str, Any]:
     fetch_ns, fetched_rows = fetched
-    rows = max(query[5], fetched_rows)
+    rows = max(query[ROWS], fetched_rows)
     return {
         "group": group,
-        "start_ms": rounded((query[1] - kept.start_ns) / 1e6),
-        "duration_ms": rounded((query[2] + fetch_ns) / 1e6),
+        "start_ms": rounded((query[START_NS] - kept.start_ns) / 1e6),
+        "duration_ms": rounded((query[DURATION_NS] + fetch_ns) / 1e6),
         "rows": rows if rows >= 0 else None,
-        "error_type": query[3],
+        "error_type": query[ERROR_TYPE],
     }
 
 

@@ -20,9 +20,10 @@ from opentelemetry.trace import INVALID_SPAN_ID, SpanContext, SpanKind, Status, 
 
 from telemetry import instruments
 from telemetry.failure import failure_in
+from telemetry.query import CODE, FLAGS, MADE, POSITION
 from telemetry.recent import QUERY_COUNT, KeptRequest
 from telemetry.remembered import Remembered
-from telemetry.requests import MADE, url_path
+from telemetry.requests import url_path
 from telemetry.source import line_of
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from telemetry.exporters.tail import Decision
     from telemetry.failure import Failure
+    from telemetry.query import Query
     from telemetry.recent import Row
-    from telemetry.requests import Query
 
 ENVIRON_KEYS = (
     "wsgi.url_scheme",
@@ -189,7 +190,7 @@ class EndedRequest:
 
     def _new_query_ids(self) -> Sequence[bytes]:
         generate = self.source.id_generator.generate_span_id
-        number = len(self.queries) - sum([query[4] & MADE for query in self.queries])
+        number = len(self.queries) - sum([query[FLAGS] & MADE for query in self.queries])
         if type(self.source.id_generator) is not RandomIdGenerator or number < 2:
             return [generate().to_bytes(8) for _ in range(number)]
         many = random.getrandbits(64 * number).to_bytes(8 * number)
@@ -220,7 +221,7 @@ class EndedRequest:
     @property
     def exact_span_count(self) -> int:
         """How many spans this becomes: without the queries whose spans the SDK has made."""
-        return sum(not query[4] & MADE for query in self.queries) + (self.server is not None)
+        return sum(not query[FLAGS] & MADE for query in self.queries) + (self.server is not None)
 
     def halves(self) -> tuple[EndedRequest, EndedRequest]:
         """Return the request in two parts, the server span in the first; the ids stay, which other exporters send too."""
@@ -228,7 +229,7 @@ class EndedRequest:
         shared = (self.source, self.ids, self.start_ns, self.start_unix_ns)
         first = EndedRequest(*shared, self.server, self.queries[:middle])
         second = EndedRequest(*shared, None, self.queries[middle:])
-        ids, ahead = self.query_ids(), sum([not query[4] & MADE for query in first.queries])
+        ids, ahead = self.query_ids(), sum([not query[FLAGS] & MADE for query in first.queries])
         first._query_ids, second._query_ids = [ids[:ahead]], [ids[ahead:]]
         return first, second
 
@@ -236,7 +237,7 @@ class EndedRequest:
         """Return the spans, as the SDK would have made them; of its queries the server span says what `told` returns, without
         it all that is known of them."""
         made = [] if self.server is None else [self._server_span(self.server, told or database_attributes)]
-        queries = [query for query in self.queries if not query[4] & MADE]
+        queries = [query for query in self.queries if not query[FLAGS] & MADE]
         made += [self._query_span(*each) for each in zip(queries, self.query_ids(), strict=True)]
         return made
 
@@ -253,11 +254,11 @@ class EndedRequest:
         )
 
     def _query_span(self, query: Query, span_id: bytes) -> ReadableSpan:
-        sql, start_ns, duration_ns, error_type = query[:4]
+        sql, start_ns, duration_ns, error_type = query[:FLAGS]
         own = self.ids
         ids = SpanContext(own.trace_id, int.from_bytes(span_id), False, own.trace_flags, own.trace_state)
         start = self.start_unix_ns + start_ns - self.start_ns
-        name, attributes = self._query_facts(sql, query[7], query[8])
+        name, attributes = self._query_facts(sql, query[CODE], query[POSITION])
         attributes = attributes.copy()
         if error_type is not None:
             attributes[instruments.ERROR_TYPE] = str(error_type)

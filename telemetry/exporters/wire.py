@@ -32,8 +32,9 @@ from telemetry.exporters.ended import (
     span_name,
 )
 from telemetry.failure import Failure, failure_in
+from telemetry.query import FLAGS, MADE
 from telemetry.remembered import Remembered
-from telemetry.requests import MADE, url_path
+from telemetry.requests import url_path
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -149,7 +150,7 @@ def _write(item: EndedRequest, out: list[bytes]) -> None:
     before, behind = _TRACE_ID + trace_id + _SPAN_ID, _PARENT_ID + span_id
     queries, query_ids = item.queries, item.query_ids()
     if len(query_ids) < len(queries):
-        queries = [query for query in queries if not query[4] & MADE]
+        queries = [query for query in queries if not query[FLAGS] & MADE]
     for (sql, start_ns, duration_ns, error_type, _, _, _, code, position, _, _), query_id in zip(
         queries, query_ids, strict=True
     ):

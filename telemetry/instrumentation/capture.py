@@ -18,6 +18,7 @@ from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.failure import Failure, error_type_of
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, random_ids
 from telemetry.instruments import Instruments
+from telemetry.query import DURATION_NS, ERROR_TYPE, SQL
 from telemetry.readers.window import route_name
 from telemetry.recent import RecentRequests, Row, Worst, row, weighed
 from telemetry.requests import serving
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
     from werkzeug.routing import Rule
 
-    from telemetry.requests import Query, RequestRecord, Spilled
+    from telemetry.query import Query
+    from telemetry.requests import RequestRecord, Spilled
     from telemetry.settings import TelemetrySettings
 
 _log = logging.getLogger(__name__)
@@ -312,15 +314,15 @@ class Capture:
         by_series: dict[BoundHistogram, list[int]] = {}
         cost = 0
         for query in queries:
-            statement = known.get(query[0])
-            if statement is None or query[3] is not None:
-                statement = self._statement(query[0], query[3])
+            statement = known.get(query[SQL])
+            if statement is None or query[ERROR_TYPE] is not None:
+                statement = self._statement(query[SQL], query[ERROR_TYPE])
             cost += statement.cost
             series = statement.series
             if series in by_series:
-                by_series[series].append(query[2])
+                by_series[series].append(query[DURATION_NS])
             else:
-                by_series[series] = [query[2]]
+                by_series[series] = [query[DURATION_NS]]
         for series, durations_ns in by_series.items():
             series.record_many(durations_ns, context, time_unix_nano, ids, sampled)
         return cost

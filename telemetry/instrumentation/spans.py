@@ -41,7 +41,7 @@ from telemetry.failure import Failure, failure_in
 from telemetry.forked import reentrant_lock
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, traceparent
 from telemetry.instrumentation.sampling import decider
-from telemetry.requests import MADE
+from telemetry.query import DURATION_NS, ERROR_TYPE, FLAGS, MADE, SITE, SQL, START_NS, with_span
 from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from telemetry.exporters.ended import Plain, ServerFacts
     from telemetry.exporters.processor import Item
     from telemetry.exporters.tail import Decision, TailPolicy
-    from telemetry.requests import Held, Query, RequestRecord
+    from telemetry.query import Query
+    from telemetry.requests import Held, RequestRecord
 
 _log = logging.getLogger(__name__)
 _SPAN_ID = 2**64 - 1
@@ -398,9 +399,9 @@ class Tracing:
 
     def make_query_span(self, record: RequestRecord, query: Query, context: Context | None = None) -> None:
         """Make the span of a query that is over, in `context` or the current one."""
-        start_unix_ns = record.start_unix_ns + query[1] - record.start_ns
-        span = self.start_query_span(query[0], start_unix_ns, query[7:], context)
-        end_span(span, None, query[3], query[2], start_unix_ns)
+        start_unix_ns = record.start_unix_ns + query[START_NS] - record.start_ns
+        span = self.start_query_span(query[SQL], start_unix_ns, query[SITE:], context)
+        end_span(span, None, query[ERROR_TYPE], query[DURATION_NS], start_unix_ns)
 
     def new_ids(self, parent: SpanContext | None) -> tuple[int, int]:
         """Return trace and span id for a new span, as the SDK would."""
@@ -428,8 +429,8 @@ class Tracing:
         self, record: RequestRecord, ids: SpanContext, server: ServerFacts | None, queries: Sequence[Query]
     ) -> None:
         """Give what is left of a sampled request to the processors that make spans of it."""
-        if sum([query[4] & MADE for query in queries]):  # what others are made of would count twice in the queue
-            queries = [query for query in queries if not query[4] & MADE]
+        if sum([query[FLAGS] & MADE for query in queries]):  # what others are made of would count twice in the queue
+            queries = [query for query in queries if not query[FLAGS] & MADE]
         if server is None and not queries:
             return
         ended = EndedRequest(self._current_source(), ids, record.start_ns, record.start_unix_ns, server, queries)
@@ -444,7 +445,7 @@ class Tracing:
         by_parent: dict[tuple[int, int], tuple[SpanContext, list[Query]]] = {}
         for query, parent in noted:
             found = by_parent.setdefault((parent.trace_id, parent.span_id), (parent, []))
-            found[1].append((*query[:4], query[4] & ~MADE, *query[5:]))
+            found[1].append(with_span(query))
         for parent, inside in by_parent.values():
             try:
                 if self._decide(parent, parent.trace_id):

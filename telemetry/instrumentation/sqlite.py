@@ -33,14 +33,16 @@ from telemetry.failure import clean, error_type_of
 from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.spans import end_span
-from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, RECORD_KEY, SCRIPT, current_request, serving
+from telemetry.query import DURATION_NS, MADE, MANY, SCRIPT, SQL, START_NS
+from telemetry.requests import MAX_PENDING_QUERIES, RECORD_KEY, current_request, serving
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import SpanContext
 
     from telemetry.instrumentation.capture import Capture
-    from telemetry.requests import Query, RequestRecord
+    from telemetry.query import Query
+    from telemetry.requests import RequestRecord
     from telemetry.source import Site
 
     Listener = Callable[[Query, int | None], object]
@@ -201,7 +203,7 @@ def _add_failed(
     if record.is_ending and record.came_late(add, query):
         _record_late(record, query)
     _tell(query, hashed)
-    record.calls.extend((query[1], None, hashed))
+    record.calls.extend((query[START_NS], None, hashed))
     if len(record.queries) >= MAX_PENDING_QUERIES:
         record.spill()
 
@@ -209,7 +211,9 @@ def _add_failed(
 def _record_late(record: RequestRecord, query: Query) -> None:
     """Record a query of a thread that has outlived its request: it is none of the request's, but a child of its span."""
     capture = record.capture
-    capture.record_queries((query,), get_current(), record.start_unix_ns + query[1] - record.start_ns + query[2])
+    capture.record_queries(
+        (query,), get_current(), record.start_unix_ns + query[START_NS] - record.start_ns + query[DURATION_NS]
+    )
     is_seen = not (get_current().get(_SUPPRESS_INSTRUMENTATION_KEY) or capture.leaves_out(record))
     if is_seen and capture.tracing.listened_to:
         capture.tracing.make_query_span(record, query)
@@ -222,7 +226,7 @@ def _tell(query: Query, hashed: int | None) -> None:
 
 def _fetched_long(cursor: sqlite3.Cursor, record: RequestRecord, query_ns: int) -> None:
     """Note which file the query that began at `query_ns` reads, for whoever wants its plan."""
-    sql = next((query[0] for query in reversed(record.queries) if query[1] == query_ns), None)
+    sql = next((query[SQL] for query in reversed(record.queries) if query[START_NS] == query_ns), None)
     if sql is not None:
         locks.ran_long(cursor.connection, sql)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
+from telemetry.query import Query
 from telemetry.recent import KeptRequest, KeptRule
-from telemetry.requests import Query
 
 MS = 1_000_000
 

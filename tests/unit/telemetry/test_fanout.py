@@ -6,8 +6,9 @@ import pytest
 
 from telemetry import fanout, source
 from telemetry.fanout import analyse, summary
+from telemetry.query import MADE, MANY, SCRIPT, Query
 from telemetry.recent import KeptRequest, summed
-from telemetry.requests import MADE, MANY, SCRIPT, Query, Sums
+from telemetry.requests import Sums
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
 
 POSTS = query("SELECT id, author FROM posts", 0)

@@ -10,7 +10,8 @@ from contextlib import closing
 import pytest
 from flask import Flask
 
-from telemetry.requests import Query, current_request
+from telemetry.query import Query
+from telemetry.requests import current_request
 from telemetry.testing import QueryBudgetError, assert_constant_queries, assert_max_queries, record_queries
 
 pytest_plugins = ["pytester"]

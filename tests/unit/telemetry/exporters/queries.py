@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from telemetry.requests import Query
+from telemetry.query import Query
 
 
 def query(sql: str, start_ns: int = 0, duration_ns: int = 1) -> Query:

@@ -26,7 +26,7 @@ from telemetry.exporters import processor
 from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, environ_facts
 from telemetry.exporters.processor import DeferredSpanProcessor, Item, as_spans
 from telemetry.exporters.status import Delivery
-from telemetry.requests import MADE
+from telemetry.query import MADE
 from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(Resource({}), InstrumentationScope("t"), SpanLimits(), RandomIdGenerator(), lambda sql: {"sql": sql})

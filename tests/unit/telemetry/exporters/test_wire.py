@@ -22,7 +22,7 @@ from telemetry.exporters import wire
 from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, has_room, is_plain
 from telemetry.exporters.processor import as_spans
 from telemetry.failure import Failure
-from telemetry.requests import MADE, MANY, Query
+from telemetry.query import MADE, MANY, Query
 from tests.unit.telemetry.exporters.queries import query
 
 

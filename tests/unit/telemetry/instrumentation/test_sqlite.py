@@ -25,8 +25,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from telemetry import PerformanceMetrics, instrument, requests, source, uninstrument
 from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite
+from telemetry.query import MADE, MANY, SCRIPT
 from telemetry.recent import KeptRequest
-from telemetry.requests import MADE, MANY, MAX_PENDING_QUERIES, SCRIPT, by_query
+from telemetry.requests import MAX_PENDING_QUERIES, by_query
 
 Instrumented = Callable[..., Flask]
 
