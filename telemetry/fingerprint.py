@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from telemetry import forked
+from telemetry.sums import LITERAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,6 @@ _WORDS: Final = (
 )
 _INT_DIGITS: Final = 20  # SQLite's numbers have fewer, and Python reads no more than some thousands
 _KEYWORDS: Final = frozenset(_WORDS.split())
-_MASKED: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 _LITERAL_OR_NAME: Final = re.compile(
     r"""
     [Ll][Ii][Mm][Ii][Tt]\s+\d+
@@ -187,7 +187,7 @@ def _read(sql: str) -> tuple[list[str], int | None]:
             return _words(sql + end)
         except Exception:  # noqa: S112  # the tokenizer meets whatever text an app sends
             continue
-    return _SPACE.sub(" ", _MASKED.sub("?", sql)).strip().split(" "), None
+    return _SPACE.sub(" ", LITERAL.sub("?", sql)).strip().split(" "), None
 
 
 def _words(sql: str) -> tuple[list[str], int | None]:

@@ -24,7 +24,7 @@ from telemetry.query import (
     START_NS,
     TRANSACTION,
 )
-from telemetry.requests import by_query
+from telemetry.sums import by_query
 
 if TYPE_CHECKING:
     from telemetry.query import Query

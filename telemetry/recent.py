@@ -19,12 +19,14 @@ from werkzeug.urls import uri_to_iri
 from telemetry import forked, source
 from telemetry.query import DURATION_NS, ERROR_TYPE, FLAGS, SQL, START_NS
 from telemetry.readers.window import copied, route_name
-from telemetry.requests import Sums, by_query, merged, sums_of, url_path
+from telemetry.requests import url_path
+from telemetry.sums import Sums, by_query, merged, sums_of
 
 if TYPE_CHECKING:
     from telemetry.query import Query
     from telemetry.readers.window import Sample
-    from telemetry.requests import RequestRecord, SumKey, Transfer
+    from telemetry.requests import RequestRecord, Transfer
+    from telemetry.sums import SumKey
 
 MAX_KEPT_QUERIES: Final = 500
 """Queries of one request that are kept one by one."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,8 +14,8 @@ from opentelemetry.context import Context, create_key, get_current
 
 from telemetry.failure import Failure, error_type_of
 from telemetry.forked import reentrant_lock
-from telemetry.query import CALLER, CALLER_POSITION, CODE, DURATION_NS, POSITION, SITE, SQL, START_NS, Query
-from telemetry.source import NO_SITE, Site
+from telemetry.query import DURATION_NS, START_NS, Query
+from telemetry.sums import SumKey, Sums, by_query, flat, sums_of, with_room
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -33,12 +32,6 @@ ENVIRON_KEY: Final = "telemetry.request"
 """Where the environment of a request has its record."""
 MAX_PENDING_QUERIES = 1000
 """Queries a request holds before their durations are recorded and only sums of them are kept on."""
-MAX_SUMS: Final = 500
-"""Statements that a request keeps sums of, three times as many for a while; of more, those that run least share one."""
-_MAX_DISTINCT: Final = 2000
-_SAMPLE: Final = 1000
-_LITERAL: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
-_FEW: Final = 8
 _MOST_FETCHES: Final = 6000  # numbers, three a fetch; those of one query are added up when there are more
 
 
@@ -46,107 +39,6 @@ Held = tuple["DeferredSpanProcessor | None", "Item"]
 """Something to export, and to which processor: to all, if none is named."""
 
 
-class Sums:
-    """What is kept of the queries of one statement and site beyond the first `MAX_PENDING_QUERIES` of a request."""
-
-    __slots__ = (
-        "_last",
-        "_seen",
-        "distinct",
-        "duration_ns",
-        "errors",
-        "first_ns",
-        "flags",
-        "last_ns",
-        "longest_ns",
-        "more_transactions",
-        "rows",
-        "runs",
-        "site",
-        "sql",
-        "transactions",
-    )
-
-    def __init__(self, sql: str, site: Site) -> None:
-        self.sql = sql
-        self.site = site
-        self.runs = 0
-        self.duration_ns = 0
-        self.longest_ns = 0
-        self.first_ns = 0  # when the first run began
-        self.last_ns = 0  # and the last one ended
-        self.errors = 0
-        self.flags = 0
-        self.rows = -1
-        self.distinct = 0  # how many different parameters there were, once it is settled
-        self.transactions: set[int] = set()
-        self.more_transactions = 0  # beside those, of which the numbers are kept
-        self._seen: set[int] = set()  # keyed hashes of the parameters
-        self._last = 0
-
-    def add(self, query: Query, parameters: int | None, fetch: tuple[int, int] | None = None) -> None:
-        """Count one query; `parameters` is their keyed hash, `fetch` what its rows took and how many there were."""
-        start_ns, duration_ns, error_type, flags, rows, transaction = query[START_NS:SITE]
-        if fetch is not None:
-            duration_ns, rows = duration_ns + fetch[0], max(rows, 0) + fetch[1]
-        self.first_ns = self.first_ns or start_ns
-        self.last_ns = max(self.last_ns, start_ns + duration_ns)
-        self.runs += 1
-        self.duration_ns += duration_ns
-        self.longest_ns = max(self.longest_ns, duration_ns)
-        self.errors += error_type is not None
-        self.flags |= flags
-        if rows >= 0:
-            self.rows = rows + max(self.rows, 0)
-        if len(self._seen) < _MAX_DISTINCT:
-            self._seen.add(-start_ns if parameters is None else parameters)
-        if transaction and transaction not in self.transactions:
-            if len(self.transactions) < _MAX_DISTINCT:
-                self.transactions.add(transaction)
-            elif transaction != self._last:
-                self.more_transactions += 1
-                self._last = transaction
-
-    def fetched(self, took_ns: int, rows: int) -> None:
-        """Count what it took to fetch rows of a query that is counted already."""
-        self.duration_ns += took_ns
-        self.longest_ns = max(self.longest_ns, took_ns)
-        self.rows = rows + max(self.rows, 0)
-
-    def settle(self) -> None:
-        """End with the request: of hashes and transactions, numbers remain. Where too many differed to tell, all did."""
-        self.distinct = self.runs if len(self._seen) >= _MAX_DISTINCT else len(self._seen)
-        self._seen = set()
-        if len(self.transactions) > _FEW:
-            self.more_transactions += len(self.transactions) - _FEW
-            self.transactions = set(sorted(self.transactions)[:_FEW])
-
-    def absorb(self, other: Sums) -> None:
-        """Take over the figures of `other`."""
-        self.first_ns = min(self.first_ns or other.first_ns, other.first_ns)
-        self.last_ns = max(self.last_ns, other.last_ns)
-        self.runs += other.runs
-        self.duration_ns += other.duration_ns
-        self.longest_ns = max(self.longest_ns, other.longest_ns)
-        self.errors += other.errors
-        if other.rows >= 0:
-            self.rows = other.rows + max(self.rows, 0)
-        self.distinct += other.distinct
-        if len(self._seen) < _MAX_DISTINCT:
-            self._seen |= other._seen
-        self.more_transactions += other.more_transactions
-        if len(self.transactions) < _MAX_DISTINCT:
-            self.transactions |= other.transactions
-        else:
-            self.more_transactions += len(other.transactions)
-
-
-SumKey = tuple[str, int, int, int, int]
-"""Statement, and the place that ran it with the one that called that."""
-
-
-_REST: Final[SumKey] = ("", 0, 0, 0, 0)
-"""Stands for all statements that there was no room for."""
 _NONE: Final[dict[int | None, int | None]] = {}
 _NO_SUMS: Final[dict[int, Sums]] = {}
 
@@ -314,7 +206,7 @@ class RequestRecord:
         if len(fetches) > _MOST_FETCHES:  # one row after another, it seems
             with _lock:
                 known = fetches[:]
-                fetches[: len(known)] = _flat(by_query(known))
+                fetches[: len(known)] = flat(by_query(known))
 
     def add_query(self, query: Query) -> bool:
         """Add one query, and tell whether the request goes on, so that it is one of its. Thread-safe."""
@@ -399,7 +291,7 @@ class RequestRecord:
             if query[START_NS] in last:
                 self._late[query[START_NS]] = sums
             sums.add(query, self._hashes.pop(query[START_NS], None), fetched.pop(query[START_NS], None))
-        self.fetches[: len(known)] = _flat(fetched)
+        self.fetches[: len(known)] = flat(fetched)
 
     def last_of(self, cursor: object) -> int | None:
         """Return the start of the query that `cursor` ran last; `None` if it ran none in this request."""
@@ -442,88 +334,12 @@ def begin_transfer() -> Transfer:
     return record.handed_over
 
 
-def by_query(fetches: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Return for the start of each query in the `fetches` of a request how long these took, and how many rows there were."""
-    found: dict[int, tuple[int, int]] = {}
-    for start_ns, took_ns, rows in zip(fetches[::3], fetches[1::3], fetches[2::3], strict=True):
-        before_ns, before = found.get(start_ns, (0, 0))
-        found[start_ns] = (before_ns + took_ns, before + rows)
-    return found
-
-
-def _flat(fetched: Mapping[int, tuple[int, int]]) -> list[int]:
-    return [number for start_ns, (took_ns, rows) in fetched.items() for number in (start_ns, took_ns, rows)]
-
-
-def with_room(sums: dict[SumKey, Sums], spared: Iterable[Sums]) -> dict[SumKey, Sums]:
-    """Return `sums` with room for more. Where there are many, statements that differ in literals alone come together, and if
-    that is not enough, all that ran least: what very many different ones precede is to be told apart too.
-
-    `spared` are some that more is to be added to.
-    """
-    if len(sums) <= MAX_SUMS:
-        return sums
-    kept = set(map(id, spared))
-    found = merged(sums, kept)
-    if len(found) > MAX_SUMS:
-        by_runs = sorted(found, key=lambda key: (found[key].runs, found[key].last_ns))
-        rare = [key for key in by_runs[: len(found) - MAX_SUMS // 2] if id(found[key]) not in kept and key != _REST]
-        if rare:
-            rest = found.setdefault(_REST, Sums("", NO_SITE))
-            for key in rare:
-                rest.absorb(found.pop(key))
-    return found
-
-
-def merged(sums: Mapping[SumKey, Sums], spared: Collection[int] = ()) -> dict[SumKey, Sums]:
-    """Return `sums` with those of statements that differ in literals alone as one; the ones with the ids `spared` stay."""
-    found: dict[SumKey, Sums] = {}
-    for key, each in sums.items():
-        is_spared = id(each) in spared
-        shared = key if is_spared else (masked(each.sql), *key[1:])
-        first = found.setdefault(shared, each)
-        if first is each:
-            continue
-        if is_spared:
-            found[shared] = each
-            each.absorb(first)
-        else:
-            first.absorb(each)
-    return found
-
-
-def sums_of(sums: dict[SumKey, Sums], query: Query) -> Sums:
-    """Return the sums that `query` belongs to, bounded in number however many statements there are."""
-    sql, place = query[SQL], (id(query[CODE]), query[POSITION], id(query[CALLER]), query[CALLER_POSITION])
-    key = (sql, *place)
-    found = sums.get(key)
-    if found is None:
-        site = query[SITE:]
-        if len(sums) >= MAX_SUMS:
-            key = (masked(sql), *place)
-            found = sums.get(key)
-            if found is None and len(sums) >= 3 * MAX_SUMS:
-                key, sql, site = _REST, "", NO_SITE
-                found = sums.get(key)
-        if found is None:
-            found = sums[key] = Sums(sql, site)
-    return found
-
-
 def url_path(path: str) -> str:
     """Return a path, each character of which is a byte as WSGI has it, as an address has it: percent-encoded."""
     return quote(path, safe=_OF_PATHS, encoding="latin-1", errors="replace")
 
 
 _OF_PATHS: Final = "/!$&'()*+,:;=@~"  # RFC 3986, section 3.3
-
-
-def masked(sql: str) -> str:
-    """Return the beginning of `sql` without its literals: what statements that differ in these alone have in common.
-
-    The fingerprint says it better, but is not for the request's path.
-    """
-    return _LITERAL.sub("?", sql[:_SAMPLE])
 
 
 _lock = reentrant_lock()  # which a finalizer that asks the database may take again

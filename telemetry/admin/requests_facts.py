@@ -14,8 +14,8 @@ from telemetry.document import rounded
 from telemetry.groups import groups_of, numbers_of
 from telemetry.percentiles import percentile
 from telemetry.query import DURATION_NS, ERROR_TYPE, ROWS, START_NS
-from telemetry.requests import by_query
 from telemetry.source import text_of
+from telemetry.sums import by_query
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -8,7 +8,7 @@ from telemetry import fanout, source
 from telemetry.fanout import analyse, summary
 from telemetry.query import MADE, MANY, SCRIPT, Query
 from telemetry.recent import KeptRequest, summed
-from telemetry.requests import Sums
+from telemetry.sums import Sums
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
 
 POSTS = query("SELECT id, author FROM posts", 0)

@@ -19,7 +19,7 @@ from telemetry import TelemetrySettings, fanout
 from telemetry.groups import numbers_of
 from telemetry.performance import PerformanceMetrics
 from telemetry.recent import MAX_KEPT_QUERIES, KeptRequest, RecentRequests, summed
-from telemetry.requests import MAX_SUMS
+from telemetry.sums import MAX_SUMS
 from tests.conftest import Instrument
 from tests.unit.telemetry.queries import each, kept
 

@@ -27,7 +27,8 @@ from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite
 from telemetry.query import MADE, MANY, SCRIPT
 from telemetry.recent import KeptRequest
-from telemetry.requests import MAX_PENDING_QUERIES, by_query
+from telemetry.requests import MAX_PENDING_QUERIES
+from telemetry.sums import by_query
 
 Instrumented = Callable[..., Flask]
 
