@@ -30,17 +30,30 @@ _REASON: Final = re.compile(
 """What went wrong, in the words of the operating system, out of those of the libraries around it."""
 
 
-class ListeningTransport(BaseHTTPTransport):
-    """Passes requests on, and keeps the last answer. For one thread."""
+class _NotTakenError(Exception):
+    """The backend has not taken a batch. The SDK tries again what an answer tells, but no exception of the transport."""
 
-    def __init__(self, inner: BaseHTTPTransport, hint: str = "") -> None:
+
+class ListeningTransport(BaseHTTPTransport):
+    """Passes requests on, and keeps the last answer. For one thread.
+
+    With `asks_once` the SDK does not try again by itself, but for a connection that had been idle: a queue does.
+    """
+
+    def __init__(self, inner: BaseHTTPTransport, hint: str = "", *, asks_once: bool = False) -> None:
         self._inner = inner
         self._hint = f": {hint}" if hint else ""
+        self._asks_once = asks_once
+        self._has_lost_connection = False
         self.last: BaseHTTPResult | None = None
 
     def request(self, method: str, url: str, **options: Any) -> BaseHTTPResult:
         self.last = None
         self.last = self._inner.request(method, url, **options)
+        status = self.last.status_code
+        if self._asks_once and (self._has_lost_connection if status is None else status >= 400):
+            raise _NotTakenError
+        self._has_lost_connection = status is None
         return self.last
 
     def close(self) -> None:
@@ -53,6 +66,7 @@ class ListeningTransport(BaseHTTPTransport):
     def judge(self, succeeded: bool) -> Delivery:
         """Return what became of the batch whose last answer was kept; `succeeded` is what the SDK makes of it."""
         last = self.last
+        self._has_lost_connection = False
         if last is None:
             return Delivery(succeeded, why="" if succeeded else "the exporter could not deliver them")
         status = last.status_code

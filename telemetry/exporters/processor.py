@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from telemetry.exporters import status as counts
 from telemetry.exporters.ended import EndedRequest, MadeServerSpan
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
+from telemetry.figures import plural
 from telemetry.forked import call_in_child
 from telemetry.recent import SPAN_ID
 from telemetry.requests import request_of_context
@@ -92,6 +93,7 @@ class DeferredSpanProcessor(SpanProcessor):
         self._exporting = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._ended = threading.Event()
         self._queue: deque[tuple[Item, int]] = deque()
         self._held_spans = self._held_characters = 0
         self._pause_s = 0.0
@@ -163,7 +165,8 @@ class DeferredSpanProcessor(SpanProcessor):
                 self._wake.wait(self._delay_s)
             self._wake.clear()
             self._drain()
-        self._drain()
+        while not self._drain() and self._pause_s < self._shutdown_timeout_s and not self._ended.wait(self._pause_s):
+            pass
 
     def _drain(self, until: float = float("inf")) -> bool:
         """Send what is queued, and return whether all of it was sent before `until`, by the monotonic clock."""
@@ -300,7 +303,10 @@ class DeferredSpanProcessor(SpanProcessor):
             left = exact_count([item for item, _ in self._queue])
             self._held_spans = 0
             self._queue.clear()
+        self._ended.set()
         self._tally.dropped(left, counts.SHUTDOWN)
+        if left:
+            _log.warning("%s: %s could not be sent before the end, lost", self._shown, plural(left, "span"))
 
 
 def _characters(item: Item) -> int:

@@ -64,6 +64,7 @@ class Backend:
         self.answer: bytes | None = OK
         self.answers: list[bytes] = []
         """What it answers first."""
+        self.requests = 0
         self.spans: set[bytes] = set()
         self.duplicates = 0
         self.connections = 0
@@ -109,6 +110,7 @@ class Backend:
         request = self._read(peer)
         if request is None:
             return False
+        self.requests += 1
         answer = self.answers.pop(0) if self.answers else self.answer
         if answer is None:
             self._closing.wait()
@@ -237,6 +239,26 @@ def test_what_could_not_be_sent_is_sent_when_the_backend_is_well_again(
     assert (len(backend.spans), backend.duplicates) == (40, 0)
     status = app.status
     assert (status.queued, status.sent, status.dropped, status.is_failing) == (0, 40, 0, False)
+
+
+def test_an_attempt_is_one_request_and_told_at_once(backend: Backend, world: Callable[[str], World]) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    backend.answer = refusal("503 Service Unavailable")
+    app.serve(1)
+    for attempt in (1, 2):
+        assert not app.tracer_provider.force_flush(5000)
+        assert (backend.requests, app.status.failures) == (attempt, attempt)
+
+
+def test_a_connection_that_was_closed_while_nothing_was_sent_is_no_failure(
+    backend: Backend, world: Callable[[str], World]
+) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    for _ in range(2):
+        backend.answers = [b""]
+        app.serve(1)
+        assert app.tracer_provider.force_flush(5000)
+    assert (len(backend.spans), backend.requests, app.status.failures) == (2, 4, 0)
 
 
 def test_a_queue_that_is_full_drops_the_newest_and_every_place_tells_how_many(
@@ -398,8 +420,25 @@ def test_shutdown_ends_within_its_bound_and_counts_what_is_lost(
     assert (app.status.queued, app.status.sent, app.status.dropped_by) == (0, 0, {"shutdown": 20})
 
 
-def test_shutdown_sends_what_is_queued(backend: Backend, world: Callable[[str], World]) -> None:
+def test_what_is_lost_at_the_end_is_logged(
+    backend: Backend, world: Callable[[str], World], caplog: pytest.LogCaptureFixture
+) -> None:
     app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    backend.answer = FAULTS["too many requests"]  # and asks for two minutes, which there are not
+    app.serve(3)
+    app.tracer_provider.shutdown()
+    assert [record.getMessage().partition("v1/traces: ")[2] for record in caplog.records] == [
+        "spans could not be exported: the backend answers 429 Too Many Requests; kept, to be tried again "
+        "(told once, until it works again)",
+        "3 spans could not be sent before the end, lost",
+    ]
+
+
+def test_shutdown_sends_what_is_queued_and_tries_again_while_there_is_time(
+    backend: Backend, world: Callable[[str], World]
+) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    backend.answers = [refusal("503 Service Unavailable")]
     app.serve(20)
     app.tracer_provider.shutdown()
     assert (len(backend.spans), app.status.sent, app.status.dropped) == (20, 20, 0)
