@@ -16,17 +16,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def file_size(number_bytes: int) -> str:
-    """Return a size with three significant digits at most, in units of 1000."""
-    size = float(number_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
 def install(app: Flask) -> None:
     app.add_template_filter(duration)
-    app.add_template_filter(file_size)
+    app.add_template_filter(figures.bytes)
     app.add_template_filter(figures.percent)

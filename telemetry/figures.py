@@ -70,11 +70,15 @@ def count(value: int) -> str:
 
 
 def bytes(value: int) -> str:
-    """Return a size as `512 B`, `1.24 kB`, `31.0 MB`."""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{digits(value / limit)} {unit}"
-    return f"{value} B"
+    """Return a size as `512 B`, `1.24 kB`, `31.0 MB`: in units of 1000."""
+    if value < 1000:
+        return f"{value} B"
+    size = value / 1000
+    for unit in ("kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{digits(size)} {unit}"
+        size /= 1000
+    return f"{digits(size)} TB"
 
 
 def plural(value: int, noun: str) -> str:
@@ -136,6 +140,11 @@ def error_status(share_percent: float) -> Status:
 def failing_status(failed: int, requests: int) -> Status:
     """Return the status of a route of whose `requests` so many failed: one that fails is worth a look, however seldom."""
     return worst(WARNING, error_status(100 * failed / requests)) if failed else GOOD
+
+
+def failing_rule() -> str:
+    """Return the thresholds of `failing_status` in words."""
+    return f"a route with one is a warning, and poor from {ERRORS_POOR_FROM_PERCENT:g} % of its requests on"
 
 
 def error_rule() -> str:

@@ -54,7 +54,7 @@ _App = TypeVar("_App", bound=Flask)
 
 @dataclass(slots=True)
 class PerformanceMetric:
-    """One call of a function. `memory_before` and `memory_after` are the process's, in MB; `None` where it can't be read."""
+    """One call of a function. `memory_before` and `memory_after` are the process's, in MiB; `None` where it can't be read."""
 
     name: str
     duration: float  # seconds
@@ -67,8 +67,8 @@ class PerformanceMetric:
 class PerformanceMonitor:
     """Records functions, routes and cache lookups into the instruments of a `PerformanceMetrics`, and reads its windows.
 
-    Thread-safe. Bounded: the newest `MOST_METRICS` calls, and what the windows hold. No method raises for what it is given:
-    what can't be recorded is dropped, and the first such thing logged.
+    Thread-safe. Bounded: the newest `MOST_METRICS` calls, and what the windows hold. No `record_*` method raises for what it is
+    given: what can't be recorded is dropped, and the first such thing logged.
     """
 
     def __init__(self, source: PerformanceMetrics | None = None) -> None:
@@ -195,7 +195,7 @@ class PerformanceMonitor:
     # -- for `timed` -------------------------------------------------------------------------------------------------
 
     def memory_mb(self) -> float | None:
-        """Return the resident memory of the process in MB; `None` where it can't be read."""
+        """Return the resident memory of the process in MiB; `None` where it can't be read."""
         found = self.source.usage.memory_bytes()
         return None if found is None else found / BYTES_PER_MB
 

@@ -226,7 +226,7 @@ def _failing(routes: Sequence[Mapping[str, Any]]) -> Section:
             text = f"{status.word}. {errors} in {of} ({figures.percent(share)})."
             found.append(Finding(route["route"], text, status))
     otherwise = "Nothing: no request ended in an error." if routes else "No request yet."
-    rule = f"An error is an answer 5xx or an exception that nothing caught; of all requests, {figures.error_rule()}."
+    rule = f"An error is an answer 5xx or an exception that nothing caught; {figures.failing_rule()}."
     return Section("failing", "What fails", _cut(found), otherwise, rule)
 
 
@@ -318,11 +318,11 @@ def _calls(monitor: PerformanceMonitor, settings: TelemetrySettings) -> Section:
 
 def _usage(stats: Mapping[str, Any]) -> Section:
     words: dict[str, Callable[[Any], str]] = {
-        "memory_mb": lambda value: f"{value:.1f} MB resident",
+        "memory_mb": lambda value: f"{value:.1f} MiB resident",
         "threads": lambda value: figures.plural(value, "thread"),
         "open_files": lambda value: f"{figures.plural(value, 'file')} open",
-        "disk_io_read_mb": lambda value: f"{value:.1f} MB read",
-        "disk_io_write_mb": lambda value: f"{value:.1f} MB written",
+        "disk_io_read_mb": lambda value: f"{value:.1f} MiB read",
+        "disk_io_write_mb": lambda value: f"{value:.1f} MiB written",
     }
     shown = [word(stats[name]) for name, word in words.items() if name in stats]
     return Section("usage", "What it uses", (), ", ".join(shown) + "." if shown else "The system does not tell.")

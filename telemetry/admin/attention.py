@@ -107,7 +107,7 @@ def _of_route(row: Row, settings: TelemetrySettings, fan_out: Fact | None = None
     if failed:
         told = f"{figures.plural(failed, 'error')} in {figures.plural(requests, 'request')}"
         facts.append(Fact(told, row.examples.get("error_count")))
-        rules.append(f"errors: {figures.error_rule()}")
+        rules.append(f"errors: {figures.failing_rule()}")
         statuses.append(figures.failing_status(failed, requests))
     if fan_out is not None:
         facts.append(fan_out)

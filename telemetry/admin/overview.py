@@ -13,7 +13,6 @@ from telemetry.document import RATINGS_POST_ROUTE, RouteStats
 from telemetry.figures import NONE, Status
 from telemetry.percentiles import percentile
 from telemetry.recent import NO_REQUESTS, Traces
-from telemetry.system import BYTES_PER_MB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -269,7 +268,7 @@ def _resources(resources: dict[str, Any], memory_bytes: int | None, processes: i
         NONE if value is None else f"{figures.digits(value)} %"
         for value in (resources.get("cpu_percent"), resources.get("memory_percent"))
     )
-    held = NONE if memory_bytes is None else f"{memory_bytes / BYTES_PER_MB:,.0f} MB"
+    held = NONE if memory_bytes is None else figures.bytes(memory_bytes)
     whose = "This process's share of all processors, and the memory it holds"
     if processes > 1:
         whose = f"The share of {processes} workers of all processors, and the memory that they hold"

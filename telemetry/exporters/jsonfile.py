@@ -103,7 +103,7 @@ class SpanFileExporter(SpanExporter):
             if exact_count(items) > 1:
                 return Delivery(False, too_large=True)
             return Delivery(
-                False, why=f"a span of {len(line) / 1e6:.1f} MB is larger than a file may be: see jsonfile_max_mb"
+                False, why=f"a span of {len(line) / 2**20:.1f} MiB is larger than a file may be: see jsonfile_max_mb"
             )
         return _write(self._file, line)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.filters import duration, file_size
+from service.filters import duration
 
 
 @pytest.mark.parametrize(
@@ -10,11 +10,3 @@ from service.filters import duration, file_size
 )
 def test_durations_read_like_a_clock(seconds, shown):
     assert duration(seconds) == shown
-
-
-@pytest.mark.parametrize(
-    ("number", "shown"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (345_002, "345 kB"), (1.5e9, "1.5 GB"), (2e13, "20.0 TB")],
-)
-def test_sizes_have_three_digits_at_most(number, shown):
-    assert file_size(int(number)) == shown

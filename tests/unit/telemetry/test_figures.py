@@ -121,7 +121,24 @@ def test_fan_out_and_cache_are_worth_a_look_from_their_thresholds_on() -> None:
     assert figures.cache_status(0, 99, SETTINGS) is None
 
 
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (345_002, "345 kB"),
+        (999_600, "1.00 MB"),
+        (1_500_000_000, "1.50 GB"),
+        (20_000_000_000_000, "20.0 TB"),
+    ],
+)
+def test_sizes_have_three_digits(number: int, shown: str) -> None:
+    assert figures.bytes(number) == shown
+
+
 def test_the_rules_in_words_name_the_thresholds_in_force() -> None:
     assert figures.latency_rule(SETTINGS) == "p95 under 50.0 ms is good, over 200 ms poor, between them a warning"
     assert figures.cache_rule(SETTINGS) == "from 90 % on it is good, judged from 100 lookups on"
     assert figures.error_rule() == "under 1 % is good, from 5 % poor"
+    assert figures.failing_rule() == "a route with one is a warning, and poor from 5 % of its requests on"

@@ -64,7 +64,7 @@ def test_a_p95_of_few_requests_says_so(requests: int, fact: str) -> None:
 def test_a_failing_route_is_at_least_a_warning(errors: int, fact: str, status) -> None:
     (note,) = notes(route("GET /", requests=200, errors=errors))
     assert (texts(note), note.status) == ((fact,), status)
-    assert note.rule == "errors: under 1 % is good, from 5 % poor"
+    assert note.rule == "errors: a route with one is a warning, and poor from 5 % of its requests on"
 
 
 def test_each_fact_leads_to_a_kept_request_that_shows_it() -> None:

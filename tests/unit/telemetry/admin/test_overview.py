@@ -179,14 +179,14 @@ def test_resources_that_the_system_hides_read_as_dashes(
     assert card.title == "The system doesn't let the process read this."
 
 
-def test_resources_are_the_share_of_the_processors_and_the_memory_in_megabytes(
+def test_resources_are_the_share_of_the_processors_and_the_memory(
     metrics: PerformanceMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics.record_cache_hit()
-    monkeypatch.setattr(metrics.usage, "memory_bytes", lambda: 1_284 * 1024 * 1024)
+    monkeypatch.setattr(metrics.usage, "memory_bytes", lambda: 131_403_776)
     card = cards(metrics)["resources"]
     assert card.value.endswith(" %")
-    assert card.detail == "memory 1,284 MB"
+    assert card.detail == "memory 131 MB"
     assert re.fullmatch(r"This process's share of all processors, .* it holds: [\d.,]+ % of the machine's", card.title)
 
 
