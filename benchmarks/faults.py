@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+import click
+
 from tests.backends import servers
 from tests.integration.telemetry.test_faults import FAULTS, OK, Backend
 
@@ -87,8 +89,9 @@ def compare(fault: str, folder: Path) -> str:
     return f"{fault:<26}{p50:>8.2f}{with_p50:>8.2f}{p95:>8.2f}{with_p95:>8.2f}{ended_s:>9.2f}"
 
 
+@click.command()
 def main() -> None:
-    """Print the table."""
+    """Print what requests feel of a backend that is not well, fault by fault."""
     print(f"{BLOCKS * REQUESTS_A_BLOCK} requests of {PATH} (13 queries each) a side; milliseconds; the end in seconds")
     print(f"{'backend':<26}{'p50':>8}{'with':>8}{'p95':>8}{'with':>8}{'end':>9}")
     with tempfile.TemporaryDirectory() as folder:

@@ -72,13 +72,13 @@ class Settings(BaseSettings):
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Names, with commas between them, that the server is known by beside IP addresses and the machine's own "
+        description="Names that the server is known by beside IP addresses and the machine's own "
         "names; `.example.org` stands for all under it.",
         json_schema_extra=_must_be("host names without ports, with commas between them"),
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Addresses or networks of reverse proxies, with commas between them, whose X-Forwarded-* headers count.",
+        description="Addresses or networks of reverse proxies whose X-Forwarded-* headers count.",
         json_schema_extra=_must_be(
             "IP addresses or networks such as 127.0.0.1 or 10.0.0.0/8, with commas between them"
         ),
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field(
         default="text",
-        description="How log lines are written; both say trace, span and X-Request-ID of the request that they belong to.",
+        description="How log lines are written, each with trace, span and X-Request-ID of the request that it belongs to.",
         json_schema_extra=_must_be("text or json"),
     )
 
@@ -223,6 +223,12 @@ def env_name(field: str) -> str:
     return ENV_PREFIX + field.upper()
 
 
+def must_be(field: str) -> str:
+    """Return what the value of a setting must be, in words."""
+    extra = Settings.model_fields[field].json_schema_extra
+    return str(extra["must_be"]) if isinstance(extra, dict) else "another value"
+
+
 def load_settings(options: Mapping[str, object] | None = None, config_file: Path | None = None) -> Loaded:
     """Merge the sources and check them. `options` are the fields given on the command line.
 
@@ -253,9 +259,7 @@ def load_settings(options: Mapping[str, object] | None = None, config_file: Path
 
 def _first_error(error: ValidationError, values: Mapping[str, object], names: Mapping[str, str]) -> SettingsError:
     field = str(error.errors()[0]["loc"][0])
-    extra = Settings.model_fields[field].json_schema_extra
-    must_be = str(extra["must_be"]) if isinstance(extra, dict) else "another value"
-    return SettingsError(names.get(field, field), must_be, values.get(field))
+    return SettingsError(names.get(field, field), must_be(field), values.get(field))
 
 
 def _read_file(config_file: Path | None) -> tuple[dict[str, object], str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from config.settings import CONFIG_VARIABLE, Settings, env_name, option_name
+from config.settings import CONFIG_VARIABLE, Settings, env_name, must_be, option_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Row:
     option: str
     env: str
     default: str
+    must_be: str
     description: str
 
 
@@ -24,10 +25,19 @@ def settings_table() -> list[Row]:
     """Return one row a setting, in the order of the model, and last the row of the TOML file itself."""
     rows = []
     for field, info in Settings.model_fields.items():
-        rows.append(Row(field, option_name(field), env_name(field), shown(info.default), str(info.description)))
+        rows.append(
+            Row(field, option_name(field), env_name(field), shown(info.default), must_be(field), str(info.description))
+        )
     return [
         *rows,
-        Row("", "--config", CONFIG_VARIABLE, "none", "A TOML file with any of these settings: `page_size = 48`."),
+        Row(
+            "",
+            "--config",
+            CONFIG_VARIABLE,
+            "none",
+            "a readable TOML file",
+            "A TOML file with any of these settings: `page_size = 48`.",
+        ),
     ]
 
 
@@ -40,6 +50,9 @@ def shown(value: Any) -> str:
 
 def markdown_table() -> str:
     """Return the table as Markdown, with a line break at the end."""
-    lines = ["| option | environment | default | meaning |", "|---|---|---|---|"]
-    lines += [f"| `{row.option}` | `{row.env}` | `{row.default}` | {row.description} |" for row in settings_table()]
+    lines = ["| option | environment | default | must be | meaning |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{row.option}` | `{row.env}` | `{row.default}` | {row.must_be} | {row.description} |"
+        for row in settings_table()
+    ]
     return "\n".join(lines) + "\n"

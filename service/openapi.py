@@ -180,7 +180,7 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
     },
     "/admin/cache/status": {
         "get": operation(
-            "Entries, bounds and lookups of each cache.",
+            "Entries and bounds of each cache, lookups of all together.",
             answers(200, "The caches.", reference("CacheStatus"), 401),
             admin=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 Schema = dict[str, Any]
@@ -39,12 +40,14 @@ ERRORS: Final = {
 }
 
 
-def answers(status: int, description: str, schema: Schema, *errors: int) -> dict[str, Any]:
-    """Return the responses of an operation: the good one, and the errors that it may answer with."""
+def answers(
+    status: int, description: str, schema: Schema, *errors: int, words: Mapping[int, str] = ERRORS
+) -> dict[str, Any]:
+    """Return the responses of an operation: the good one, and the errors that it may answer with, in `words`."""
     content = {"application/json": {"schema": schema}}
     good = {str(status): {"description": description, "content": content}}
     bad = {"application/json": {"schema": reference("Error")}}
-    return good | {str(code): {"description": ERRORS[code], "content": bad} for code in (400, *errors)}
+    return good | {str(code): {"description": words[code], "content": bad} for code in (400, *errors)}
 
 
 def operation(summary: str, responses: dict[str, Any], *, admin: bool = False, **more: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from service.openapi_parts import (
     COUNT,
+    ERRORS,
     NUMBER,
     TEXT,
     Schema,
@@ -129,6 +130,10 @@ _OF_REQUEST = [
     )
 ]
 _LEAST: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 999_999_999, "default": 0}
+_OF_KEPT: Final = ERRORS | {
+    404: "The request is not kept, or has no such group.",
+    503: "The worker that keeps the request, or may, does not answer; `Retry-After` says when to come again.",
+}
 PATHS: Final[dict[str, dict[str, Any]]] = {
     "/api/admin/performance/requests": {
         "get": operation(
@@ -162,14 +167,16 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
     "/api/admin/performance/requests/{request_id}": {
         "parameters": _OF_REQUEST,
         "get": operation(
-            "One request with its queries.", answers(200, "It.", reference("RequestDetail"), 401, 404, 503), admin=True
+            "One request with its queries.",
+            answers(200, "It.", reference("RequestDetail"), 401, 404, 503, words=_OF_KEPT),
+            admin=True,
         ),
     },
     "/api/admin/performance/requests/{request_id}/plan": {
         "parameters": _OF_REQUEST,
         "get": operation(
             "How SQLite would run one of its statements.",
-            answers(200, "The plan, or why there is none.", reference("Plan"), 401, 404, 503),
+            answers(200, "The plan, or why there is none.", reference("Plan"), 401, 404, 503, words=_OF_KEPT),
             admin=True,
             parameters=[
                 parameter(
@@ -185,7 +192,7 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
         "parameters": _OF_REQUEST,
         "get": operation(
             "One request as OTLP JSON, or by a trace id alone all of the trace.",
-            answers(200, "Its spans.", {"type": "object"}, 401, 404, 503),
+            answers(200, "Its spans.", {"type": "object"}, 401, 404, 503, words=_OF_KEPT),
             admin=True,
         ),
     },

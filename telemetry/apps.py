@@ -92,8 +92,8 @@ def instrument(
             `telemetry.exporters.registry.Exporter`; added to providers of the app's own as well. The setting `exporters`
             if left out; without that, providers that are made here export as the standard `OTEL_*` variables say.
         authorize: says whether the current request may see the admin pages; only requests from this machine may if left out.
-            If it has a method `peek(environ)` that says the same of any request, quickly, those who may see what it costs do so
-            in the headers of its response too.
+            A method `peek(environ)` of it that says the same of any request, quickly, also decides whether a response has
+            `Server-Timing` and `traceparent`; without that method none has.
         admin_links: label and endpoint of pages of the app that the admin pages link to.
         service_name: `service.name` of providers that are made here, unless `OTEL_SERVICE_NAME` says another; the app's name
             if left out.
@@ -124,7 +124,7 @@ def instrument(
         metrics = metrics or get_metrics(settings)
         if given is not None and (late := metrics.settled_otherwise(given)):
             _log.warning(
-                "%s of %s come too late: the figures are kept as the settings say that they were made with; "
+                "%s of %s cannot be set any more: the figures are kept as the settings say that they were made with; "
                 "pass metrics=PerformanceMetrics(settings) for an app with figures of its own",
                 ", ".join(late),
                 app.name,

@@ -1,10 +1,13 @@
-"""The exceptions of the package; they are raised where a program is set up, never into a request."""
+"""The exceptions of the package; they are raised where a program is set up, never into a request.
+
+A budget of queries that a test exceeds is an `AssertionError`: `telemetry.testing.QueryBudgetError`.
+"""
 
 from __future__ import annotations
 
 
 class TelemetryError(Exception):
-    """Root of every error that this package raises."""
+    """Root of the errors of setting up."""
 
 
 class SettingsError(TelemetryError, ValueError):

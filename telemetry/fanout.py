@@ -189,7 +189,7 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     if not one.statement.reads:
         return None
     if one.distinct == 1:
-        return None if _may_have_changed(one, groups) else _same_again(one)
+        return None if _may_have_changed(one, groups) else _same_again(one, groups)
     feeder = feeder_of(one, groups)
     if is_paging(one, feeder):
         part = f"each for another part of {one.statement.table or 'the rows'}"
@@ -222,14 +222,14 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
             together.runs_kept += same
         together.sum_up({})
         if not _may_have_changed(together, groups):
-            yield _same_again(together, places)._replace(group=alike[0], of_all_callers=number)
+            yield _same_again(together, groups, places)._replace(group=alike[0], of_all_callers=number)
 
 
 def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
     """Tell whether the request wrote between most of the runs, or the answer is no table's, as of a clock: it asks anew."""
     if not one.statement.table or one.statement.is_random:
         return True
-    writers = [each for each in groups if each.statement.writes or each.flags & SCRIPT]
+    writers = _writers(groups)
     if not one.runs_kept or len(one.runs_kept) < one.runs:
         return sum(each.runs for each in writers) * 2 >= one.runs
     writes = sorted(query[START_NS] for each in writers for query in each.runs_kept)
@@ -237,12 +237,18 @@ def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
     return len(seen) * 2 > one.runs
 
 
-def _same_again(one: Group, places: int = 0) -> Finding:
+def _writers(groups: Sequence[Group]) -> list[Group]:
+    return [each for each in groups if each.statement.writes or each.flags & SCRIPT]
+
+
+def _same_again(one: Group, groups: Sequence[Group], places: int = 0) -> Finding:
     place = f"at {one.line}, called from {places} places" if places and one.line else ""
     if one.pauses:
         told = "with the same parameters, with pauses: it waited for something"
         return Finding(POLLING, lambda: f"{_ran(one, place)} {told}", group=one)
     mend = "ask once and keep the answer for the request, in flask.g or a local variable"
+    if _writers(groups):
+        mend += "; ask again after a write"
     return Finding(DUPLICATES, lambda: f"{_ran(one, place)}, each time with the same parameters", mend, one)
 
 

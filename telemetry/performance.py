@@ -329,7 +329,7 @@ class PerformanceMetrics:
         return len(self.ratings_post_latencies)
 
     def route_windows(self) -> list[RouteWindow]:
-        """Return the window of every route, by route name."""
+        """Return the windows of all routes, sorted by name."""
         endpoints = self.endpoints()
         return [
             RouteWindow(
@@ -346,7 +346,7 @@ class PerformanceMetrics:
         return self.store.lock_waits_s.copy()
 
     def route_stats(self) -> list[RouteStats]:
-        """Return what `RouteWindow.stats` says of every route that has a sample, by route name.
+        """Return what `RouteWindow.stats` says of each route that has a sample, sorted by name.
 
         What has not changed since the last call is not computed again.
         """

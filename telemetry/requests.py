@@ -324,8 +324,9 @@ class Transfer:
 
 
 def begin_transfer() -> Transfer:
-    """Return what to tell the end of a body to, for a view that answers with `direct_passthrough`; the request that is being
-    served shows it as its transfer. Outside of any, nobody hears of it.
+    """Return a `Transfer` for a view that answers with `direct_passthrough`: call its `end()` once the body has been sent.
+
+    The request that is being served then shows that time as `transfer_ms`. Outside of a request it does nothing.
     """
     record = serving.get()
     if record is None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -36,7 +36,11 @@ class TelemetrySettings:
     ] = 100
     max_routes: Annotated[
         int,
-        Meta(ge=1, le=100_000, description="Routes that may have a window; requests of later ones are counted only."),
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Routes that may have a window; requests to more of them count in totals alone.",
+        ),
     ] = 1000
     good_below_ms: Annotated[float, Meta(gt=0, le=_DAY_MS, description="A p95 under this reads good.")] = 50.0
     poor_above_ms: Annotated[
@@ -45,14 +49,24 @@ class TelemetrySettings:
     fan_out_warning: Annotated[int, Meta(ge=1, description="Queries in one request that are worth a look.")] = 20
     repeats_warning: Annotated[
         int,
-        Meta(ge=2, le=100_000, description="Runs of one statement from one line in one request that are called N+1."),
+        Meta(
+            ge=2,
+            le=100_000,
+            description="Runs of one statement from one line in one request that make a finding: N+1, duplicates, loop of "
+            "writes.",
+        ),
     ] = 5
     recent_requests: Annotated[
         int, Meta(ge=0, le=100_000, description="Newest requests that are kept with their queries.")
     ] = 200
     worst_requests: Annotated[
         int,
-        Meta(ge=0, le=1000, description="Requests kept of each route: the slowest, with most queries, failing."),
+        Meta(
+            ge=0,
+            le=1000,
+            description="Requests kept of each route: so many of the slowest, of those with most queries, of the newest that "
+            "failed.",
+        ),
     ] = 10
     recent_bytes: Annotated[
         int,
@@ -65,7 +79,8 @@ class TelemetrySettings:
         str,
         Meta(
             description="Address of a trace in your backend, with `{trace_id}` in it, for the links of the admin pages; "
-            "Jaeger's is `http://127.0.0.1:16686/trace/{trace_id}`, which need not be set with the exporter `jaeger`."
+            "Jaeger's is `http://127.0.0.1:16686/trace/{trace_id}`, which need not be set with the exporter `jaeger`.",
+            extra={"must_be": "an http or https address with {trace_id} in it"},
         ),
     ] = ""
     server_timing: Annotated[
@@ -89,8 +104,9 @@ class TelemetrySettings:
         str,
         Meta(
             description="Folder in which the workers of one server meet, so that the admin pages show the figures of all; made "
-            f"if need be, {workers.MOST_FOLDER_BYTES} bytes long at most, writable by no other user. Not needed under gunicorn, "
-            "uWSGI and Granian."
+            "if need be, writable by no other user. Not needed under gunicorn, "
+            "uWSGI and Granian.",
+            extra={"must_be": f"a folder whose whole path has {workers.MOST_FOLDER_BYTES} bytes at most, for sockets"},
         ),
     ] = ""
     admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True
@@ -109,7 +125,8 @@ class TelemetrySettings:
         str,
         Meta(
             description="Which requests an exporter gets: `all`, a share such as `1/10`, `notable` (slow, failing, many "
-            "queries), or `notable+1/10` with a share of the rest."
+            "queries), or `notable+1/10` with a share of the rest.",
+            extra={"must_be": "all, a share such as 1/10, notable, or notable+1/10"},
         ),
     ] = "all"
 
@@ -138,26 +155,25 @@ class TelemetrySettings:
     def __post_init__(self) -> None:
         for name in _hints():
             object.__setattr__(self, name, self._checked(name, getattr(self, name), name))
-        if self.poor_above_ms < self.good_below_ms:
-            raise SettingsError(
-                f"poor_above_ms must be at least good_below_ms ({self.good_below_ms:g}), got {self.poor_above_ms:g}"
-            )
+        good_ms, poor_ms = self.good_below_ms, self.poor_above_ms
+        if poor_ms < good_ms and poor_ms == TelemetrySettings.poor_above_ms:  # which nobody has set
+            raise SettingsError(f"good_below_ms must be at most poor_above_ms ({poor_ms:g}), got {good_ms:g}")
+        if poor_ms < good_ms:
+            raise SettingsError(f"poor_above_ms must be at least good_below_ms ({good_ms:g}), got {poor_ms:g}")
         if self.trace_url and (
             "{trace_id}" not in self.trace_url or not self.trace_url.startswith(("http://", "https://"))
         ):
-            raise SettingsError(
-                f"trace_url must be an http or https address with {{trace_id}} in it, got {self.trace_url!r}"
-            )
+            self._refuse("trace_url")
         if self.workers_dir and len(os.fsencode(Path(self.workers_dir).absolute())) > workers.MOST_FOLDER_BYTES:
-            raise SettingsError(
-                f"workers_dir must be a folder whose whole path has {workers.MOST_FOLDER_BYTES} bytes at most, for it is to "
-                f"hold sockets, got {self.workers_dir!r}"
-            )
+            self._refuse("workers_dir")
         if self.export != "all":
             try:
                 tail.parse(self.export)
             except ValueError as error:
                 raise SettingsError(f"export {error}, got {self.export!r}") from error
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise SettingsError(f"{name} must be {_must_be(_hints()[name])}, got {getattr(self, name)!r}")
 
     @classmethod
     def load(cls, **values: object) -> Self:
@@ -205,6 +221,8 @@ def _hints() -> Mapping[str, Any]:
 def _must_be(hint: Any) -> str:
     """Return what a setting of this type must be, in words."""
     kind, meta = get_args(hint)
+    if meta.extra:
+        return str(meta.extra["must_be"])
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -214,9 +232,14 @@ def _must_be(hint: Any) -> str:
     return " ".join([words, *(f"{word} {limit}" for word, limit in limits if limit is not None)])
 
 
-def described() -> list[tuple[str, object, str]]:
-    """Return name, default and meaning of each setting, as the docs show them."""
+def described() -> list[tuple[str, str, str, str]]:
+    """Return name, default, what it must be and meaning of each setting, as the docs show them."""
     return [
-        (field.name, field.default, get_args(_hints()[field.name])[1].description)
+        (
+            field.name,
+            field.default if isinstance(field.default, str) else msgspec.json.encode(field.default).decode(),
+            _must_be(_hints()[field.name]),
+            get_args(_hints()[field.name])[1].description,
+        )
         for field in dataclasses.fields(TelemetrySettings)
     ]

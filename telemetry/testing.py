@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from telemetry import fanout
+from telemetry.figures import plural
 from telemetry.fingerprint import statement
 from telemetry.instrumentation import sqlite
 from telemetry.query import SQL, START_NS
@@ -126,6 +127,7 @@ def assert_max_queries(most: int) -> Iterator[QueryRecorder]:
 
     Raises:
         QueryBudgetError: with the statements, how often and from which lines.
+        ValueError: `most` is below 0.
     """
     __tracebackhide__ = True
     if most < 0:
@@ -139,7 +141,7 @@ def check(recorder: QueryRecorder, most: int) -> None:
     """Fail when `recorder` has more than `most` queries."""
     __tracebackhide__ = True
     if recorder.count > most:
-        raise QueryBudgetError(f"{recorder.count} queries, at most {most} are allowed:\n{recorder.report()}")
+        raise QueryBudgetError(f"{plural(recorder.count, 'query')}, at most {most} allowed:\n{recorder.report()}")
 
 
 def assert_constant_queries(
@@ -154,6 +156,7 @@ def assert_constant_queries(
 
     Raises:
         QueryBudgetError: with the numbers, and the statements of the last request.
+        ValueError: `steps` are fewer than two.
     """
     __tracebackhide__ = True
     if len(steps) < 2:

@@ -104,7 +104,7 @@ class Together:
         )
 
     def route_windows(self) -> list[RouteWindow]:
-        """Return the window of every route, by route name; samples are numbered by their times."""
+        """Return the windows of all routes, sorted by name; samples are numbered by their times."""
         return list(self._windows)
 
     @functools.cached_property
@@ -121,7 +121,7 @@ class Together:
         ]
 
     def route_stats(self) -> list[RouteStats]:
-        """Return what `RouteWindow.stats` says of every route that has a sample, by route name."""
+        """Return what `RouteWindow.stats` says of each route that has a sample, sorted by name."""
         endpoints = self._own.endpoints()
         every = ((route, self._durations(route)) for route in self._routes())
         return [

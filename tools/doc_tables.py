@@ -34,10 +34,10 @@ def markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def telemetry_settings() -> str:
     """Return the settings of `instrument(app)`."""
     return markdown(
-        ("setting", "environment", "default", "meaning"),
+        ("setting", "environment", "default", "must be", "meaning"),
         (
-            (f"`{name}`", f"`{ENV_PREFIX}{name.upper()}`", f"`{default}`", meaning)
-            for name, default, meaning in described()
+            (f"`{name}`", f"`{ENV_PREFIX}{name.upper()}`", f"`{default}`" if default else "–", must_be, meaning)
+            for name, default, must_be, meaning in described()
         ),
     )
 

@@ -28,7 +28,7 @@ _WHOLE: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 @click.option("--allow-remote", is_flag=True, help="Let URL be of another machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def loadtest(url: str | None, requests: str, concurrency: str, timeout: str, allow_remote: bool, as_json: bool) -> None:
-    """Make many GET requests to URL and say how long they took. The exit code is 1 if any failed."""
+    """Make many GET requests to URL and say how long they took. The exit code is 1 if any failed (4xx too)."""
     try:
         plan = engine.Plan(
             url or "", _whole(requests), _whole(concurrency), allow_remote=allow_remote, timeout_s=_seconds(timeout)

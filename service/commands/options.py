@@ -21,7 +21,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command one option a setting. Values are checked with all the others, not by click."""
     for row in reversed(settings_table()):
         if row.field:
-            text = f"{row.description} [default: {row.default}; {row.env}]"
+            text = f"{row.description} [{row.must_be}; default: {row.default}; {row.env}]"
             command = click.option(row.option, row.field, metavar="VALUE", help=text)(command)
         else:
             kind = click.Path(path_type=Path)

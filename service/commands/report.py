@@ -13,14 +13,18 @@ from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, width
 from telemetry import report as writer
 
+SERVER_HELP = (
+    "The server to ask; with ?token=… if it needs its admin token. [default: the one of LVS_HOST and LVS_PORT, with the "
+    "token in LVS_DATA]"
+)
 _NOT_FIGURES = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError)
 
 
 @click.command()
-@click.option("--url", help="The server to ask; with ?token=… if it needs its admin token. [default: by the settings]")
+@click.option("--url", help=SERVER_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def report(url: str | None, as_json: bool) -> None:
-    """Say what a running server's figures show: what is slow, what fails, what fans out, how the caches do."""
+    """Say what a running server's figures show: slow and failing routes, many queries, how full the caches are."""
     try:
         target = Target.parse(url) if url is not None else of_settings(load(None, {}).settings)
         known, caches = _read(target)

@@ -14,7 +14,7 @@ from config import Settings
 from service.commands.fetch import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, wrapped
-from service.commands.report import of_settings
+from service.commands.report import SERVER_HELP, of_settings
 from telemetry import figures
 from telemetry.admin import waterfall
 from telemetry.admin.requests_api import REQUEST_ID, SORTS, VERDICT_CHOICES
@@ -27,9 +27,7 @@ _BAR: Final = 24
 
 def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")(command)
-    return click.option(
-        "--url", help="The server to ask; with ?token=… if it needs its admin token. [default: by the settings]"
-    )(command)
+    return click.option("--url", help=SERVER_HELP)(command)
 
 
 @click.command()
@@ -44,7 +42,7 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--sort", "sort_by", type=click.Choice(SORTS), default=SORTS[0], show_default=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 def requests(url: str | None, as_json: bool, errors: bool, **chosen: Any) -> None:
-    """List the newest requests of a running server, and the worst of each route, with what their queries come to."""
+    """List the newest requests of a running server, and the worst of each route, with their verdicts."""
     given = {name: value for name, value in chosen.items() if value is not None} | ({"errors": 1} if errors else {})
     target, body = _ask(url, f"{API}/requests?{urlencode(given)}")
     try:
@@ -94,7 +92,7 @@ def _status(request: Mapping[str, Any]) -> str:
 @click.argument("trace_id")
 @_asking
 def request(trace_id: str, url: str | None, as_json: bool) -> None:
-    """Show one request of a running server: its queries by statement and line, and what they come to."""
+    """Show one request of a running server: its queries by statement and line, and the verdict on them."""
     wanted = trace_id.strip().lower()
     if not REQUEST_ID.fullmatch(wanted):
         fail(

@@ -247,7 +247,8 @@ def _warned(kept: KeptRequest, analysis: fanout.Analysis) -> Warned | None:
         told = f"{figures.milliseconds(weight / 1e6)} without {worst.mend}"
     else:
         told = f"{figures.count(worst.runs)} of {figures.plural(kept.query_count, 'query')} alike"
-    return Warned(worst.kind, weight, line, f"{fanout.name_of(worst.kind)}: {told} {line}".rstrip())
+    place = f" at {line}" if line else ""
+    return Warned(worst.kind, weight, line, f"{fanout.name_of(worst.kind)}: {told}{place}")
 
 
 def _checked(kept: KeptRequest, analysis: fanout.Analysis, repeats: int) -> str | None:

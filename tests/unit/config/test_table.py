@@ -28,4 +28,6 @@ def test_the_table_is_printed_as_markdown_by_the_module():
     command = [sys.executable, "-m", "config"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8").stdout
     assert printed == markdown_table()
-    assert printed.startswith("| option | environment | default | meaning |\n|---|---|---|---|\n| `--videos` |")
+    assert printed.startswith(
+        "| option | environment | default | must be | meaning |\n|---|---|---|---|---|\n| `--videos` |"
+    )

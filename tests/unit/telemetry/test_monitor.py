@@ -442,7 +442,7 @@ def test_the_report_names_what_is_slow_what_failed_and_the_slow_calls(monitor: P
     assert "■ rebuild: poor. It took 2.50 s." in text
     assert "▲ send: warning. It took 1.00 ms and raised OSError." in text
     assert "They answered 0 % of 1 lookup, too few to judge." in text
-    assert "MB resident" in text
+    assert "MiB resident" in text
     assert "of the machine's memory" in text
 
 

@@ -46,6 +46,11 @@ def test_the_environment_sets_what_is_not_passed(monkeypatch: pytest.MonkeyPatch
             "LVS_TELEMETRY_POOR_ABOVE_MS must be at least good_below_ms (50), got 10",
         ),
         (
+            "LVS_TELEMETRY_GOOD_BELOW_MS",
+            "300",
+            "LVS_TELEMETRY_GOOD_BELOW_MS must be at most poor_above_ms (200), got 300",
+        ),
+        (
             "LVS_TELEMETRY_EXCLUDED_ROUTES",
             "/health",
             'LVS_TELEMETRY_EXCLUDED_ROUTES must be a JSON list of texts such as ["/health"], got',

@@ -61,7 +61,7 @@ def test_a_budget_that_is_exceeded_tells_statements_lines_and_the_verdict() -> N
     with pytest.raises(QueryBudgetError) as failed, assert_max_queries(5):
         ask(6)
     first, statement, verdict = str(failed.value).splitlines()
-    assert first == "6 queries, at most 5 are allowed:"
+    assert first == "6 queries, at most 5 allowed:"
     assert statement.startswith("     6 × SELECT ? + ?  ")
     assert "test_testing.py:" in statement
     assert verdict.startswith("  N+1: SELECT ran 6 times at ")
@@ -164,8 +164,8 @@ def test_the_plugin_has_a_fixture_and_a_marker(pytester: pytest.Pytester) -> Non
     result.assert_outcomes(passed=5, failed=3)
     result.stdout.fnmatch_lines_random(
         [
-            "*2 queries, at most 1 are allowed:*",
-            "*1 queries, at most 0 are allowed:*",
+            "*2 queries, at most 1 allowed:*",
+            "*1 query, at most 0 allowed:*",
             "*max_queries must be given one number*",
         ]
     )

@@ -168,7 +168,9 @@ def test_the_status_of_a_route_is_that_of_all_that_needs_a_look(
         (in_report,) = [row for row in report.all("tr") if row.all("span", title=route)]
         assert row.all("span", class_="shape")[0].text == in_report.all("span", class_="shape")[0].text == mark
     (row,) = page.all("tr", **{"data-route": "GET /fail"})
-    assert row.all("span", class_="shape")[0]["title"].startswith("poor: 1 error in 1 request (errors: a route with one is")
+    assert row.all("span", class_="shape")[0]["title"].startswith(
+        "poor: 1 error in 1 request (errors: a route with one is"
+    )
 
 
 def test_what_needs_a_look_leads_to_a_request_that_shows_it(instrumented: Instrumented, read) -> None:

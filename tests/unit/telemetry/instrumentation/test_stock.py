@@ -92,6 +92,15 @@ def test_requests_and_their_queries_reach_the_windows_and_the_admin_json(instrum
     assert shown["database"] == {"total_queries": 10, "avg_per_request": 2.5, "max_per_request": 7, "count": 4}
 
 
+def test_the_page_of_requests_says_why_it_is_empty(instrumented: Instrumented) -> None:
+    client = instrumented(shop(), settings=STOCK).test_client()
+    client.get("/items/3")
+    assert client.get("/api/admin/performance/requests").json == {"requests": [], "kept": 0}
+    page = client.get("/admin/performance/requests").text
+    assert "<strong>No request is kept.</strong> With OpenTelemetry's own instrumentations" in page
+    assert "will appear here" not in page
+
+
 def test_spans_are_those_of_the_stock_instrumentations(instrumented: Instrumented, spans: Any) -> None:
     provider, finished = spans
     app = instrumented(shop(), settings=STOCK, tracer_provider=provider)
