@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import linecache
 import os
+import weakref
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -127,10 +128,20 @@ def _nearest_code(frame: FrameType | None) -> tuple[CodeType | str | None, int]:
     return None, 0
 
 
+_template_lines: Final[weakref.WeakKeyDictionary[Any, dict[tuple[int, int], int]]] = weakref.WeakKeyDictionary()
+"""Of each template the lines of its text by code object and offset: Python and Jinja look through all of it for one of them."""
+
+
 def _template_line(frame: FrameType) -> tuple[str, int]:
     template: Any = frame.f_globals.get(_TEMPLATE)
-    name = template.filename or template.name or "<template>"
-    return str(name), int(template.get_corresponding_lineno(frame.f_lineno))
+    lines = _template_lines.get(template)
+    if lines is None:
+        lines = _template_lines[template] = {}
+    key = id(frame.f_code), frame.f_lasti  # which is nobody else's as long as the template is there
+    line = lines.get(key)
+    if line is None:
+        line = lines[key] = int(template.get_corresponding_lineno(frame.f_lineno))
+    return str(template.filename or template.name or "<template>"), line
 
 
 def line_of(code: CodeType | str | None, position: int) -> SourceLine | None:

@@ -93,6 +93,7 @@ class _AnyHostBlueprint(Blueprint):
     """A blueprint whose rules hold for every host, also in an app with `host_matching`, where a rule must name one."""
 
     admin: routes.Admin
+    enable_openapi = False  # asked for by APIFlask of each blueprint that has functions before its requests
 
     def make_setup_state(
         self, app: Any, options: dict[str, Any], first_registration: bool = False

@@ -99,6 +99,14 @@ class RequestMiddleware:
             if getattr(app, name) != before:  # it had been replaced on the app itself
                 setattr(app, name, before)
 
+    if not TYPE_CHECKING:  # a name that is mistyped here is still told
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what the middleware inside is asked for: apps find their own by `app.wsgi_app`."""
+            if name == "_wsgi_app":  # of a copy that is being made
+                raise AttributeError(name)
+            return getattr(self._wsgi_app, name)
+
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if not self._has_begun and not self._is_ready():
             return self._wsgi_app(environ, start_response)
@@ -327,12 +335,13 @@ def _warn_of_a_way_around(name: str) -> None:
 def _is_streamed(response: Response) -> bool:
     """Tell whether the body is still to be made.
 
-    A file that the server is handed as it is counts as made. So does an error page: Werkzeug makes a response of an HTTP
-    exception by running it as a WSGI app, which looks like a stream but for its length.
+    A file that the server is handed as it is counts as made. So does an error page or a redirect: Werkzeug makes a response
+    of an HTTP exception by running it as a WSGI app, which looks like a stream but for its length.
     """
     if response.direct_passthrough:
         return False
-    return not (isinstance(response.response, ClosingIterator) and response.content_length is not None)
+    is_page = response.status_code >= 300 and response.content_length is not None  # no success
+    return not (is_page and isinstance(response.response, ClosingIterator))
 
 
 @functools.lru_cache(maxsize=256)

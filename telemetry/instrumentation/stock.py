@@ -93,6 +93,14 @@ class StockMiddleware:
         self._plain: WSGIApplication = app.wsgi_app
         self._stock: WSGIApplication = app.wsgi_app
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return what the middleware inside is asked for, as `RequestMiddleware` does."""
+            if name == "_plain":
+                raise AttributeError(name)
+            return getattr(self._plain, name)
+
     def install(self) -> None:
         """Instrument the app, and `sqlite3` with the first one.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, render_template, render_template_string
+from jinja2 import Template
 
 from telemetry import PerformanceMetrics, TelemetrySettings, source
 from telemetry.recent import KeptRequest
@@ -188,6 +189,16 @@ def test_an_included_template_and_a_template_of_a_text_have_their_own_lines(
     assert [line for line, _ in told(metrics)].count("templates/page.html:3") == 4
     site.test_client().get("/text")
     assert [line for line, _ in told(metrics)] == ["<template>:2"]
+
+
+def test_jinja_is_asked_once_for_each_place_in_a_template(site: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    inner = Template.get_corresponding_lineno
+    monkeypatch.setattr(Template, "get_corresponding_lineno", lambda *given: (asked.append(given[1]), inner(*given))[1])
+    client = site.test_client()
+    for _ in range(3):
+        assert client.get("/page").status_code == 200
+    assert len(asked) == 1
 
 
 def test_where_no_code_of_the_app_is_at_work_the_nearest_other_line_stands_for_it() -> None:

@@ -158,6 +158,11 @@ def test_a_setting_leaves_the_pages_out(shop: Flask, instrumented: Instrumented)
     assert shop.test_client().get(PAGE).status_code == 404
 
 
+def test_frameworks_that_describe_all_blueprints_pass_over_it(client: FlaskClient) -> None:
+    blueprint = client.application.blueprints["telemetry_admin"]
+    assert blueprint.enable_openapi is False  # type: ignore[attr-defined]  # APIFlask asks each that has functions of its own
+
+
 def test_the_blueprint_stands_alone_in_an_app_that_is_not_instrumented(shop: Flask) -> None:
     metrics = PerformanceMetrics()
     metrics.record_endpoint_latency("GET /elsewhere", 0.01)

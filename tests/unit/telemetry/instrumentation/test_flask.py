@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -35,7 +36,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import RequestRedirect
 from werkzeug.test import EnvironBuilder
+from werkzeug.wsgi import ClosingIterator
 
 from telemetry import (
     InstrumentationError,
@@ -424,6 +427,54 @@ def test_queries_of_a_streamed_body_belong_to_the_request(
     with instrumented(streaming(5)).test_client().get("/") as response:
         assert response.data == b"chunk" * 5
     assert metrics.db_queries_per_request == [5]
+
+
+def test_a_stream_that_says_its_length_and_how_it_is_closed_is_one_too(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    def view() -> Response:
+        def body() -> Iterator[str]:
+            with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+                yield from (str(connection.execute("SELECT ?", (at,)).fetchone()[0]) for at in range(4))
+
+        return Response(ClosingIterator(body(), [lambda: None]), headers={"Content-Length": "4"})
+
+    assert instrumented(one_view(view)).test_client().get("/").data == b"0123"
+    assert metrics.snapshot()["database"]["total_queries"] == 4
+    (kept,) = metrics.recent.all()
+    assert kept.transfer_ns is not None
+
+
+@pytest.mark.parametrize("error", [NotFound(), RequestRedirect("/elsewhere")])
+def test_the_page_of_an_http_exception_is_no_stream(
+    error: Exception, metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    def view() -> str:
+        raise error
+
+    instrumented(one_view(view)).test_client().get("/")
+    assert [kept.transfer_ns for kept in metrics.recent.all()] == [None]
+
+
+class Mounted:
+    """A middleware that its app asks for something by `app.wsgi_app`."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.script_name = "/here"
+
+    def __call__(self, *args: Any) -> Any:
+        return self._app(*args)
+
+
+@pytest.mark.parametrize("how", ["own", "stock"])
+def test_what_the_app_asks_its_middleware_for_is_answered(how: str, instrumented: Instrumented) -> None:
+    app = one_view(lambda: app.wsgi_app.script_name)  # type: ignore[attr-defined]
+    app.wsgi_app = Mounted(app.wsgi_app)  # type: ignore[method-assign]
+    instrumented(app, settings=TelemetrySettings.load(instrumentation=how))
+    assert app.test_client().get("/").text == "/here"
+    assert not hasattr(app.wsgi_app, "elsewhere")
+    assert copy.copy(app.wsgi_app).script_name == "/here"
 
 
 def test_a_stream_that_is_closed_early_is_counted_once(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:
