@@ -190,11 +190,12 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
         return None
     if one.distinct == 1:
         return None if _may_have_changed(one, groups) else _same_again(one, groups)
-    feeder = feeder_of(one, groups)
-    if is_paging(one, feeder):
+    if one.statement.is_of_schema:
+        return None
+    if is_paging(one, feeder_of(one, groups)):
         part = f"each for another part of {one.statement.table or 'the rows'}"
         return Finding(PAGING, lambda: f"{_ran(one)}, {part}", group=one)
-    return _n_plus_one(one, feeder)
+    return _n_plus_one(one, groups)
 
 
 def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repeats: int) -> Iterator[Finding]:
@@ -252,7 +253,9 @@ def _same_again(one: Group, groups: Sequence[Group], places: int = 0) -> Finding
     return Finding(DUPLICATES, lambda: f"{_ran(one, place)}, each time with the same parameters", mend, one)
 
 
-def _n_plus_one(one: Group, feeder: Group | None) -> Finding:
+def _n_plus_one(one: Group, groups: Sequence[Group]) -> Finding:
+    feeder = _told_feeder(one, groups)
+
     def tell() -> str:
         ran = _ran(one)
         told = f"one statement {ran[3:]}" if ran.startswith("it ") else ran
@@ -262,12 +265,29 @@ def _n_plus_one(one: Group, feeder: Group | None) -> Finding:
             told += f". It follows the query {feeder.place}" if feeder.line else f". It follows {feeder.statement.text}"
         return told
 
-    return Finding(N_PLUS_ONE, tell, _mend(one, feeder), one, feeder)
+    return Finding(N_PLUS_ONE, tell, _mend(one, feeder, groups), one, feeder)
 
 
-def _mend(one: Group, feeder: Group | None) -> str:
-    column = one.statement.equals[-1] if one.statement.equals else ""
-    if one.is_recursive:
+def _told_feeder(one: Group, groups: Sequence[Group]) -> Group | None:
+    """Return the query whose rows `one` runs for, where more speaks for it than that it was before."""
+    return max((each for each in _before(one, groups) if _feeds(each, one)), key=lambda each: each.first, default=None)
+
+
+def _feeds(before: Group, one: Group) -> bool:
+    """Tell whether a query has given enough rows to run `one` for, or, where that is not known, both are of one function."""
+    limit = before.statement.limit
+    if not before.statement.table or (limit is not None and limit * before.runs < one.distinct):
+        return False
+    if before.rows is not None:
+        return before.rows >= one.distinct
+    functions = (one.site[0], one.site[2])
+    return any(code is not None and code in functions for code in (before.site[0], before.site[2]))
+
+
+def _mend(one: Group, feeder: Group | None, groups: Sequence[Group]) -> str:
+    columns = one.statement.equals
+    column = columns[0] if len(columns) == 1 else ""  # of several it is not known which one differs
+    if one.is_recursive and any(each is not one and each.line_key == one.line_key for each in groups):
         return "one WITH RECURSIVE query that walks the tree in the database"
     if one.statement.is_counted:
         return f"one query with GROUP BY {column}" if column else "one query with GROUP BY"
@@ -311,12 +331,15 @@ def is_paging(one: Group, feeder: Group | None) -> bool:
 
 
 def feeder_of(one: Group, groups: Sequence[Group]) -> Group | None:
-    """Return the query whose rows `one` runs for: the last one before it that reads and runs less often."""
+    """Return the query whose rows `one` may run for: the last one before it that reads and runs less often."""
+    return max(_before(one, groups), key=lambda each: each.first, default=None)
+
+
+def _before(one: Group, groups: Sequence[Group]) -> list[Group]:
     before = [
         each for each in groups if each.first < one.first and each.statement.reads and not each.statement.is_counted
     ]
-    fewer = [each for each in before if each.runs * 2 <= one.runs and not each.errors]
-    return max(fewer, key=lambda each: each.first, default=None)
+    return [each for each in before if each.runs * 2 <= one.runs and not each.errors]
 
 
 def full_scan(one: Group, index: str) -> Finding:

@@ -49,6 +49,7 @@ _KEYWORDS_BEFORE_PAREN: Final = frozenset(
         "ALL",
     }
 )
+_SUBQUERIES: Final = frozenset({"SELECT", "VALUES", "WITH"})
 _BY_CHANCE: Final = frozenset({("RANDOM", "("), ("RANDOMBLOB", "(")})
 _NAMED_BEHIND: Final = frozenset({"FROM", "INTO", "JOIN", "UPDATE", "TABLE", "."})
 # https://www.sqlite.org/lang_keywords.html; the tokenizer knows the words of other databases as well, such as SETTINGS.
@@ -104,6 +105,11 @@ class Statement:
     """Whether all that it selects is one aggregate, such as COUNT(*)."""
     is_random: bool
     """Whether chance has a part in its answer."""
+
+    @property
+    def is_of_schema(self) -> bool:
+        """Whether it looks at what tables there are."""
+        return self.table.lower().startswith("sqlite_")
 
     @property
     def reads(self) -> bool:
@@ -316,7 +322,11 @@ def _operation(words: Sequence[str]) -> tuple[str, str]:
                 break
     for at, (before, name) in enumerate(itertools.pairwise(words), 1):
         is_named = before in ("FROM", "INTO") or (before in ("UPDATE", *_RESOLUTIONS) and operation == "UPDATE")
-        if is_named and name not in ("(", "OR"):
+        if not is_named or name == "OR":
+            continue
+        while words[at : at + 1] == ["("]:  # FROM (albums)
+            at += 1
+        if at < len(words) and words[at].upper() not in _SUBQUERIES:
             return operation, _unqualified(words, at)
     return operation, ""
 
@@ -351,7 +361,7 @@ def _has_comma_limit(upper: Sequence[str]) -> bool:
 
 
 def _is_counted(upper: Sequence[str]) -> bool:
-    names = ("COUNT", "SUM", "MAX", "MIN", "AVG", "TOTAL", "EXISTS")
+    names = ("COUNT", "SUM", "MAX", "MIN", "AVG", "TOTAL")
     return (
         len(upper) > 2
         and upper[0] == "SELECT"

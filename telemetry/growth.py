@@ -70,7 +70,7 @@ def growing(requests: Iterable[tuple[str, Iterable[Step]]]) -> list[Growth]:
 
 def _is_for_each(one: Group, groups: Sequence[Group]) -> bool:
     """Tell whether a statement runs for one thing after another."""
-    if not one.statement.reads or one.distinct < one.runs or one.errors:
+    if not one.statement.reads or one.statement.is_of_schema or one.distinct < one.runs or one.errors:
         return False
     return not is_paging(one, feeder_of(one, groups))
 

@@ -27,6 +27,8 @@ KINDS: Final[dict[str, bool | None]] = {}
 
 _MOST_KINDS: Final = 20_000
 _TEMPLATE: Final = "__jinja_template__"
+_PACKAGES: Final = f"-packages{os.sep}"  # of site-packages and dist-packages
+_FRAMEWORKS: Final = frozenset({"flask", "werkzeug"})
 _TYPED_IN: Final = ("<stdin>", "<console>", "<input>", "<ipython")
 
 
@@ -70,7 +72,7 @@ def is_app(file: str) -> bool:
         path = os.path.abspath(file)  # noqa: PTH100  # it need not exist
     except OSError:  # nor need the working directory
         path = file
-    library = max(_longest(_libraries, path), path.rfind(f"-packages{os.sep}"))
+    library = max(_longest(_libraries, path), path.rfind(_PACKAGES))
     return _longest(_apps, path) > library or library <= 0
 
 
@@ -92,7 +94,7 @@ def _kind(frame: FrameType) -> bool | None:
 def find(frame: FrameType | None) -> Site:
     """Return the site of the nearest frame of the app, from `frame` outwards, and what called it.
 
-    Where there is none, such as in the middleware of a library, the nearest frame outside of this package stands for it.
+    Where there is none, such as in a view or the middleware of a library, a frame of a library stands for it.
     """
     outside: FrameType | None = None
     kinds = KINDS
@@ -109,7 +111,32 @@ def find(frame: FrameType | None) -> Site:
         if outside is None and not file.startswith(_OURS):
             outside = frame
         frame = frame.f_back
-    return (outside.f_code, outside.f_lasti, None, 0) if outside is not None else NO_SITE
+    return _stand_in(outside) if outside is not None else NO_SITE
+
+
+def _stand_in(nearest: FrameType) -> Site:
+    """Return the site of the library that uses the one which asks SQLite, such as an ORM; of that where Flask itself uses it."""
+    asking, found = _package(nearest.f_code.co_filename), nearest
+    frame = nearest.f_back if asking else None
+    while frame is not None and (package := _package(frame.f_code.co_filename)) not in _FRAMEWORKS:
+        if package and asking not in package:  # flask_sqlalchemy says no more than sqlalchemy
+            found = frame
+            break
+        frame = frame.f_back
+    return (found.f_code, found.f_lasti, None, 0)
+
+
+@functools.lru_cache(maxsize=2048)
+def _package(file: str) -> str:
+    """Return the name of the installed package, or module, that `file` belongs to; empty if to none."""
+    start = _in_packages(file)
+    return file[start:].partition(os.sep)[0].removesuffix(".py") if start else ""
+
+
+def _in_packages(file: str) -> int:
+    """Return where in the path `file` that of an installed package begins; 0 if there is none."""
+    at = file.rfind(_PACKAGES)
+    return at + len(_PACKAGES) if at >= 0 else 0
 
 
 def none(_: FrameType | None) -> Site:
@@ -182,10 +209,10 @@ def _is_python(file: str) -> bool:
 
 @functools.lru_cache(maxsize=2048)
 def short_name(file: str) -> str:
-    """Return `file` from the folder on that holds the app's package or modules; what is elsewhere as it is called there."""
+    """Return `file` from the folder on that holds the app's or an installed package, or its modules; else as it is called."""
     roots = sorted((root for root in (*_apps, *_libraries) if file.startswith(root)), key=len, reverse=True)
     if not roots:
-        return file
+        return file[_in_packages(file) :]
     root = Path(roots[0])
     is_package = roots[0] in _apps and (root / "__init__.py").is_file()
     return file[len(str(root.parent if is_package else root).rstrip(os.sep)) + 1 :]

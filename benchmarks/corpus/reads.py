@@ -392,3 +392,15 @@ def waiting_for_a_job(db: Any) -> Any:
 def clock_asked_again(db: Any) -> Any:
     for _ in range(6):
         db.execute("SELECT strftime('%s', 'now')").fetchone()
+
+
+@shape(source="simonw/sqlite-utils 4.2, insert_all: is it a table, a view, what columns has it")
+def tables_looked_at_before_writing(db: Any) -> Any:
+    for kind in ("table", "view") * 4:
+        db.execute("SELECT name FROM sqlite_master WHERE type = ?", (kind,)).fetchall()
+
+
+@shape((DUPLICATES, "posts"), source="beetbox/beets, its web plugin: FROM (albums), with brackets, for one of them")
+def one_row_with_its_table_in_brackets(db: Any) -> Any:
+    for _ in range(6):
+        db.execute("SELECT posts.* FROM (posts) WHERE id = ? GROUP BY posts.id", (1,)).fetchone()

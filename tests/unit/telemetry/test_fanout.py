@@ -6,6 +6,8 @@ import pytest
 
 from telemetry import fanout, source
 from telemetry.fanout import analyse, summary
+from telemetry.groups import groups_of
+from telemetry.growth import steps_of
 from telemetry.query import MADE, MANY, SCRIPT, Query
 from telemetry.recent import KeptRequest, summed
 from telemetry.sums import Sums
@@ -50,6 +52,54 @@ def test_what_feeds_is_the_last_query_before_that_has_rows_to_give() -> None:
     assert feeder(POSTS, query(tags, 10, error="sqlite3.OperationalError")) == POSTS[0]
     assert feeder(POSTS, query("INSERT INTO seen VALUES (?)", 10)) == POSTS[0]
     assert feeder(POSTS, *each("SELECT a FROM b WHERE c = ?", 5, since=10, step_ns=2)) == POSTS[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "is_told"),
+    [
+        (query("SELECT id FROM posts", 1, rows=9), True),
+        (query("SELECT id FROM posts", 1, rows=9, at=code("elsewhere")), True),
+        (query("SELECT id FROM posts", 1, rows=8), False),
+        (query("SELECT id FROM posts", 1, at=code("elsewhere")), False),
+        (query("SELECT id FROM posts", 1, at=code("posts"), caller=VIEW), True),
+        (query("SELECT id FROM posts LIMIT 8", 1), False),
+        (query("SELECT 1", 1), False),
+    ],
+    ids=[
+        "enough rows",
+        "enough rows, elsewhere",
+        "too few rows",
+        "rows not known, elsewhere",
+        "rows not known, called by the same function",
+        "too few rows by its limit",
+        "of no table",
+    ],
+)
+def test_what_feeds_is_told_where_more_speaks_for_it_than_that_it_was_before(before: Query, is_told: bool) -> None:
+    (finding,) = analyse(kept([before, *each(AUTHOR, 9, since=10)])).findings
+    assert (finding.feeder is not None) is is_told
+    assert ("It follows" in finding.text) is is_told
+    assert (
+        finding.mend
+        == ("a JOIN of users in the query of posts" if is_told else "a JOIN") + ", or one query with id IN (…)"
+    )
+
+
+def test_of_several_columns_none_is_named_as_the_one_that_differs() -> None:
+    (finding,) = analyse(kept(each("SELECT v FROM metrics WHERE run = ? AND key = ?", 9))).findings
+    assert finding.mend == "a JOIN, or one query with an IN list"
+
+
+def test_asking_whether_there_is_a_row_is_no_count() -> None:
+    (finding,) = analyse(kept(each("SELECT EXISTS(SELECT 1 FROM roles WHERE name = ?)", 9))).findings
+    assert finding.mend == "a JOIN, or one query with name IN (…)"
+
+
+@pytest.mark.parametrize("table", ["sqlite_master", "SQLITE_SCHEMA", "main.sqlite_schema"])
+def test_looking_at_what_tables_there_are_is_no_n_plus_one(table: str) -> None:
+    request = kept(each(f"SELECT name FROM {table} WHERE type = ?", 9))
+    assert analyse(request).findings == ()
+    assert steps_of(groups_of(request)) == ()
 
 
 @pytest.mark.parametrize(("runs", "repeats", "expected"), [(4, 5, "ok"), (5, 5, "n_plus_one"), (4, 4, "n_plus_one")])
@@ -238,8 +288,16 @@ def test_the_first_rows_for_each_row_are_no_pages(sql: str) -> None:
 
 
 def test_a_function_that_calls_itself_is_told_of_with_recursive() -> None:
-    queries = each("SELECT id FROM t WHERE parent = ?", 9, caller=VIEW)
-    assert "WITH RECURSIVE" in analyse(kept(queries)).findings[0].mend
+    of_tree = "SELECT id FROM t WHERE parent = ?"
+    below = each(of_tree, 9, since=10, caller=VIEW)
+    assert "WITH RECURSIVE" in analyse(kept([query(of_tree, 1), *below])).findings[0].mend
+    other = query(
+        "SELECT id FROM u WHERE parent = ?", 1
+    )  # a function for this and that, which calls itself for the parts
+    assert (
+        analyse(kept([other, *below])).findings[0].mend
+        == "a JOIN of t in the query of u, or one query with parent IN (…)"
+    )
 
 
 def test_a_count_for_each_row_is_told_of_group_by() -> None:

@@ -9,6 +9,7 @@ import re
 import sqlite3
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,29 @@ def test_where_no_code_of_the_app_is_at_work_the_nearest_other_line_stands_for_i
     assert found == source.NO_SITE
     site = namespace["library"]()
     assert (source.line_of(site[0], site[1]) or pytest.fail("no line")).function.startswith("test_")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["flask/app.py", "flask_admin/view.py", "flask_alchemy/query.py", "alchemy/orm.py"], "flask_admin/view.py:3"),
+        (["flask/app.py", "flask/sessions.py", "cache.py"], "cache.py:3"),
+        (["runner/job.py", "werkzeug/local.py", "dataset/table.py", "alchemy/orm.py"], "dataset/table.py:3"),
+        (["alchemy/pool.py", "alchemy/orm.py"], "alchemy/orm.py:3"),
+    ],
+)
+def test_where_libraries_alone_are_at_work_the_one_that_uses_the_orm_is_told(files: list[str], expected: str) -> None:
+    found: list[source.Site] = []
+    inner: Callable[[], Any] = lambda: found.append(source.find(sys._getframe(1)))  # noqa: E731
+    for file in reversed(files):
+        namespace: dict[str, Any] = {"inner": inner}
+        exec(compile("\ndef library():\n    inner()\n", f"/opt/site-packages/{file}", "exec"), namespace)
+        inner = namespace["library"]
+    thread = threading.Thread(target=inner)  # which no frame of a test is behind
+    thread.start()
+    thread.join()
+    assert str(source.line_of(*found[0][:2])) == expected
+    assert source.caller_of(found[0]) is None
 
 
 @pytest.mark.parametrize(
