@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from telemetry import fanout, figures
 from telemetry.admin.requests_facts import of_late
 from telemetry.figures import GOOD, POOR, WARNING, Status
+from telemetry.instrumentation.unseen import REMEDY
 from telemetry.workers import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -75,11 +76,12 @@ def notes(
     exporting: Sequence[exporters.Row] = (),
     silent_workers: Sequence[int] = (),
     untold_workers: Sequence[int] = (),
+    unseen_connections: int = 0,
 ) -> list[Note]:
     """Return a note for what went wrong in the telemetry itself, then for each route, exporter and cache that isn't good.
 
     `silent_workers` are the processes of those that have not told their figures, `untold_workers` of those that have, but not
-    their requests.
+    their requests. `unseen_connections` are those of this process that were opened before `instrument(app)`.
     """
     told = fan_outs or {}
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
@@ -89,6 +91,7 @@ def notes(
         _of_silence(silent_workers, untold_workers),
         _of_failures(overview),
         _of_room(overview),
+        _of_unseen(overview, unseen_connections),
         *found,
         _of_cache(overview, settings),
     )
@@ -158,6 +161,15 @@ def _of_room(overview: Overview) -> Note | None:
         f"there are more than {figures.plural(overview.full_at, 'route')}: later ones are in no figure of a route"
     )
     return Note("routes", (fact,), WARNING, "the setting max_routes says how many have a window", None, "routes")
+
+
+def _of_unseen(overview: Overview, connections: int) -> Note | None:
+    """Tell where no query has been seen at all, and why that may be: such connections need not be the app's."""
+    if not connections or not overview.rows or any(any(window.queries) for window in overview.windows):
+        return None
+    were = "connection was" if connections == 1 else "connections were"
+    fact = Fact(f"none is seen: {connections} {were} opened before instrument(app)")
+    return Note("queries", (fact,), WARNING, f"{REMEDY[0].upper()}{REMEDY[1:]}", None, "routes")
 
 
 def _of_exporter(row: exporters.Row) -> Note | None:

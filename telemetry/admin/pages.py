@@ -12,6 +12,7 @@ from werkzeug.routing import BuildError
 
 from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
 from telemetry.exporters.registry import is_switched_off
+from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import excludes
 from telemetry.recent import Traces
 
@@ -66,6 +67,7 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         exporting,
         reader.silent(),
         reader.untold(),
+        sqlite.opened_before.number(),
     )
     most = len(notes) if chosen.notes else attention.MOST_NOTES
     return {

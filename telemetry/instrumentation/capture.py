@@ -50,8 +50,10 @@ _NAME = r"""(?:"([^"]+)"|'([^']+)'|`([^`]+)`|\[([^\]]+)\]|(\w+))"""
 _SCHEMA = r"""(?:(?:"[^"]+"|'[^']+'|`[^`]+`|\[[^\]]+\]|\w+)\s*\.\s*)?"""
 _BLANK = r"(?>\s|--[^\n]*\n|/\*.*?\*/)*"
 _NO_CODE = r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*'?|"[^"]*"?|`[^`]*`?|\[[^\]]*\]?|\bDISTINCT\s+FROM\b"""
+_BRACKETS = rf"(?>\({_BLANK})*(?!(?:SELECT|VALUES|WITH)\b)"  # FROM (albums) is FROM albums
 _COLLECTION = re.compile(
-    rf"{_NO_CODE}|\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\b{_BLANK}{_SCHEMA}{_NAME}", re.IGNORECASE | re.DOTALL
+    rf"{_NO_CODE}|\b(?:FROM|INTO|UPDATE(?:\s+OR\s+\w+)?)\b{_BLANK}{_BRACKETS}{_SCHEMA}{_NAME}",
+    re.IGNORECASE | re.DOTALL,
 )
 """Comments, names and literals, in which nothing is to be looked for, or the name of a table, which is the only group then."""
 _UP_TO_LITERAL = re.compile(r"[^'0-9]*")
@@ -61,8 +63,8 @@ _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
 _OVERFLOW: Final = {"otel.metric.overflow": True}
 _SHORT_SQL = 500
-_KIND = itemgetter(0, 3)  # of a query: its SQL and its error type
-_DURATION_NS = itemgetter(2)
+_KIND = itemgetter(SQL, ERROR_TYPE)
+_DURATION_NS = itemgetter(DURATION_NS)
 _SeriesKey = tuple[str | None, str, int, str | None]
 """Rule, method, status code and error type."""
 _Series = tuple[BoundHistogram, BoundHistogram, Worst | None]

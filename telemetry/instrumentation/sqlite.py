@@ -14,12 +14,11 @@ makes without subclassing; statements of C extensions. What stands for `sqlite3.
 from __future__ import annotations
 
 import functools
-import gc
 import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from time import perf_counter_ns, time_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -33,6 +32,7 @@ from telemetry.failure import clean, error_type_of
 from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.spans import end_span
+from telemetry.instrumentation.unseen import OpenedBefore
 from telemetry.query import DURATION_NS, MADE, MANY, SCRIPT, SQL, START_NS
 from telemetry.requests import MAX_PENDING_QUERIES, RECORD_KEY, current_request, serving
 
@@ -435,44 +435,17 @@ def _is_on() -> bool:
 
 connect: Final = Connect(original(), _traced_connection, _is_on)
 _places: Final = Places(connect, {"_sqlite3", __name__})
+opened_before: Final = OpenedBefore(TracedConnection)
 
 
 def _replace_connect() -> None:
     _places.replace()  # also where it has been before: modules may have been imported since
-    _warn_of_open_connections()
+    opened_before.warn()
 
 
 def _restore_connect() -> None:
     if not _is_on():
         _places.restore()
-
-
-@functools.cache  # looking through all objects takes some 10 ms, and once is enough
-def _warn_of_open_connections() -> None:
-    """Say that Python lets no connection change its class that was made without ours."""
-    classes = frozenset(_untraced(sqlite3.Connection))
-    opened = sum([_is_open(each) for each in gc.get_objects() if type(each) in classes])
-    if opened:
-        _log.warning(
-            "%d sqlite3 connection(s) were opened before instrument(app): Python can't let their queries be seen; "
-            "open them after it",
-            opened,
-        )
-
-
-def _untraced(base: type[sqlite3.Connection]) -> Iterator[type[sqlite3.Connection]]:
-    """Yield `base` and its subclasses, but for those whose queries are seen."""
-    if base is not TracedConnection:
-        yield base
-        for each in base.__subclasses__():
-            yield from _untraced(each)
-
-
-def _is_open(connection: sqlite3.Connection) -> bool:
-    try:
-        return connection.total_changes >= 0
-    except sqlite3.ProgrammingError:
-        return False
 
 
 def _timed_elsewhere(

@@ -138,8 +138,9 @@ def test_a_pool_that_was_filled_before_is_warned_of(
 ) -> None:
     """What `db.create_all()` before `instrument(app)` leads to: the pool keeps the connection."""
     from telemetry.instrumentation import sqlite
+    from telemetry.instrumentation.unseen import OpenedBefore
 
-    monkeypatch.setattr(sqlite, "_warn_of_open_connections", sqlite._warn_of_open_connections.__wrapped__)
+    monkeypatch.setattr(sqlite, "opened_before", OpenedBefore(sqlite.TracedConnection))
     app, prepare = APPS["sqlalchemy"](tmp_path / "data.db")
     prepare()
     instrumented(app)

@@ -47,6 +47,8 @@ def run(made: Capture, *statements: str) -> None:
         'SELECT * FROM"users"',
         "SELECT * FROM[users]",
         "SELECT * FROM (SELECT * FROM main.users)",
+        "SELECT * FROM (users) WHERE id = 1",
+        "SELECT * FROM (( main.users JOIN posts))",
         "INSERT OR REPLACE INTO 'users' VALUES ('from x')",
         "UPDATE OR IGNORE users SET a = 'from x'",
         "DELETE FROM users -- into the void",

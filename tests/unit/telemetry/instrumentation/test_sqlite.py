@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import gc
 import inspect
-import re
 import sqlite3
 import sys
 import threading
@@ -614,33 +613,6 @@ def test_a_class_that_is_hard_to_extend_works_as_it_does_without(
         seen = count(lambda: (opened.execute("SELECT 1"), opened.cursor(_CursorTakesNoSubclass).execute("SELECT 1")))
     assert seen == (1 if factory is _TakesNoAttributes else 0)
     assert "takes no subclass" in caplog.text
-
-
-@pytest.mark.parametrize("factory", [sqlite3.Connection, AppConnection])
-@pytest.mark.parametrize("is_closed", [False, True])
-def test_the_warning_of_connections_opened_before_knows_which_are_open(
-    factory: type[sqlite3.Connection], is_closed: bool
-) -> None:
-    before = sqlite3.connect(":memory:", factory=factory)
-    if is_closed:
-        before.close()
-    assert sqlite._is_open(before) != is_closed
-    before.close()
-
-
-def test_connections_opened_before_are_warned_of(
-    caplog: pytest.LogCaptureFixture, metrics: PerformanceMetrics, instrumented: Instrumented
-) -> None:
-    sqlite._warn_of_open_connections.cache_clear()
-    with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as before:
-        app = Flask(__name__)
-        app.add_url_rule("/", "view", lambda: str(before.execute("SELECT 1").fetchone()))
-        instrumented(app)
-        app.test_client().get("/")
-    # Beside it there may be some of other tests, not collected yet.
-    assert re.search(r"[1-9]\d* sqlite3 connection\(s\) were opened before instrument\(app\)", caplog.text)
-    assert metrics.recent.all()[0].query_count == 0
-    sqlite._warn_of_open_connections.cache_clear()
 
 
 def test_lazy_loads_of_an_orm_have_the_line_that_reads_the_attribute(kept_of: Kept) -> None:
