@@ -270,26 +270,28 @@ def _n_plus_one(one: Group, groups: Sequence[Group]) -> Finding:
 
 def _told_feeder(one: Group, groups: Sequence[Group]) -> Group | None:
     """Return the query whose rows `one` runs for, where more speaks for it than that it was before."""
-    return max((each for each in _before(one, groups) if _feeds(each, one)), key=lambda each: each.first, default=None)
+    told = [each for each in _before(one, groups) if each.statement.table and _feeds(each, one)]
+    return max(told, key=lambda each: (_feeds(each, one), each.first), default=None)
 
 
-def _feeds(before: Group, one: Group) -> bool:
-    """Tell whether a query has given enough rows to run `one` for, or, where that is not known, both are of one function."""
-    limit = before.statement.limit
-    if not before.statement.table or (limit is not None and limit * before.runs < one.distinct):
-        return False
+def _feeds(before: Group, one: Group) -> int:
+    """Return how much speaks for it that `one` runs for the rows of a query: that there were just as many, or more, or where
+    that is not known, that both are of one function, and not the query for one row.
+    """
     if before.rows is not None:
-        return before.rows >= one.distinct
+        return 3 if before.rows in (one.runs, one.distinct) else 2 if before.rows > one.distinct else 0
+    limit = before.statement.limit
+    if before.statement.equals or (limit is not None and limit * before.runs < one.distinct):
+        return 0
     functions = (one.site[0], one.site[2])
-    return any(code is not None and code in functions for code in (before.site[0], before.site[2]))
+    return int(any(code is not None and code in functions for code in (before.site[0], before.site[2])))
 
 
 def _mend(one: Group, feeder: Group | None, groups: Sequence[Group]) -> str:
-    columns = one.statement.equals
-    column = columns[0] if len(columns) == 1 else ""  # of several it is not known which one differs
+    column = one.statement.key
     if one.is_recursive and any(each is not one and each.line_key == one.line_key for each in groups):
         return "one WITH RECURSIVE query that walks the tree in the database"
-    if one.statement.is_counted:
+    if one.statement.is_counted and not one.statement.text.startswith("SELECT EXISTS"):
         return f"one query with GROUP BY {column}" if column else "one query with GROUP BY"
     in_list = f"one query with {column} IN (…)" if column else "one query with an IN list"
     if feeder is not None and feeder.statement.table and one.statement.table:

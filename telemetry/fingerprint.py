@@ -50,6 +50,7 @@ _KEYWORDS_BEFORE_PAREN: Final = frozenset(
     }
 )
 _SUBQUERIES: Final = frozenset({"SELECT", "VALUES", "WITH"})
+_LIMITS: Final = re.compile(r" (?:LIMIT|OFFSET) \?|(?<= LIMIT \?), \?")
 _BY_CHANCE: Final = frozenset({("RANDOM", "("), ("RANDOMBLOB", "(")})
 _NAMED_BEHIND: Final = frozenset({"FROM", "INTO", "JOIN", "UPDATE", "TABLE", "."})
 # https://www.sqlite.org/lang_keywords.html; the tokenizer knows the words of other databases as well, such as SETTINGS.
@@ -105,6 +106,13 @@ class Statement:
     """Whether all that it selects is one aggregate, such as COUNT(*)."""
     is_random: bool
     """Whether chance has a part in its answer."""
+
+    @property
+    def key(self) -> str:
+        """The column that a run is for: where rows are chosen by one value alone, the column that equals it; else empty."""
+        values = _LIMITS.sub("", self.text.partition(" WHERE ")[2])
+        is_by_one = len(self.equals) == 1 and values.count("?") == 1 and _ELLIPSIS not in values
+        return self.equals[0] if is_by_one else ""
 
     @property
     def is_of_schema(self) -> bool:
@@ -361,7 +369,7 @@ def _has_comma_limit(upper: Sequence[str]) -> bool:
 
 
 def _is_counted(upper: Sequence[str]) -> bool:
-    names = ("COUNT", "SUM", "MAX", "MIN", "AVG", "TOTAL")
+    names = ("COUNT", "SUM", "MAX", "MIN", "AVG", "TOTAL", "EXISTS")
     return (
         len(upper) > 2
         and upper[0] == "SELECT"

@@ -118,7 +118,10 @@ def _stand_in(nearest: FrameType) -> Site:
     """Return the site of the library that uses the one which asks SQLite, such as an ORM; of that where Flask itself uses it."""
     asking, found = _package(nearest.f_code.co_filename), nearest
     frame = nearest.f_back if asking else None
-    while frame is not None and (package := _package(frame.f_code.co_filename)) not in _FRAMEWORKS:
+    while frame is not None and not (file := frame.f_code.co_filename).startswith(_OURS):
+        package = _package(file)
+        if package in _FRAMEWORKS:
+            break
         if package and asking not in package:  # flask_sqlalchemy says no more than sqlalchemy
             found = frame
             break
@@ -161,9 +164,12 @@ _template_lines: Final[weakref.WeakKeyDictionary[Any, dict[tuple[int, int], int]
 
 def _template_line(frame: FrameType) -> tuple[str, int]:
     template: Any = frame.f_globals.get(_TEMPLATE)
-    lines = _template_lines.get(template)
-    if lines is None:
-        lines = _template_lines[template] = {}
+    try:
+        lines = _template_lines.get(template)
+        if lines is None:
+            lines = _template_lines[template] = {}
+    except TypeError:  # of a class of the app's own, which has no hash
+        lines = {}
     key = id(frame.f_code), frame.f_lasti  # which is nobody else's as long as the template is there
     line = lines.get(key)
     if line is None:
@@ -211,8 +217,9 @@ def _is_python(file: str) -> bool:
 def short_name(file: str) -> str:
     """Return `file` from the folder on that holds the app's or an installed package, or its modules; else as it is called."""
     roots = sorted((root for root in (*_apps, *_libraries) if file.startswith(root)), key=len, reverse=True)
-    if not roots:
-        return file[_in_packages(file) :]
+    packages = _in_packages(file)
+    if not roots or packages > len(roots[0]):
+        return file[packages:]
     root = Path(roots[0])
     is_package = roots[0] in _apps and (root / "__init__.py").is_file()
     return file[len(str(root.parent if is_package else root).rstrip(os.sep)) + 1 :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -14,7 +14,7 @@ from telemetry import fanout, figures
 from telemetry.admin import answers, attention, exporters, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
-from telemetry.admin.requests_api import RETRY_AFTER_S, VERDICT_CHOICES, as_file, find, is_chosen
+from telemetry.admin.requests_api import REQUEST_ID, RETRY_AFTER_S, VERDICT_CHOICES, as_file, find, is_chosen
 from telemetry.instrumentation import sqlite
 
 if TYPE_CHECKING:
@@ -71,11 +71,12 @@ class ListState(TableState):
     def select(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows that are chosen, in order."""
         words = self.q.casefold().split()
+        span_ids = {row["span_id"] for row in rows}
         found = [
             row
             for row in rows
             if self.route in ("", row["route"])
-            and all(_is_in(row, word) for word in words)
+            and all(_is_in(row, word, span_ids) for word in words)
             and (not self.errors or row["error_type"] is not None)
             and (not self.verdict or is_chosen(row["verdict"], self.verdict))
         ]
@@ -87,12 +88,18 @@ class ListState(TableState):
         return _SEVERITY[row["verdict"]] if self.sort == "verdict" else row[self.sort]
 
 
-def _is_in(row: Mapping[str, Any], word: str) -> bool:
-    """Return whether a row has a word of the filter in it, or is the one that an id or a `traceparent` names."""
-    trace_id = row["trace_id"]
-    if len(word) >= _LEAST_OF_ID and (trace_id in word or f"{trace_id}-{row['span_id']}".startswith(word)):
+def _is_in(row: Mapping[str, Any], word: str, span_ids: Container[str]) -> bool:
+    """Return whether a row has a word of the filter in it, or an id has it, or the beginning of one.
+
+    Of a trace and a span, as in a `traceparent`, it is the request of the span if there is one, else all of the trace.
+    """
+    named = REQUEST_ID.search(word)
+    if named is not None:
+        wanted = named["span"] if named["span"] in span_ids else None
+        return named["trace"] == row["trace_id"] and wanted in (None, row["span_id"])
+    if len(word) >= _LEAST_OF_ID and (row["trace_id"].startswith(word) or row["span_id"] == word):
         return True
-    return word in " ".join(str(row[name] or "") for name in _SEARCHED).casefold()
+    return word == "traceparent:" or word in " ".join(str(row[name] or "") for name in _SEARCHED).casefold()
 
 
 def listed(admin: Admin) -> Response:

@@ -96,7 +96,7 @@ class DeferredSpanProcessor(SpanProcessor):
         self._ended = threading.Event()
         self._queue: deque[tuple[Item, int]] = deque()
         self._held_spans = self._held_characters = 0
-        self._pause_s = 0.0
+        self._pause_s = self._asked_s = 0.0
         self._batch_spans = self._max_batch_spans
         self._thread: threading.Thread | None = None
 
@@ -164,9 +164,12 @@ class DeferredSpanProcessor(SpanProcessor):
             else:
                 self._wake.wait(self._delay_s)
             self._wake.clear()
-            self._drain()
-        while not self._drain() and self._pause_s < self._shutdown_timeout_s and not self._ended.wait(self._pause_s):
-            pass
+            if not self._closed:
+                self._drain()
+        while not self._drain():  # at the end there is no time for pauses that grow
+            pause_s = self._asked_s or _FIRST_PAUSE_S
+            if pause_s >= self._shutdown_timeout_s or self._ended.wait(pause_s):
+                break
 
     def _drain(self, until: float = float("inf")) -> bool:
         """Send what is queued, and return whether all of it was sent before `until`, by the monotonic clock."""
@@ -202,8 +205,9 @@ class DeferredSpanProcessor(SpanProcessor):
         spans = sum(number for _, number in batch)
         if delivery.retry and not delivery:
             self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            self._asked_s = 0.0
             if delivery.wait_s is not None:
-                self._pause_s = max(_FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
+                self._pause_s = self._asked_s = max(_FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
             self._tell_failed(f"{delivery.why}; kept, to be tried again")
             return False
         if delivery.unwritable and spans > 1:
@@ -211,7 +215,7 @@ class DeferredSpanProcessor(SpanProcessor):
         if delivery.too_large and spans > 1:
             self._batch_spans = spans // 2
             return True
-        self._pause_s = 0.0
+        self._pause_s = self._asked_s = 0.0
         if not self._remove(batch, spans):
             return False
         if delivery:
@@ -275,9 +279,11 @@ class DeferredSpanProcessor(SpanProcessor):
         return Delivery(False, why="the exporter could not deliver them")
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what is queued now; false if that takes longer, or the backend does not take it."""
-        if not self._drain(time.monotonic() + timeout_millis / 1000):
-            return False
+        """Send what is queued now, in several attempts if need be; false if there is no time for another one."""
+        until = time.monotonic() + timeout_millis / 1000
+        while not self._drain(until):
+            if time.monotonic() + self._pause_s >= until or self._closing.wait(self._pause_s):
+                return False
         return self._exporter.force_flush(timeout_millis) is not False  # many exporters return nothing
 
     def begin_shutdown(self) -> None:

@@ -38,7 +38,28 @@ MayLook = Callable[[dict[str, Any]], bool]
 """Tells whether a request, by its environment, may see what it costs."""
 
 
-class RequestMiddleware:
+class Around:
+    """What stands around a WSGI app and has what that has: apps find their own middleware by `app.wsgi_app`, and set it up."""
+
+    _wsgi_app: WSGIApplication
+    """What is inside; set last, when there is all else."""
+
+    if not TYPE_CHECKING:  # a name that is mistyped in a subclass is still told
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_wsgi_app":  # of a copy that is being made
+                raise AttributeError(name)
+            return getattr(self._wsgi_app, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            own = vars(self)
+            if name not in own and "_wsgi_app" in own and hasattr(self._wsgi_app, name):
+                setattr(self._wsgi_app, name, value)
+            else:
+                object.__setattr__(self, name, value)
+
+
+class RequestMiddleware(Around):
     """Measures each request from its first byte of work to its return, for streamed bodies to the first byte.
 
     It stands around `app.wsgi_app`. When it has been switched off it passes requests on untouched, because other middleware
@@ -63,12 +84,12 @@ class RequestMiddleware:
         forked.call_in_child(self._begin_anew)
         self.active = False
         self._app = app
-        self._wsgi_app: WSGIApplication = app.wsgi_app
         self._inner_preprocess = app.preprocess_request
         self._inner_process = app.process_response
         self._inner_context = app.request_context
         self._starts_spans = False
         self._thrown_away: deque[Ended] = deque()
+        self._wsgi_app = app.wsgi_app
 
     def install(self) -> None:
         """Start measuring; may be called after the app has served requests."""
@@ -98,14 +119,6 @@ class RequestMiddleware:
             delattr(app, name)
             if getattr(app, name) != before:  # it had been replaced on the app itself
                 setattr(app, name, before)
-
-    if not TYPE_CHECKING:  # a name that is mistyped here is still told
-
-        def __getattr__(self, name: str) -> Any:
-            """Return what the middleware inside is asked for: apps find their own by `app.wsgi_app`."""
-            if name == "_wsgi_app":  # of a copy that is being made
-                raise AttributeError(name)
-            return getattr(self._wsgi_app, name)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         if not self._has_begun and not self._is_ready():

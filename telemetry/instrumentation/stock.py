@@ -23,6 +23,7 @@ from werkzeug.routing import Rule
 from telemetry import forked, instruments
 from telemetry.errors import InstrumentationError
 from telemetry.instrumentation.capture import Capture
+from telemetry.instrumentation.flask import Around
 
 try:
     from opentelemetry.instrumentation.flask import FlaskInstrumentor
@@ -70,7 +71,7 @@ _installed: list[StockMiddleware] = []
 _lock = threading.Lock()
 
 
-class StockMiddleware:
+class StockMiddleware(Around):
     """Stands around the app that `FlaskInstrumentor` has instrumented, and knows which request is being served."""
 
     def __init__(
@@ -90,16 +91,8 @@ class StockMiddleware:
         self.tracer_provider = tracer_provider
         self._app = app
         self._meters = _Meters(meter_provider)
-        self._plain: WSGIApplication = app.wsgi_app
         self._stock: WSGIApplication = app.wsgi_app
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Return what the middleware inside is asked for, as `RequestMiddleware` does."""
-            if name == "_plain":
-                raise AttributeError(name)
-            return getattr(self._plain, name)
+        self._wsgi_app = app.wsgi_app
 
     def install(self) -> None:
         """Instrument the app, and `sqlite3` with the first one.
@@ -170,13 +163,13 @@ class StockMiddleware:
     def _restore(self, around: WSGIApplication | None = None) -> None:
         """Put `app.wsgi_app` back as it was, or leave it with what stands around this middleware."""
         vars(self._app).pop("wsgi_app", None)
-        wanted = around or self._plain
+        wanted = around or self._wsgi_app
         if self._app.wsgi_app != wanted:
             self._app.wsgi_app = wanted  # type: ignore[method-assign, assignment]
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not self.active:
-            return self._plain(environ, start_response)
+            return self._wsgi_app(environ, start_response)
         if not self._has_begun:
             self._has_begun = self._begin()
         token = _serving.set(_Served(self))

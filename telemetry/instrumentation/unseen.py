@@ -41,8 +41,8 @@ class OpenedBefore:
         return self._number
 
     def _look(self) -> None:
-        classes = frozenset(self._untraced(sqlite3.Connection))
-        self._number = sum([_is_open(each) for each in gc.get_objects() if type(each) in classes])
+        classes = {id(each) for each in self._untraced(sqlite3.Connection)}  # which need not have a hash
+        self._number = sum([_is_open(each) for each in gc.get_objects() if id(type(each)) in classes])
         self._looked_s = time.monotonic()
 
     def _untraced(self, base: type[sqlite3.Connection]) -> Iterator[type[sqlite3.Connection]]:

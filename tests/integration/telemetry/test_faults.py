@@ -26,6 +26,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
 from telemetry import pipeline
+from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.status import ExportStatus
 from tests.conftest import Instrument
 from tests.integration.telemetry.test_foreign_apps import SHOP, run
@@ -201,6 +202,8 @@ def world(instrumented: Instrument, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
     yield make
     for provider in made:
+        for queue in pipeline.exporters_of(provider) if isinstance(provider, TracerProvider) else ():
+            queue._shutdown_timeout_s = 0.1  # type: ignore[attr-defined]
         provider.shutdown()
 
 
@@ -227,12 +230,12 @@ def test_what_could_not_be_sent_is_sent_when_the_backend_is_well_again(
     app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
     backend.answer = FAULTS[fault]
     app.serve(20)
-    assert not app.tracer_provider.force_flush(5000)
+    assert not app.tracer_provider.force_flush(900)
     status = app.status
     assert (status.queued, status.sent, status.dropped, status.is_failing) == (20, 0, 0, True)
     assert WORDS[fault] in str(status.last_error)
     app.serve(20)
-    assert not app.tracer_provider.force_flush(5000)
+    assert not app.tracer_provider.force_flush(900)
     assert app.status.queued == 40
     backend.answer = OK
     assert app.tracer_provider.force_flush(5000)
@@ -246,7 +249,7 @@ def test_an_attempt_is_one_request_and_told_at_once(backend: Backend, world: Cal
     backend.answer = refusal("503 Service Unavailable")
     app.serve(1)
     for attempt in (1, 2):
-        assert not app.tracer_provider.force_flush(5000)
+        assert not app.tracer_provider.force_flush(900)
         assert (backend.requests, app.status.failures) == (attempt, attempt)
 
 
@@ -267,7 +270,7 @@ def test_a_queue_that_is_full_drops_the_newest_and_every_place_tells_how_many(
     app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
     backend.answer = FAULTS["unavailable"]
     app.serve(80)
-    assert not app.tracer_provider.force_flush(5000)
+    assert not app.tracer_provider.force_flush(900)
     row = app.row()
     assert (row["queued"], row["queue_limit"], row["dropped"], row["dropped_by"]) == (50, 50, 30, {"queue_full": 30})
     assert row["target"] == f"http://127.0.0.1:{backend.port}/v1/traces"
@@ -368,7 +371,7 @@ def test_nobody_listens(world: Callable[[str], World]) -> None:
         port = free.getsockname()[1]
     app = world(f"http://127.0.0.1:{port}/v1/traces")
     app.serve(20)
-    assert not app.tracer_provider.force_flush(5000)
+    assert not app.tracer_provider.force_flush(900)
     assert (app.status.queued, app.status.dropped) == (20, 0)
     assert "Connection refused" in str(app.status.last_error)
 
@@ -376,7 +379,7 @@ def test_nobody_listens(world: Callable[[str], World]) -> None:
 def test_a_name_that_does_not_resolve(world: Callable[[str], World]) -> None:
     app = world("http://collector.invalid:4318/v1/traces")
     app.serve(20)
-    assert not app.tracer_provider.force_flush(5000)
+    assert not app.tracer_provider.force_flush(900)
     assert (app.status.queued, app.status.dropped) == (20, 0)
     assert "resolve" in str(app.status.last_error)
 
@@ -386,7 +389,7 @@ def test_a_certificate_that_is_not_trusted(world: Callable[[str], World], monkey
     try:
         app = world(f"https://127.0.0.1:{backend.port}/v1/traces")
         app.serve(20)
-        assert not app.tracer_provider.force_flush(5000)
+        assert not app.tracer_provider.force_flush(900)
         assert (app.status.queued, app.status.sent) == (20, 0)
         assert "certificate verify failed" in str(app.status.last_error)
     finally:
@@ -432,6 +435,40 @@ def test_what_is_lost_at_the_end_is_logged(
         "(told once, until it works again)",
         "3 spans could not be sent before the end, lost",
     ]
+
+
+def test_a_flush_tries_again_while_there_is_time(backend: Backend, world: Callable[[str], World]) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    backend.answers = [refusal("503 Service Unavailable")]
+    app.serve(20)
+    assert app.tracer_provider.force_flush(5000)
+    assert (len(backend.spans), backend.requests) == (20, 2)
+
+
+def test_after_a_long_outage_shutdown_does_not_wait_for_the_pause_of_it(
+    backend: Backend, world: Callable[[str], World]
+) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    backend.answers = [refusal("503 Service Unavailable")] * 4
+    app.serve(20)
+    for _ in range(3):
+        assert not app.tracer_provider.force_flush(900)
+    queue = pipeline.exporters_of(app.tracer_provider)[0]
+    assert isinstance(queue, DeferredSpanProcessor)
+    assert queue._pause_s == 4
+    app.tracer_provider.shutdown()
+    assert (len(backend.spans), backend.requests, app.status.dropped) == (20, 5, 0)
+
+
+def test_a_backend_that_asks_for_more_time_than_there_is_is_asked_once_more_at_the_end(
+    backend: Backend, world: Callable[[str], World]
+) -> None:
+    app = world(f"http://127.0.0.1:{backend.port}/v1/traces")
+    backend.answer = refusal("503 Service Unavailable", "Retry-After: 100")
+    app.serve(20)
+    assert not app.tracer_provider.force_flush(900)
+    app.tracer_provider.shutdown()
+    assert (backend.requests, app.status.dropped_by) == (2, {"shutdown": 20})
 
 
 def test_shutdown_sends_what_is_queued_and_tries_again_while_there_is_time(

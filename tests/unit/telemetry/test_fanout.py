@@ -63,6 +63,8 @@ def test_what_feeds_is_the_last_query_before_that_has_rows_to_give() -> None:
         (query("SELECT id FROM posts", 1, at=code("elsewhere")), False),
         (query("SELECT id FROM posts", 1, at=code("posts"), caller=VIEW), True),
         (query("SELECT id FROM posts LIMIT 8", 1), False),
+        (query("SELECT id FROM posts WHERE author = ?", 1), False),
+        (query("SELECT EXISTS(SELECT id FROM posts)", 1), False),
         (query("SELECT 1", 1), False),
     ],
     ids=[
@@ -72,6 +74,8 @@ def test_what_feeds_is_the_last_query_before_that_has_rows_to_give() -> None:
         "rows not known, elsewhere",
         "rows not known, called by the same function",
         "too few rows by its limit",
+        "perhaps one row",
+        "whether there is one",
         "of no table",
     ],
 )
@@ -85,9 +89,33 @@ def test_what_feeds_is_told_where_more_speaks_for_it_than_that_it_was_before(bef
     )
 
 
-def test_of_several_columns_none_is_named_as_the_one_that_differs() -> None:
-    (finding,) = analyse(kept(each("SELECT v FROM metrics WHERE run = ? AND key = ?", 9))).findings
+def test_of_those_that_may_feed_it_the_one_with_as_many_rows_is_told_then_the_last_whose_rows_are_known() -> None:
+    albums, settings = query("SELECT id FROM albums", 1, rows=9), query("SELECT id FROM settings", 2, rows=50)
+    user = query("SELECT id FROM user", 3)
+    for before, table in (([albums, settings, user], "albums"), ([settings, user], "settings"), ([user], "user")):
+        (finding,) = analyse(kept([*before, *each(AUTHOR, 9, since=10)])).findings
+        assert finding.mend.startswith(f"a JOIN of users in the query of {table}")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "run = ? AND key = ?",
+        "name LIKE ? AND active = 1",
+        "day BETWEEN ? AND ? AND kind = 'a'",
+        "lower(name) = ? AND active = 1",
+        "album IN (?) AND kind = 'a'",
+    ],
+)
+def test_where_more_than_one_value_may_differ_no_column_is_named(where: str) -> None:
+    (finding,) = analyse(kept(each(f"SELECT v FROM t WHERE {where}", 9))).findings
     assert finding.mend == "a JOIN, or one query with an IN list"
+
+
+@pytest.mark.parametrize("behind", ["", " LIMIT 1", " ORDER BY id LIMIT 1 OFFSET 2", " LIMIT 1, 2"])
+def test_how_many_rows_are_wanted_is_no_value_that_differs(behind: str) -> None:
+    (finding,) = analyse(kept([POSTS, *each(f"SELECT 'x', v FROM t WHERE author = ?{behind}", 9, since=10)])).findings
+    assert finding.mend == "a JOIN of t in the query of posts, or one query with author IN (…)"
 
 
 def test_asking_whether_there_is_a_row_is_no_count() -> None:
@@ -291,13 +319,9 @@ def test_a_function_that_calls_itself_is_told_of_with_recursive() -> None:
     of_tree = "SELECT id FROM t WHERE parent = ?"
     below = each(of_tree, 9, since=10, caller=VIEW)
     assert "WITH RECURSIVE" in analyse(kept([query(of_tree, 1), *below])).findings[0].mend
-    other = query(
-        "SELECT id FROM u WHERE parent = ?", 1
-    )  # a function for this and that, which calls itself for the parts
-    assert (
-        analyse(kept([other, *below])).findings[0].mend
-        == "a JOIN of t in the query of u, or one query with parent IN (…)"
-    )
+    other = query("SELECT id FROM u", 1)  # of a function for this and that, which calls itself for the parts
+    told = analyse(kept([other, *below])).findings[0].mend
+    assert told == "a JOIN of t in the query of u, or one query with parent IN (…)"
 
 
 def test_a_count_for_each_row_is_told_of_group_by() -> None:

@@ -202,6 +202,15 @@ def test_jinja_is_asked_once_for_each_place_in_a_template(site: Flask, monkeypat
     assert len(asked) == 1
 
 
+def test_a_template_that_has_no_hash_has_its_lines(site: Flask, metrics: PerformanceMetrics) -> None:
+    class Compared(Template):
+        __hash__ = None  # type: ignore[assignment]
+
+    site.jinja_env.template_class = Compared
+    assert site.test_client().get("/page").status_code == 200
+    assert told(metrics)[0][0] == "templates/page.html:3"
+
+
 def test_where_no_code_of_the_app_is_at_work_the_nearest_other_line_stands_for_it() -> None:
     namespace: dict[str, Any] = {"find": source.find, "frame": sys._getframe}
     file = str(Path(sysconfig.get_path("stdlib")) / "somewhere.py")
@@ -219,9 +228,13 @@ def test_where_no_code_of_the_app_is_at_work_the_nearest_other_line_stands_for_i
         (["flask/app.py", "flask/sessions.py", "cache.py"], "cache.py:3"),
         (["runner/job.py", "werkzeug/local.py", "dataset/table.py", "alchemy/orm.py"], "dataset/table.py:3"),
         (["alchemy/pool.py", "alchemy/orm.py"], "alchemy/orm.py:3"),
+        (["granian/server.py", "telemetry/flask.py", "sessions/sql.py"], "sessions/sql.py:3"),
     ],
 )
-def test_where_libraries_alone_are_at_work_the_one_that_uses_the_orm_is_told(files: list[str], expected: str) -> None:
+def test_where_libraries_alone_are_at_work_the_one_that_uses_the_orm_is_told(
+    files: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_OURS", "/opt/site-packages/telemetry/")
     found: list[source.Site] = []
     inner: Callable[[], Any] = lambda: found.append(source.find(sys._getframe(1)))  # noqa: E731
     for file in reversed(files):

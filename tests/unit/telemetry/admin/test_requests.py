@@ -384,11 +384,29 @@ def test_the_filter_takes_ids_as_they_are_copied_and_no_part_of_one_that_may_be_
         client.get(path)
     *_, wanted = listed(client)
     trace_id, span_id = wanted["trace_id"], wanted["span_id"]
-    for q in (trace_id, trace_id.upper(), trace_id[:8], f"{trace_id}-{span_id}", f"00-{trace_id}-{span_id}-01"):
+    ids = (trace_id, trace_id.upper(), trace_id[:8], f"{trace_id}-{span_id}", f"{trace_id}-{span_id[:4]}", span_id)
+    for q in (*ids, f"00-{trace_id}-{span_id}-01", f"traceparent: 00-{trace_id}-{'1' * 16}-01"):
         page = read(client.get(PAGE, query_string={"q": q}).text)
         assert [row["id"] for row in page.all("tr", tabindex="-1")] == [f"t-{trace_id}-{span_id}"]
-    for q in (trace_id[:7], trace_id[1:9]):
+    for q in (trace_id[:7], trace_id[1:9], f"{trace_id[:-1]}g"):
         assert paths_of(read(client.get(PAGE, query_string={"q": q}).text)) == []
+
+
+def test_of_several_requests_of_a_trace_the_filter_finds_the_one_of_the_span(client: FlaskClient, read) -> None:
+    trace_id, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    for _ in range(2):
+        client.get("/plain", headers={"traceparent": f"00-{trace_id}-{parent}-01"})
+    rows = listed(client)
+    for q, found in (
+        (f"{trace_id}-{rows[0]['span_id']}", rows[:1]),
+        (f"00-{trace_id}-{rows[1]['span_id']}-01", rows[1:]),
+        (f"00-{trace_id}-{parent}-01", rows),
+        (trace_id, rows),
+    ):
+        page = read(client.get(PAGE, query_string={"q": q}).text)
+        assert [row["id"] for row in page.all("tr", tabindex="-1")] == [
+            f"t-{trace_id}-{row['span_id']}" for row in found
+        ]
 
 
 def test_the_filter_finds_an_exception_by_its_name(instrumented: Instrumented, read) -> None:

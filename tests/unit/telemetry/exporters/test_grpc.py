@@ -172,7 +172,7 @@ def test_a_batch_waits_as_long_as_the_server_asks(
 ) -> None:
     backend.refusals = [(code, "slow down", [asked])]
     queue.emit(ended(3))
-    assert not queue.force_flush()
+    assert not queue.force_flush(900)
     assert (queue.status.queued, queue._pause_s) == (3, 15)
     assert queue.force_flush()
     assert (backend.spans, queue.status.sent) == (3, 3)
@@ -182,7 +182,7 @@ def test_a_batch_waits_as_long_as_the_server_asks(
 def test_a_delay_that_can_not_be_read_is_none(queue: DeferredSpanProcessor, backend: Backend, detail: bytes) -> None:
     backend.refusals = [(grpc.StatusCode.UNAVAILABLE, "slow down", [("grpc-status-details-bin", detail)])]
     queue.emit(ended(3))
-    assert not queue.force_flush()
+    assert not queue.force_flush(900)
     assert (queue.status.queued, queue._pause_s) == (3, 1)
 
 
@@ -207,7 +207,7 @@ def test_the_standard_variable_bounds_an_export(backend: Backend, monkeypatch: p
     queue = exporters.processor(Options(shutdown_timeout_s=0.1))
     queue.emit(ended(1))
     began = time.monotonic()
-    assert not queue.force_flush()
+    assert not queue.force_flush(900)
     assert time.monotonic() - began < 5
     assert "DEADLINE_EXCEEDED" in str(queue.status.last_error)
     queue.shutdown()

@@ -178,7 +178,7 @@ def test_what_can_not_be_written_is_kept_and_written_later(tmp_path: Path) -> No
     queue = jsonfile.processor(Options(jsonfile_folder=tmp_path))
     queue.emit(ended())
     with files_of_at_most(10):
-        assert not queue.force_flush()
+        assert not queue.force_flush(900)
     assert (queue.status.queued, queue.status.sent) == (1, 0)
     assert "File too large; kept, to be tried again" in str(queue.status.last_error)
     assert queue.force_flush()

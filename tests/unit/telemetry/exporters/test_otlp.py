@@ -133,7 +133,7 @@ def test_a_page_that_answers_instead_of_a_receiver_has_taken_nothing(
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
         queue = otlp.processor(Options())
         queue.emit(ended())
-        queue.force_flush()
+        queue.force_flush(900)
         queue.shutdown()
     assert (queue.status.sent, queue.status.dropped) == ((1, 0) if is_taken else (0, 1))
     assert queue.status.last_error == (None if is_taken else f"what answers is no OTLP receiver: 200, {kind}")
@@ -195,7 +195,7 @@ def test_the_timeout_is_one_for_the_answer_as_a_whole(monkeypatch: pytest.Monkey
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.3")
         queue = otlp.processor(Options(), endpoint=f"http://127.0.0.1:{server.server_port}/v1/traces")
         queue.emit(ended())
-        assert not queue.force_flush()
+        assert not queue.force_flush(900)
         assert (queue.status.is_failing, queue.status.queued) == (True, 1)
         queue.shutdown()
 
@@ -234,7 +234,7 @@ def test_a_wait_that_can_t_be_understood_costs_no_batch() -> None:
     with serving(HTTPServer(("127.0.0.1", 0), LateDate)) as server:
         queue = otlp.processor(Options(), endpoint=f"http://127.0.0.1:{server.server_port}/v1/traces")
         queue.emit(ended())
-        assert not queue.force_flush()
+        assert not queue.force_flush(900)
         assert queue.force_flush()
         assert (queue.status.sent, queue.status.dropped) == (1, 0)
         queue.shutdown()

@@ -174,7 +174,7 @@ def test_nothing_is_traced_while_exporting(make: Make) -> None:
     exporter = Exporter()
     queue = make(exporter)
     queue.emit(ended(1))
-    queue.force_flush()
+    queue.force_flush(900)
     assert exporter.suppressed == [True]
     assert get_value(_SUPPRESS_INSTRUMENTATION_KEY) is None
 
@@ -244,7 +244,7 @@ def test_a_backend_that_goes_away_while_the_rest_is_sent_gets_it_again(make: Mak
     items = [ended(1), ended(1)]
     for item in items:
         queue.emit(item)
-    assert not queue.force_flush()
+    assert not queue.force_flush(900)
     assert queue.status.dropped == 0
     sender.is_up = True
     assert queue.force_flush()
@@ -281,7 +281,7 @@ def test_whatever_becomes_of_batches_each_span_is_sent_once_in_order_or_counted(
         queries = [query(text) for text in (*texts, *[POISON] * is_poisoned)]
         if queries:
             queue.emit(EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, queries))
-    while not queue.force_flush():
+    while not queue.force_flush(900):
         pass
     assert arrived == wanted
     assert queue.status.dropped_by == ({"rejected": poisoned} if poisoned else {})
@@ -368,7 +368,7 @@ def test_what_the_backend_can_not_take_now_is_kept_and_sent_later(
     backend.answers = [down, down]
     queue.emit(ended(4))
     for _ in range(2):
-        assert not queue.force_flush()
+        assert not queue.force_flush(900)
         status = queue.status
         assert (status.queued, status.sent, status.dropped, status.is_failing) == (4, 0, 0, True)
     queue.emit(ended(5))
@@ -386,7 +386,7 @@ def test_a_queue_that_can_not_be_sent_stays_within_its_bound(queue: DeferredSpan
     backend.answers = [Delivery(False, retry=True)] * 5
     for _ in range(5):
         queue.emit(ended(3))
-        queue.force_flush()
+        queue.force_flush(900)
     assert (queue.status.queued, queue.status.dropped_by) == (9, {"queue_full": 6})
     assert queue.force_flush()
     assert backend.taken == 9
@@ -479,7 +479,7 @@ def test_a_batch_that_is_halved_does_not_end_the_pause(queue: DeferredSpanProces
     backend.answers = [down, Delivery(False, too_large=True), down]
     queue.emit(ended(4))
     for _ in range(2):
-        assert not queue.force_flush()
+        assert not queue.force_flush(900)
     assert queue._pause_s == 2
 
 
@@ -515,7 +515,7 @@ def test_the_pause_is_the_one_that_the_backend_asks_for_within_reason(
 ) -> None:
     backend.answers = [Delivery(False, retry=True, wait_s=asked_s)]
     queue.emit(ended(1))
-    assert not queue.force_flush()
+    assert not queue.force_flush(900)
     assert queue._pause_s == pause_s
     assert queue.force_flush()
     assert queue._pause_s == 0
@@ -526,7 +526,7 @@ def test_pauses_double_up_to_half_a_minute(queue: DeferredSpanProcessor, backend
     queue.emit(ended(1))
     pauses = []
     for _ in range(7):
-        queue.force_flush()
+        queue.force_flush(900)
         pauses.append(queue._pause_s)
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
 
@@ -564,7 +564,7 @@ def test_a_forked_child_sends_its_own_spans_and_not_its_parents(make: Make, tmp_
     child = os.fork()
     if not child:
         queue.emit(ended(2))
-        queue.force_flush()
+        queue.force_flush(900)
         (tmp_path / "child").write_text(f"{queue.status.sent}")
         os._exit(0)
     os.waitpid(child, 0)

@@ -470,11 +470,15 @@ class Mounted:
 @pytest.mark.parametrize("how", ["own", "stock"])
 def test_what_the_app_asks_its_middleware_for_is_answered(how: str, instrumented: Instrumented) -> None:
     app = one_view(lambda: app.wsgi_app.script_name)  # type: ignore[attr-defined]
-    app.wsgi_app = Mounted(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = mounted = Mounted(app.wsgi_app)  # type: ignore[method-assign, assignment]
     instrumented(app, settings=TelemetrySettings.load(instrumentation=how))
     assert app.test_client().get("/").text == "/here"
     assert not hasattr(app.wsgi_app, "elsewhere")
-    assert copy.copy(app.wsgi_app).script_name == "/here"
+    app.wsgi_app.script_name = "/there"  # type: ignore[attr-defined]
+    assert mounted.script_name == app.test_client().get("/").text == copy.copy(app.wsgi_app).script_name == "/there"
+    uninstrument(app)
+    if how == "own":
+        assert app.wsgi_app is mounted
 
 
 def test_a_stream_that_is_closed_early_is_counted_once(metrics: PerformanceMetrics, instrumented: Instrumented) -> None:

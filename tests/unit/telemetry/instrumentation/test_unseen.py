@@ -58,7 +58,7 @@ def test_they_are_told_in_the_log_and_on_the_dashboard_until_they_are_closed(
         number = opened_before.number()
         assert re.search(rf"{number} sqlite3 connection\(s\) were opened before instrument\(app\)", caplog.text)
         assert metrics.recent.all()[0].query_count == 0
-        told = re.compile(rf"none is seen: {number} connections? (was|were) opened before instrument\(app\)")
+        told = re.compile(rf"none is seen; {number} connections? (was|were) opened before instrument\(app\)")
         for path in ("/admin/performance", "/admin/performance/report"):
             assert told.search(client.get(path).text)
     monkeypatch.setattr(opened_before, "_number", 1)  # whatever other tests have left
