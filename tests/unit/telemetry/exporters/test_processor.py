@@ -78,7 +78,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     def build(exporter: SpanExporter, **variables: object) -> DeferredSpanProcessor:
         for name, value in variables.items():
             monkeypatch.setenv(f"OTEL_BSP_{name.upper()}", str(value))
-        made.append(DeferredSpanProcessor(exporter))
+        made.append(DeferredSpanProcessor(exporter, shutdown_timeout_s=0.5))
         return made[-1]
 
     yield build
@@ -354,7 +354,7 @@ def queue(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deferre
     """Return a queue whose thread does nothing by itself."""
     for name, value in (("SCHEDULE_DELAY", 3_600_000), ("MAX_QUEUE_SIZE", 10), ("MAX_EXPORT_BATCH_SIZE", 10)):
         monkeypatch.setenv(f"OTEL_BSP_{name}", str(value))
-    made = DeferredSpanProcessor(Exporter(), backend, name="otlp", target="http://collector")
+    made = DeferredSpanProcessor(Exporter(), backend, name="otlp", target="http://collector", shutdown_timeout_s=0.5)
     monkeypatch.setattr(made, "_many_spans", 10)
     yield made
     made.shutdown()
