@@ -1,6 +1,6 @@
 """The server's typed settings and where each of them came from."""
 
 from config.settings import Loaded, Settings, SettingsError, load_settings
-from config.table import Row, markdown_table, settings_table
+from config.table import Row, settings_table
 
-__all__ = ["Loaded", "Row", "Settings", "SettingsError", "load_settings", "markdown_table", "settings_table"]
+__all__ = ["Loaded", "Row", "Settings", "SettingsError", "load_settings", "settings_table"]

@@ -15,11 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from limits import parse as parse_limit
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from telemetry.settings import ENV_PREFIX as TELEMETRY_PREFIX
 from telemetry.settings import TelemetrySettings
@@ -68,7 +74,6 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="The port to listen on; 0 takes a free one.",
-        json_schema_extra=_must_be("a whole number from 0 to 65535"),
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -88,28 +93,24 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         description="How many processes serve requests.",
-        json_schema_extra=_must_be("a whole number from 1 to 64"),
     )
     threads: int = Field(
         default=4,
         ge=1,
         le=256,
         description="How many requests one worker answers at once, video transfers aside.",
-        json_schema_extra=_must_be("a whole number from 1 to 256"),
     )
     streams: int = Field(
         default=32,
         ge=1,
         le=512,
         description="How many video transfers one worker carries at once, beside its other requests.",
-        json_schema_extra=_must_be("a whole number from 1 to 512"),
     )
     page_size: int = Field(
         default=24,
         ge=1,
         le=200,
         description="How many videos a page lists.",
-        json_schema_extra=_must_be("a whole number from 1 to 200"),
     )
     write_limit: str = Field(
         default="60/minute",
@@ -121,14 +122,12 @@ class Settings(BaseSettings):
         ge=64,
         le=1920,
         description="Width of a thumbnail in pixels.",
-        json_schema_extra=_must_be("a whole number from 64 to 1920"),
     )
     probe_threads: int = Field(
         default=2,
         ge=1,
         le=32,
         description="How many files are probed at once in the background.",
-        json_schema_extra=_must_be("a whole number from 1 to 32"),
     )
     rescan_interval: float = Field(
         default=60.0,
@@ -143,18 +142,26 @@ class Settings(BaseSettings):
         ge=16,
         le=1_000_000,
         description="How many entries each cache holds at most.",
-        json_schema_extra=_must_be("a whole number from 16 to 1000000"),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
         description="The least important messages that are logged.",
-        json_schema_extra=_must_be("one of debug, info, warning, error"),
     )
     log_format: Literal["text", "json"] = Field(
         default="text",
         description="How log lines are written, each with trace, span and X-Request-ID of the request that it belongs to.",
-        json_schema_extra=_must_be("text or json"),
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # as the library calls it
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what is given and no more: `load_settings` asks the sources one by one, to tell where a value came from."""
+        return (init_settings,)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -225,8 +232,14 @@ def env_name(field: str) -> str:
 
 def must_be(field: str) -> str:
     """Return what the value of a setting must be, in words."""
-    extra = Settings.model_fields[field].json_schema_extra
-    return str(extra["must_be"]) if isinstance(extra, dict) else "another value"
+    info = Settings.model_fields[field]
+    if isinstance(info.json_schema_extra, dict):
+        return str(info.json_schema_extra["must_be"])
+    if get_origin(info.annotation) is Literal:
+        return " or ".join(get_args(info.annotation))
+    least = next(each.ge for each in info.metadata if hasattr(each, "ge"))
+    most = next(each.le for each in info.metadata if hasattr(each, "le"))
+    return f"a whole number from {least} to {most}"
 
 
 def load_settings(options: Mapping[str, object] | None = None, config_file: Path | None = None) -> Loaded:
@@ -235,6 +248,7 @@ def load_settings(options: Mapping[str, object] | None = None, config_file: Path
     Raises `SettingsError` for a wrong value, an unknown TOML key, and a file that can't be read.
     """
     given = dict(options or {})
+    in_environment = EnvSettingsSource(Settings)()
     file_values, file_label = _read_file(config_file)
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
@@ -243,7 +257,7 @@ def load_settings(options: Mapping[str, object] | None = None, config_file: Path
         variable = env_name(field)
         sources = (
             (given.get(field), option_name(field), "command line"),
-            (os.environ.get(variable), variable, variable),
+            (in_environment.get(field), variable, variable),
             (file_values.get(field), f"{field} in {file_label}", file_label),
         )
         found = next((source for source in sources if source[0] is not None), None)

@@ -46,13 +46,3 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
     return value.as_posix() if isinstance(value, Path) else str(value)
-
-
-def markdown_table() -> str:
-    """Return the table as Markdown, with a line break at the end."""
-    lines = ["| option | environment | default | must be | meaning |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{row.option}` | `{row.env}` | `{row.default}` | {row.must_be} | {row.description} |"
-        for row in settings_table()
-    ]
-    return "\n".join(lines) + "\n"

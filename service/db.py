@@ -1,6 +1,6 @@
 """The one place that opens SQLite connections, and the schema with its migrations.
 
-A request borrows one connection for its whole life (`request_connection`). Connections are pooled, because the two
+A request borrows one connection for its whole life (`service.state.connection`). Connections are pooled, because the two
 PRAGMAs that each new one needs would otherwise be two queries of every request.
 """
 
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from flask import current_app, g
 
 from service.errors import ServerError, sqlite_kind
 
 DATABASE_FILE = "library.sqlite3"
 BUSY_TIMEOUT_S = 10.0
+WAL_PATIENCE_S = 2.5
 _MAY_WRITE = "give the user who runs the server the right to write it and its folder"
 _REMEDIES = {
     "READONLY": _MAY_WRITE,
@@ -164,7 +164,7 @@ class Database:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         try:
-            _retry_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+            _switch_to_wal(connection)
             # Workers that start together take turns here; the later ones find nothing left to do.
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -186,36 +186,20 @@ class Database:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
-def _retry_busy(action: Callable[[], object], attempts: int = 50) -> None:
-    # The switch to WAL doesn't wait for the busy timeout when two processes make it at once.
-    pause = threading.Event()
-    for attempt in range(attempts):
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # The switch doesn't wait for the busy timeout when two processes make it at once.
+    deadline = time.monotonic() + WAL_PATIENCE_S
+    while True:
         try:
-            action()
-        except sqlite3.OperationalError as error:
-            if sqlite_kind(error) != "BUSY" or attempt == attempts - 1:
-                raise
-            pause.wait(0.05)
-        else:
+            connection.execute("PRAGMA journal_mode = WAL")
             return
+        except sqlite3.OperationalError as error:
+            if sqlite_kind(error) != "BUSY" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def bump(connection: sqlite3.Connection, kind: str) -> int:
     """Count a change of `kind` inside the caller's transaction and return the new count."""
     row = connection.execute("UPDATE changes SET value = value + 1 WHERE kind = ? RETURNING value", (kind,)).fetchone()
     return int(row[0])
-
-
-def request_connection() -> sqlite3.Connection:
-    """Return this request's connection, the same one for its whole life."""
-    if "connection" not in g:
-        database: Database = current_app.extensions["local_video_server"].database
-        g.database, g.connection = database, database.borrow()
-    connection: sqlite3.Connection = g.connection
-    return connection
-
-
-def release_request_connection() -> None:
-    """Give the request's connection back, if it has one."""
-    if "connection" in g:
-        g.pop("database").give_back(g.pop("connection"))

@@ -93,6 +93,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
+def why(error: BaseException | None) -> str:
+    """Return what went wrong, as the operating system says it."""
+    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
+    return text[:1].lower() + text[1:]
+
+
 def install(app: Flask) -> None:
     """Turn errors of this package and of werkzeug into JSON under the JSON routes and into a page elsewhere."""
     app.register_error_handler(ServerError, _answer_ours)

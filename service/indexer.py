@@ -71,7 +71,6 @@ class ScanResult:
     files: int = 0
     examined: int = 0
     gone: int = 0
-    finished: bool = True
     folders: frozenset[str] = frozenset()
 
 
@@ -121,7 +120,6 @@ class Indexer:
                     news = [item for item in batch if not _is_known(item, known.get(item.file.path))]
                     if news:
                         self._tell(self._keep(connection, news), known)
-        result.finished = not stop.is_set()
         return result
 
     def _walk(self) -> _Walk:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -48,6 +49,8 @@ _PASSING = {
     errno.ESTALE,
     errno.ETIMEDOUT,
 }
+HASH = re.compile(r"[0-9a-f]{32}")
+"""What `media_hash` returns."""
 _CHUNK_BYTES = 64 * 1024
 _MAX_PACKETS = 100
 _OPEN_OPTIONS = {

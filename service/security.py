@@ -34,6 +34,7 @@ MAX_BODIES = 8
 MAX_BODIES_OF_A_CLIENT = 4
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _DRIVE = re.compile(r"^[A-Za-z]:")
+MAX_PATH_CHARACTERS = 4096
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _AFTER_BRACKET = re.compile(r"\][^:]")
 
@@ -79,7 +80,7 @@ def check_host(names: Collection[str]) -> None:
         )
 
 
-def is_known_host(host: str, names: Collection[str] = ()) -> bool:
+def is_known_host(host: str, names: Collection[str]) -> bool:
     """Say whether a Host header names this machine by an address, a loopback name, or one of `names`."""
     try:
         parts = urlsplit(f"//{host}")
@@ -138,7 +139,13 @@ def is_servable(path: str) -> bool:
 
     The index takes no other, and no route serves one.
     """
-    if not path or not is_clean(path) or _CONTROL.search(path) or "\\" in path or _DRIVE.match(path):
+    if (
+        not 0 < len(path) <= MAX_PATH_CHARACTERS
+        or not is_clean(path)
+        or _CONTROL.search(path)
+        or "\\" in path
+        or _DRIVE.match(path)
+    ):
         return False
     return all(part not in {"", ".", ".."} and not part.startswith(".") for part in path.split("/"))
 
@@ -158,15 +165,13 @@ def confined(folder: Path, path: str) -> Path | None:
 
 
 class BodyReader:
-    """Reads the bodies of writes before anything else is done for them, `total` at once and `of_one_client` of one client.
+    """Reads the bodies of writes before anything else is done for them: `MAX_BODIES` at once, `MAX_BODIES_OF_A_CLIENT` of one.
 
     A body that never comes holds the thread that waits for it. The server has `MAX_BODIES` threads more than it needs, so that
     clients who send slowly, or say so and send nothing, keep nobody else from being answered. Thread-safe.
     """
 
-    def __init__(self, total: int = MAX_BODIES, of_one_client: int = MAX_BODIES_OF_A_CLIENT) -> None:
-        self._total = total
-        self._of_one_client = of_one_client
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._clients: Counter[str] = Counter()
 
@@ -176,7 +181,7 @@ class BodyReader:
             return
         client = request.remote_addr or "unknown"
         with self._lock:
-            if self._clients.total() >= self._total or self._clients[client] >= self._of_one_client:
+            if self._clients.total() >= MAX_BODIES or self._clients[client] >= MAX_BODIES_OF_A_CLIENT:
                 raise BusyError("too many requests are being received, try again in a moment")
             self._clients[client] += 1
         try:

@@ -12,10 +12,11 @@ from flask import Response, current_app, g, request
 
 from config import Settings
 from service.cache import CacheManager, CacheMetrics, CacheView
-from service.db import DATABASE_FILE, Database, release_request_connection, request_connection
+from service.db import DATABASE_FILE, Database
 from service.errors import NotFoundError
 from service.indexer import Indexer
 from service.library import Video, find_video, is_known
+from service.probe import HASH
 from service.ratings import Rating, read_own, read_ratings
 from service.security import WriteLimiter, is_servable
 from service.streaming import Slots
@@ -80,7 +81,11 @@ def server() -> Server:
 
 def connection() -> sqlite3.Connection:
     """Return the connection of the current request, the same one each time; `end_request` gives it back."""
-    return request_connection()
+    if "connection" not in g:
+        g.database = server().database
+        g.connection = g.database.borrow()
+    borrowed: sqlite3.Connection = g.connection
+    return borrowed
 
 
 def cache() -> CacheView:
@@ -98,7 +103,8 @@ def end_request(_error: BaseException | None = None) -> None:
         if "cache_view" in g:
             g.cache_view.close()
     finally:
-        release_request_connection()
+        if "connection" in g:
+            g.pop("database").give_back(g.pop("connection"))
 
 
 def video_at(path: str) -> Video:
@@ -113,7 +119,9 @@ def video_at(path: str) -> Video:
 
 def require_known(media_hash: str) -> None:
     """Raise `NotFoundError` unless a file with this content is in the library."""
-    if not cache().get("library", ("known", media_hash), lambda: is_known(connection(), media_hash)):
+    if not HASH.fullmatch(media_hash) or not cache().get(
+        "library", ("known", media_hash), lambda: is_known(connection(), media_hash)
+    ):
         raise NotFoundError("there is no video with this hash in the library")
 
 

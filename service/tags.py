@@ -14,10 +14,10 @@ MAX_TAGS = 32
 MUST_BE = f"1 to {MAX_TAG_CHARACTERS} printable characters without a slash"
 
 
-def normalise(parameter: str, value: object) -> str:
+def normalise(value: object) -> str:
     """Return the one spelling of a tag: folded, spaces collapsed, no leading `#`. Raises `BadParameterError`."""
     if not isinstance(value, str) or not is_clean(value) or len(value) > 4 * MAX_TAG_CHARACTERS:
-        raise BadParameterError(parameter, MUST_BE, value)
+        raise BadParameterError("tag", MUST_BE, value)
     tag = " ".join(fold(value).split()).lstrip("# ")
     if (
         not 0 < len(tag) <= MAX_TAG_CHARACTERS
@@ -26,7 +26,7 @@ def normalise(parameter: str, value: object) -> str:
         or tag in {".", ".."}
         or not tag.isprintable()
     ):
-        raise BadParameterError(parameter, MUST_BE, value)
+        raise BadParameterError("tag", MUST_BE, value)
     return tag
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from watchfiles import watch
@@ -38,7 +38,6 @@ class Watcher:
         *,
         interval_s: float = 60.0,
         tick_s: float = _TICK_S,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._indexer = indexer
         self._videos = videos
@@ -46,7 +45,6 @@ class Watcher:
         self._request = data / "rescan.request"
         self._interval_s = interval_s
         self._tick_s = tick_s
-        self._clock = clock
         self._stop = threading.Event()
         self._complaint = ""
         self._failures = 0
@@ -101,19 +99,19 @@ class Watcher:
         """
         asked = self._asked()
         folders = self._scan()
-        last = self._clock()
+        last = time.monotonic()
         # The first tick scans once more: for what changed before the notices were on.
         due_s = 0.0
         for changes in self._notices(folders):
             self._failures = 0
             now_asked = self._asked()
-            if changes or now_asked != asked or self._clock() - last >= due_s:
+            if changes or now_asked != asked or time.monotonic() - last >= due_s:
                 asked = now_asked
                 # A folder that came again is another one, whose notices aren't on.
                 is_other = self._scan() != folders or not folders.isdisjoint(path for _, path in changes)
                 if is_other and not _SEES_WHOLE_TREES:
                     return
-                last, due_s = self._clock(), self._interval_s
+                last, due_s = time.monotonic(), self._interval_s
 
     def _notices(self, folders: frozenset[str]) -> Iterator[set[FileChange]]:
         """Yield what has changed in `folders`, and nothing at each tick; ends early at a name that isn't UTF-8.

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 
 from telemetry import forked, pipeline, source
 from telemetry.admin import create_blueprint, guard
+from telemetry.admin.guard import EXTENSION
 from telemetry.admin.routes import METRICS_PATH
 from telemetry.errors import InstrumentationError, SettingsError
 from telemetry.exporters import registry
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-EXTENSION: Final = "telemetry"
 _lock = forked.reentrant_lock()
 _App = TypeVar("_App", bound=Flask)
 

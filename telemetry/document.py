@@ -77,12 +77,13 @@ def stats_of(route: str, endpoint: str, durations: Durations) -> RouteStats:
         "max_ms": rounded_ms(ordered_s[-1] if ordered_s else 0.0),
         "request_count": len(ordered_s),
         "error_count": durations.error_count,
-        "last_updated": _rfc3339(durations.newest_unix_nano // 1_000_000_000),
+        "last_updated": rfc3339(durations.newest_unix_nano // 1_000_000_000),
     }
 
 
 @functools.lru_cache(maxsize=256)
-def _rfc3339(unix_s: int) -> str:
+def rfc3339(unix_s: int) -> str:
+    """Return a time in UTC as JSON shows it, to the second."""
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -79,6 +80,23 @@ def bytes(value: int) -> str:
             return f"{digits(size)} {unit}"
         size /= 1000
     return f"{digits(size)} TB"
+
+
+def printable(text: str) -> str:
+    """Return `text` with a mark for each character that would steer a terminal: names may come from elsewhere."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def wrapped(text: str, width: int, first: str = "", later: str = "") -> list[str]:
+    """Return `text`, made printable, as lines of at most `width` columns; a word that is too long stays whole."""
+    return textwrap.wrap(
+        printable(text),
+        max(width, 20),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def plural(value: int, noun: str) -> str:

@@ -73,7 +73,6 @@ class Plan:
 class LoadResult:
     """How a load test went. Durations are seconds, from the request's first byte to the last of the answer."""
 
-    planned: int
     seconds: float = 0.0
     durations_s: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -183,7 +182,7 @@ class _LoadTest:
         self._lock = threading.Lock()
         self._refused_in_a_row = 0
         self._stop = threading.Event()
-        self._result = LoadResult(plan.requests)
+        self._result = LoadResult()
 
     def run(self) -> LoadResult:
         result, plan = self._result, self._plan

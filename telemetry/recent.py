@@ -37,6 +37,7 @@ _FETCHED_BYTES: Final = 30  # a number of three
 _SUMS_BYTES: Final = 1200
 _MANY_SUMS: Final = 50
 _MAX_SQL: Final = 2000
+_MAX_PATH: Final = 2000
 _CUT: Final = " …"
 
 
@@ -133,15 +134,18 @@ class KeptRequest(NamedTuple):
         queries = [(_cut(query[SQL], cut), *query[START_NS:]) for query in self.queries[:100]]
         for each in sums:
             each.sql = _cut(each.sql, cut)
-        room = max_bytes - _REQUEST_BYTES
+        path = self.path[:_MAX_PATH]
+        room = max_bytes - _REQUEST_BYTES - len(path)
         while len(sums) > 1 and sum(map(_sums_bytes, sums)) > room // 2:
             sums = _folded(sums, (len(sums) - 1) // 2)
         room -= sum(map(_sums_bytes, sums))
         while queries and _queries_bytes(queries) > room:
             queries = queries[: len(queries) // 2]
-        cost = _REQUEST_BYTES + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
+        cost = _REQUEST_BYTES + len(path) + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
         fetches = () if self.sums is None else self.fetches
-        return tuple(self._replace(queries=queries, repeats=None, sums=sums, fetches=fetches, estimated_bytes=cost))
+        return tuple(
+            self._replace(path=path, queries=queries, repeats=None, sums=sums, fetches=fetches, estimated_bytes=cost)
+        )
 
 
 Row = tuple[Any, ...]
@@ -169,10 +173,10 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         ]
     fetches = tuple(record.fetches)
     if sums is None:
-        cost = _REQUEST_BYTES + _QUERY_BYTES * len(queries) + _FETCHED_BYTES * len(fetches)
+        cost = _REQUEST_BYTES + len(path) + _QUERY_BYTES * len(queries) + _FETCHED_BYTES * len(fetches)
     else:
         fetches = _together(fetches)
-        cost = _REQUEST_BYTES + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
+        cost = _REQUEST_BYTES + len(path) + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
     trace_id, span_id = ids
     return (
         record.method,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,18 +66,18 @@ class Report:
 
     def lines(self, width: int = 80) -> Iterator[tuple[str, str]]:
         """Yield each line of the text with what it is: `title`, `heading`, the word of a status, `text` or `rule`."""
-        yield from (("title", line) for line in _wrapped(self.headline, width))
+        yield from (("title", line) for line in figures.wrapped(self.headline, width))
         for section in self.sections:
             yield "text", ""
-            yield from (("heading", line) for line in _wrapped(section.title, width))
+            yield from (("heading", line) for line in figures.wrapped(section.title, width))
             for finding in section.findings:
                 mark = f"  {finding.status.shape} "
-                for line in _wrapped(f"{finding.subject}: {finding.text}", width, mark, " " * len(mark)):
+                for line in figures.wrapped(f"{finding.subject}: {finding.text}", width, mark, " " * len(mark)):
                     yield finding.status.word, line
             if not section.findings:
-                yield from (("text", line) for line in _wrapped(section.otherwise, width, "  ", "  "))
+                yield from (("text", line) for line in figures.wrapped(section.otherwise, width, "  ", "  "))
             if section.rule:
-                yield from (("rule", line) for line in _wrapped(section.rule, width, "  ", "  "))
+                yield from (("rule", line) for line in figures.wrapped(section.rule, width, "  ", "  "))
 
     def text(self, width: int = 80) -> str:
         """Return the report as plain text, no line of it longer than `width` but for names that can't be broken."""
@@ -165,13 +164,12 @@ def write(
     return Report(everything, headline, sections)
 
 
-def of_process(monitor: PerformanceMonitor, width: int = 80) -> str:
+def of_process(monitor: PerformanceMonitor) -> str:
     """Return the report on this process as text, with the newest calls that `@performance_monitor` has timed."""
     source = monitor.source
     source.attach(source.meter_provider)  # the process's figures come through a provider, as all others
     extra = (_calls(monitor, source.settings), _usage(dict(source.usage.stats())))
-    report = write(facts_of(source, source.settings), extra=extra)
-    return report.text(width)
+    return write(facts_of(source, source.settings), extra=extra).text()
 
 
 def _extent(routes: Sequence[Mapping[str, Any]], settings: TelemetrySettings) -> str:
@@ -335,14 +333,3 @@ def _cut(found: Sequence[Finding]) -> tuple[Finding, ...]:
     rest = found[MOST_LINES:]
     worst = max((finding.status for finding in rest), key=lambda status: status.severity)
     return (*found[:MOST_LINES], Finding("more", f"{len(rest)} more like these.", worst))
-
-
-def _wrapped(text: str, width: int, first: str = "", later: str = "") -> list[str]:
-    return textwrap.wrap(
-        "".join(character if character.isprintable() else "�" for character in text),  # names may come from elsewhere
-        max(width, 20),
-        initial_indent=first,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import nullcontext
 from time import perf_counter, time
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -63,21 +64,34 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 class _Call:
-    """One call under way."""
+    """One call under way, told of at the end of its `with`; of a generator, the time between `go_on` and `pause` counts."""
 
-    __slots__ = ("_memory_before", "_name", "_recorder", "_timestamp", "elapsed_s", "error")
+    __slots__ = ("_elapsed_s", "_memory_before", "_name", "_recorder", "_started", "_timestamp")
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         self._recorder = recorder
         self._name = name
         self._memory_before = recorder.memory_mb()
         self._timestamp = time()
-        self.elapsed_s = 0.0
-        self.error: BaseException | None = None
+        self._elapsed_s = 0.0
+        self._started: float | None = None
 
-    def end(self) -> None:
-        error, self.error = self.error, None  # no cycle through the traceback
-        self._recorder.record_call(self._name, self.elapsed_s, self._memory_before, self._timestamp, error)
+    def go_on(self) -> None:
+        self._started = perf_counter()
+
+    def pause(self) -> None:
+        if self._started is not None:
+            self._elapsed_s += perf_counter() - self._started
+            self._started = None
+
+    def __enter__(self) -> Self:
+        self.go_on()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.pause()
+        told = None if isinstance(error, GeneratorExit) else error
+        self._recorder.record_call(self._name, self._elapsed_s, self._memory_before, self._timestamp, told)
 
 
 def _function(function: Callable[..., Any], name: str, recorder: Callable[[], Recorder]) -> Callable[..., Any]:
@@ -85,16 +99,8 @@ def _function(function: Callable[..., Any], name: str, recorder: Callable[[], Re
         current = recorder()
         if not current.enabled:
             return function(*args, **kwargs)
-        call = _Call(current, name)
-        started = perf_counter()
-        try:
+        with _Call(current, name):
             return function(*args, **kwargs)
-        except BaseException as error:
-            call.error = error
-            raise
-        finally:
-            call.elapsed_s = perf_counter() - started
-            call.end()
 
     return wrapper
 
@@ -106,16 +112,8 @@ def _coroutine(
         current = recorder()
         if not current.enabled:
             return await function(*args, **kwargs)
-        call = _Call(current, name)
-        started = perf_counter()
-        try:
+        with _Call(current, name):
             return await function(*args, **kwargs)
-        except BaseException as error:
-            call.error = error
-            raise
-        finally:
-            call.elapsed_s = perf_counter() - started
-            call.end()
 
     return wrapper
 
@@ -128,18 +126,16 @@ def _generator(
         generator = function(*args, **kwargs)
         if not current.enabled:
             return (yield from generator)
-        call = _Call(current, name)
         step: Callable[[Any], Any] = generator.send
         given: Any = None
-        try:
+        with _Call(current, name) as call:
             while True:
-                started = perf_counter()
+                call.go_on()
                 try:
                     item = step(given)
                 except StopIteration as stop:
                     return stop.value
-                finally:
-                    call.elapsed_s += perf_counter() - started
+                call.pause()
                 try:
                     given = yield item
                     step = generator.send
@@ -148,13 +144,6 @@ def _generator(
                     raise
                 except BaseException as thrown:
                     step, given = generator.throw, thrown
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            call.error = error
-            raise
-        finally:
-            call.end()
 
     return wrapper
 
@@ -165,19 +154,18 @@ def _async_generator(
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         current = recorder()
         generator = function(*args, **kwargs)
-        call = _Call(current, name) if current.enabled else None
         step: Callable[[Any], Any] = generator.asend
         given: Any = None
-        try:
+        with _Call(current, name) if current.enabled else nullcontext() as call:
             while True:
-                started = perf_counter()
+                if call is not None:
+                    call.go_on()
                 try:
                     item = await step(given)
                 except StopAsyncIteration:
                     return
-                finally:
-                    if call is not None:
-                        call.elapsed_s += perf_counter() - started
+                if call is not None:
+                    call.pause()
                 try:
                     given = yield item
                     step = generator.asend
@@ -186,14 +174,5 @@ def _async_generator(
                     raise
                 except BaseException as thrown:
                     step, given = generator.athrow, thrown
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            if call is not None:
-                call.error = error
-            raise
-        finally:
-            if call is not None:
-                call.end()
 
     return wrapper

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from config.table import markdown_table
+from config.table import settings_table
 from service.openapi import DOCUMENT
 from telemetry.instruments import TABLE
 from telemetry.settings import ENV_PREFIX, described
@@ -29,6 +29,17 @@ def markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     lines = [head, ("---",) * len(head), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def server_settings() -> str:
+    """Return the settings of the video server."""
+    return markdown(
+        ("option", "environment", "default", "must be", "meaning"),
+        (
+            (f"`{row.option}`", f"`{row.env}`", f"`{row.default}`", row.must_be, row.description)
+            for row in settings_table()
+        ),
+    )
 
 
 def telemetry_settings() -> str:
@@ -60,7 +71,7 @@ def instruments() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "settings": markdown_table,
+    "settings": server_settings,
     "telemetry-settings": telemetry_settings,
     "instruments": instruments,
 }

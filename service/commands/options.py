@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from config import Loaded, SettingsError, load_settings, settings_table
-from service.commands.output import clean
+from telemetry.figures import printable
 
 WRONG_SETTING: Final = 2
 FAILED: Final = 1
@@ -44,5 +44,5 @@ def load(config_file: Path | None, options: dict[str, Any]) -> Loaded:
 
 def fail(message: str, code: int) -> NoReturn:
     """End the command with one line and an exit code."""
-    click.echo(f"local-video-server: {clean(message)}", err=True)
+    click.echo(f"local-video-server: {printable(message)}", err=True)
     sys.exit(code)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from config import Settings
-from service.commands.fetch import FetchError, Target, WrongURLError
+from service.client import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, width
 from telemetry import report as writer

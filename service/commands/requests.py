@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import click
 
 from config import Settings
-from service.commands.fetch import FetchError, Target, WrongURLError
+from service.client import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, wrapped
 from service.commands.report import SERVER_HELP, of_settings

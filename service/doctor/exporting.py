@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from service.client import FetchError, Target
 from service.doctor.finding import Finding
+from service.doctor.network import is_ours
 
 _PATH: Final = "/api/admin/performance/exporters"
 
@@ -32,13 +36,18 @@ def check_chosen(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_running(host: str, port: int, data: Path) -> Iterator[Finding]:
-    """Ask the server that runs at `host` and `port`, if one does, how its exporters are doing."""
+    """Ask the server that runs at `host` and `port`, if one does, how its exporters are doing.
+
+    The admin token is shown only to a video server that asks for it: another program may have the port.
+    """
     from service.admin import kept_token
-    from service.commands.fetch import FetchError, Target
     from service.server import reachable
 
+    target = Target("http", reachable(host), port, "", None)
     try:
-        status, body = Target("http", reachable(host), port, "", kept_token(data)).get(_PATH)
+        status, body = target.get(_PATH)
+        if status == HTTPStatus.UNAUTHORIZED and is_ours(target.host, port):
+            status, body = replace(target, token=kept_token(data)).get(_PATH)
     except FetchError:
         return  # none runs
     if status != 200 or not isinstance(body, dict) or not isinstance(body.get("exporters"), list):

@@ -20,9 +20,3 @@ class Finding:
     def body(self) -> dict[str, str]:
         """Return it as JSON shows it."""
         return {"level": self.level, "subject": self.subject, "text": self.text, "remedy": self.remedy}
-
-
-def why(error: BaseException | None) -> str:
-    """Return what went wrong, as the operating system says it."""
-    text = str(getattr(error, "strerror", None) or error or type(error).__name__)
-    return text[:1].lower() + text[1:]

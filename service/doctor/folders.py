@@ -12,7 +12,8 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
-from service.doctor.finding import Finding, why
+from service.doctor.finding import Finding
+from service.errors import why
 from service.indexer import is_ignored
 from service.probe import mime_type
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
-from service.doctor.finding import Finding, why
+from service.doctor.finding import Finding
+from service.errors import why
 from telemetry.exporters import endpoints
 from telemetry.exporters.choice import JAEGER_ENDPOINT
 from telemetry.exporters.endpoints import discreet, is_address
@@ -37,7 +39,7 @@ def check_port(host: str, port: int) -> Iterator[Finding]:
         found = pick_port(host, port)
     except CannotListenError as error:
         url = address(reachable(host), port)
-        if _is_ours(reachable(host), port):
+        if is_ours(reachable(host), port):
             remedy = "Open it, or start another one beside it with --port 0."
             yield Finding("note", "port", f"a video server is running at {url} already.", remedy)
             return
@@ -57,7 +59,8 @@ def _is_taken(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and (error.errno == EADDRINUSE or getattr(error, "winerror", 0) in (10013, 10048))
 
 
-def _is_ours(host: str, port: int) -> bool:
+def is_ours(host: str, port: int) -> bool:
+    """Return whether what listens there answers as a video server does."""
     connection = HTTPConnection(host, port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/ping")
@@ -104,10 +107,11 @@ def check_exporter(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield _ask_exporter(url, variable, signal, environment)
 
 
-def _names(signal: Signal, environment: Mapping[str, str]) -> str:
+def _names(signal: Signal, environment: Mapping[str, str]) -> list[str]:
     """Return the names of exporters that are chosen for `signal`, if any are."""
     chosen = environment.get("LVS_TELEMETRY_EXPORTERS", "").strip()
-    return chosen or environment.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip()
+    text = chosen or environment.get(f"OTEL_{signal.upper()}_EXPORTER", "")
+    return re.findall(r"[\w-]+", text)  # a JSON list, or names with commas between them
 
 
 def _ask_grpc(url: str, variable: str) -> Finding:

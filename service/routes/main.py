@@ -43,7 +43,7 @@ def index() -> ResponseReturnValue:
 @blueprint.get("/tag/<tag>")
 def tag(tag: str) -> ResponseReturnValue:
     """Show the videos with a tag."""
-    name = normalise("tag", tag)
+    name = normalise(tag)
     number, sort, size = _page_number(), _sort(), server().settings.page_size
     listing = list_videos(connection(), sort, size, (number - 1) * size, name)
     return _grid(listing, number, heading=f"#{name}", sort=sort, tag=name)

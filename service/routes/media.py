@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from flask import Blueprint, Response, current_app, request, send_file
 from flask.typing import ResponseReturnValue
 
 from service.errors import NotFoundError
-from service.probe import mime_type
+from service.probe import HASH, mime_type
 from service.security import confined
 from service.state import require_known, server, video_at
 from service.streaming import send_file as send_video_file
 
 blueprint = Blueprint("media", __name__)
-_HASH = re.compile(r"[0-9a-f]{32}")
 _DAY_S = 24 * 3600
 
 
@@ -34,7 +31,7 @@ def video(filename: str) -> ResponseReturnValue:
 @blueprint.get("/thumb/<media_hash>.jpg")
 def thumbnail(media_hash: str) -> ResponseReturnValue:
     """Send a thumbnail; a drawing that isn't kept stands in while there is none."""
-    if not _HASH.fullmatch(media_hash):
+    if not HASH.fullmatch(media_hash):
         raise NotFoundError("there is no such thumbnail")
     path = server().thumbnails.path(media_hash)
     if path.is_file():

@@ -25,7 +25,7 @@ def add(media_hash: str) -> ResponseReturnValue:
     """Add a tag: `{"tag": "summer"}`."""
     limit_write()
     require_known(media_hash)
-    _add(media_hash, normalise("tag", json_object("tag").get("tag")))
+    _add(media_hash, normalise(json_object("tag").get("tag")))
     return _tags(media_hash), 201
 
 
@@ -35,7 +35,7 @@ def remove(media_hash: str, tag: str) -> ResponseReturnValue:
     limit_write()
     require_known(media_hash)
     try:
-        name = normalise("tag", tag)
+        name = normalise(tag)
     except BadParameterError as error:  # what can't be a tag is none of this video
         raise NotFoundError(f"the video has no tag {shown(tag)}") from error
     if not _remove(media_hash, name):
@@ -51,7 +51,7 @@ def submit(media_hash: str) -> ResponseReturnValue:
     action = request.form.get("action")
     if action not in {"add", "remove"}:
         raise BadParameterError("action", "add or remove", action)
-    name = normalise("tag", request.form.get("tag"))
+    name = normalise(request.form.get("tag"))
     if action == "add":
         _add(media_hash, name)
     else:

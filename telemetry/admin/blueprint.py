@@ -11,6 +11,7 @@ from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
 from telemetry.admin import answers, guard, parameters, routes
+from telemetry.instrumentation.capture import ADMIN_BLUEPRINT
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from telemetry.admin.requests_facts import Source
 
-NAME: Final = "telemetry_admin"
 _ANY_HOST: Final = "telemetry_admin_host"
 
 
@@ -44,7 +44,10 @@ def create_blueprint(
         look_at_exporters: returns the exporters of the app, for the panel; one that has a `page` gets the route `/metrics`.
     """
     blueprint = _AnyHostBlueprint(
-        NAME, __name__, static_folder=str(answers.FOLDER / "static"), static_url_path="/admin/performance/static"
+        ADMIN_BLUEPRINT,
+        __name__,
+        static_folder=str(answers.FOLDER / "static"),
+        static_url_path="/admin/performance/static",
     )
 
     def in_force() -> guard.Authorize | None:
@@ -57,7 +60,7 @@ def create_blueprint(
 
     def harden(response: Response) -> Response:
         if is_active():
-            is_static, is_of_this_machine = request.endpoint == f"{NAME}.static", in_force() is None
+            is_static, is_of_this_machine = request.endpoint == f"{ADMIN_BLUEPRINT}.static", in_force() is None
             have_the_last_word = functools.partial(_have_the_last_word, is_static, is_of_this_machine)
             have_the_last_word(response)
             record = serving.get()
@@ -77,7 +80,7 @@ def create_blueprint(
 
 def admin_of(app: Flask) -> routes.Admin:
     """Return what the admin pages of `app` show."""
-    blueprint = app.blueprints[NAME]
+    blueprint = app.blueprints[ADMIN_BLUEPRINT]
     assert isinstance(blueprint, _AnyHostBlueprint)
     return blueprint.admin
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from flask import Response, abort, request
 
 from telemetry import figures
 from telemetry.admin import answers
+from telemetry.document import rfc3339
 from telemetry.exporters.status import ExportStatus
 
 if TYPE_CHECKING:
@@ -152,6 +152,4 @@ def _since(unix_ns: int | None, now_unix_nano: int) -> str:
 
 
 def _time(unix_ns: int | None) -> str | None:
-    if unix_ns is None:
-        return None
-    return datetime.datetime.fromtimestamp(unix_ns // 10**9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if unix_ns is None else rfc3339(unix_ns // 10**9)

@@ -58,7 +58,8 @@ def _source(app: Flask) -> Source:
     named = provider.resource if isinstance(provider, TracerProvider) else Resource.create({"service.name": app.name})
     scope = InstrumentationScope(instruments.SCOPE, "", instruments.SCHEMA_URL)
     operation = tracing.operation if tracing is not None else _no_operation
-    return Source(named, scope, SpanLimits(), RandomIdGenerator(), operation)
+    repeats = tracing.repeats if tracing is not None else fanout.REPEATS
+    return Source(named, scope, SpanLimits(), RandomIdGenerator(), operation, repeats=repeats)
 
 
 def _no_operation(_: str) -> Mapping[str, str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, figures, forked, growth, locks, plans
 from telemetry.admin import exports
-from telemetry.document import rounded
+from telemetry.document import rfc3339, rounded
 from telemetry.groups import groups_of, numbers_of
 from telemetry.percentiles import percentile
 from telemetry.query import DURATION_NS, ERROR_TYPE, ROWS, START_NS
@@ -276,8 +275,7 @@ def _query(kept: KeptRequest, query: Query, fetched: tuple[int, int], group: int
 
 
 def _rfc3339(unix_ns: int) -> str:
-    moment = datetime.fromtimestamp(unix_ns / 1e9, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{unix_ns // 1_000_000 % 1000:03d}Z"
+    return rfc3339(unix_ns // 10**9).replace("Z", f".{unix_ns // 10**6 % 1000:03d}Z")
 
 
 def _slow(groups: Sequence[Group]) -> Iterator[tuple[Group, str]]:

@@ -59,5 +59,19 @@ def prometheus_reader(_: Options) -> MetricReader:
     return ScrapedReader()
 
 
+def jsonfile_processor(options: Options) -> SpanProcessor:
+    """Return what writes spans into files."""
+    from telemetry.exporters import jsonfile
+
+    return jsonfile.processor(options)
+
+
+def jsonfile_reader(options: Options) -> MetricReader:
+    """Return what writes metrics into files."""
+    from telemetry.exporters import jsonfile
+
+    return jsonfile.reader(options)
+
+
 def _is_grpc(signal: Signal) -> bool:
     return endpoints.protocol(signal, os.environ) == "grpc"

@@ -20,7 +20,7 @@ from opentelemetry.trace import INVALID_SPAN_ID, SpanContext, SpanKind, Status, 
 
 from telemetry import instruments
 from telemetry.failure import failure_in
-from telemetry.query import CODE, FLAGS, MADE, POSITION
+from telemetry.query import CODE, ERROR_TYPE, FLAGS, MADE, POSITION, SQL
 from telemetry.recent import QUERY_COUNT, KeptRequest
 from telemetry.remembered import Remembered
 from telemetry.requests import url_path
@@ -68,6 +68,8 @@ class Source:
     """The attributes of a statement."""
     info: InstrumentationInfo | None = None
     """What spans had before there were scopes; some exporters ask for it yet."""
+    repeats: int = 5
+    """The setting `repeats_warning`, by which exported verdicts go too."""
     facts: Remembered[tuple[str, dict[str, AttributeValue]]] = field(default_factory=Remembered)
     """Name and attributes of the spans of statements."""
     written: Remembered[tuple[bytes, bytes]] = field(default_factory=Remembered)
@@ -151,8 +153,8 @@ Told = Callable[["Row | None"], Mapping[str, "AttributeValue"]]
 _OF_NONE: Final[list[Sequence[bytes]]] = [()]
 _PORT_DIGITS: Final = 5  # a client may send any number, which fits nowhere
 _INVALID: Final = INVALID_SPAN_ID.to_bytes(8)
-_SQL: Final = itemgetter(0)  # of a query
-_ERROR_TYPE: Final = itemgetter(3)
+_sql_of: Final = itemgetter(SQL)
+_error_type_of: Final = itemgetter(ERROR_TYPE)
 _of_clients: Final = itemgetter(*map(ENVIRON_KEYS.index, ("HTTP_HOST", "SCRIPT_NAME", "PATH_INFO", "HTTP_USER_AGENT")))
 
 
@@ -215,8 +217,8 @@ class EndedRequest:
                 own += failure.characters
         if not self.queries:
             return own
-        failures = map(failure_in, filter(None, map(_ERROR_TYPE, self.queries)))
-        return own + sum(map(len, map(_SQL, self.queries))) + sum(each.characters for each in failures if each)
+        failures = map(failure_in, filter(None, map(_error_type_of, self.queries)))
+        return own + sum(map(len, map(_sql_of, self.queries))) + sum(each.characters for each in failures if each)
 
     @property
     def exact_span_count(self) -> int:
@@ -236,7 +238,8 @@ class EndedRequest:
     def spans(self, told: Told | None = None) -> list[ReadableSpan]:
         """Return the spans, as the SDK would have made them; of its queries the server span says what `told` returns, without
         it all that is known of them."""
-        made = [] if self.server is None else [self._server_span(self.server, told or database_attributes)]
+        told = told or functools.partial(database_attributes, repeats=self.source.repeats)
+        made = [] if self.server is None else [self._server_span(self.server, told)]
         queries = [query for query in self.queries if not query[FLAGS] & MADE]
         made += [self._query_span(*each) for each in zip(queries, self.query_ids(), strict=True)]
         return made
@@ -325,12 +328,16 @@ class MadeServerSpan(NamedTuple):
 
     span: ReadableSpan
     kept: Row
+    repeats: int
+    """The setting `repeats_warning`."""
 
     def annotated(self) -> ReadableSpan:
         """Return the span with what its queries come to, which is worked out here, away from the request's path."""
         own = self.span._attributes
         most, longest = getattr(own, "maxlen", None), getattr(own, "max_value_len", None)
-        attributes = BoundedAttributes(most, {**(own or {}), **database_attributes(self.kept)}, False, longest)
+        attributes = BoundedAttributes(
+            most, {**(own or {}), **database_attributes(self.kept, self.repeats)}, False, longest
+        )
         attributes.dropped += self.span.dropped_attributes
         made = copy.copy(self.span)
         made._attributes = attributes
@@ -359,7 +366,9 @@ def server_attributes(server: ServerFacts, told: Told) -> dict[str, AttributeVal
     few = server.environ[:FEW]
     script_name, path, address, agent = server.environ[FEW:]
     return {
-        **_known_constant(server.method, server.rule, server.status, server.error_type and str(server.error_type), few),
+        **bounded(_known_constant, few[HOST])(
+            server.method, server.rule, server.status, server.error_type and str(server.error_type), few
+        ),
         "url.path": url_path(f"{script_name or ''}{path or ''}"),
         **client_attributes(address, agent),
         **server.own,
@@ -381,6 +390,13 @@ def constant_attributes(
     return attributes
 
 
+def bounded(cached: Any, chosen: str | None) -> Any:
+    """Return a function with an `lru_cache`, or without it, where a client has `chosen` a text too long to be kept."""
+    return cached if chosen is None or len(chosen) <= _LONGEST_KEPT else cached.__wrapped__
+
+
+_LONGEST_KEPT: Final = 500
+HOST: Final = ENVIRON_KEYS.index("HTTP_HOST")
 _known_constant: Final = functools.lru_cache(maxsize=2048)(constant_attributes)
 
 
@@ -390,13 +406,13 @@ def client_attributes(address: str | None, agent: str | None) -> dict[str, Attri
     return {key: value for key, value in values.items() if value}
 
 
-def database_attributes(row: Row | None) -> dict[str, AttributeValue]:
-    """Return what the server span says of the request's queries; nothing where there are none."""
+def database_attributes(row: Row | None, repeats: int) -> dict[str, AttributeValue]:
+    """Return what the server span says of the request's queries, judged by `repeats`; nothing where there are none."""
     if row is None or not row[QUERY_COUNT]:
         return {}
     from telemetry import fanout  # for exporters alone
 
-    summary = fanout.summary(KeptRequest._make(row))
+    summary = fanout.summary(KeptRequest._make(row), repeats)
     return {
         **query_figures(row),
         instruments.REQUEST_STATEMENTS: summary.statements,

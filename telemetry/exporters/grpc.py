@@ -136,14 +136,14 @@ def processor(options: Options, name: str = "otlp") -> DeferredSpanProcessor:
     )
 
 
-def reader(options: Options, name: str = "otlp") -> PushReader:
+def reader(options: Options) -> PushReader:
     """Return a reader that pushes metrics likewise."""
     _hush()
     exporter = ListeningMetricExporter(retryable_error_codes=_LATER)
     return PushReader(
         exporter,
         exporter.judge,
-        name=name,
+        name="otlp",
         target=_target(exporter),
         shutdown_timeout_s=options.shutdown_timeout_s,
     )

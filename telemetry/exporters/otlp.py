@@ -110,13 +110,13 @@ def processor(
     )
 
 
-def reader(options: Options, name: str = "otlp") -> PushReader:
+def reader(options: Options) -> PushReader:
     """Return a reader that pushes metrics as the standard variables say."""
     exporter = OTLPMetricExporter(session=answer.Session())
     answers = listen(getattr(exporter, "_client", None))
     judge = None if answers is None else answers.judge
     target = shown(getattr(exporter, "_endpoint", ""))
-    return PushReader(exporter, judge, name=name, target=target, shutdown_timeout_s=options.shutdown_timeout_s)
+    return PushReader(exporter, judge, name="otlp", target=target, shutdown_timeout_s=options.shutdown_timeout_s)
 
 
 def shown(url: str) -> str:

@@ -115,8 +115,9 @@ class DeferredSpanProcessor(SpanProcessor):
         record = request_of_context()
         item: Item = span
         kept = None if record is None else record.kept
-        if kept is not None and kept[SPAN_ID] == span.context.span_id:  # it is the request's own, which ends now
-            item = MadeServerSpan(span, kept)
+        if record is not None and kept is not None and kept[SPAN_ID] == span.context.span_id:
+            # It is the request's own, which ends now.
+            item = MadeServerSpan(span, kept, record.capture.tracing.repeats)
         held = None if record is None else record.held
         if held is not None and len(held) < MAX_HELD_SPANS:
             held.append((self, item))

@@ -14,15 +14,14 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 
 from telemetry.errors import SettingsError
-from telemetry.exporters import endpoints
+from telemetry.exporters import choice, endpoints
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from telemetry.exporters.status import Signal
     from telemetry.settings import TelemetrySettings
 
+_Made = TypeVar("_Made")
 TRACES_GROUP: Final = "opentelemetry_traces_exporter"
 METRICS_GROUP: Final = "opentelemetry_metrics_exporter"
 NONE: Final = "none"
@@ -80,11 +80,11 @@ class Exporter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """An exporter of this package: functions `processor` and `reader` of a module that is imported when it is chosen."""
+    """An exporter of this package; its functions import what they need when they are called."""
 
     name: str
-    traces: str | None = None
-    metrics: str | None = None
+    traces: Callable[[Options], SpanProcessor] | None = None
+    metrics: Callable[[Options], MetricReader] | None = None
     check: Callable[[Mapping[str, str]], None] | None = None
 
     def span_processor(self, options: Options) -> SpanProcessor | None:
@@ -136,10 +136,10 @@ def _check_installed(what: str, module: str, extra: str) -> None:
 
 
 BUILT_IN: Final[Mapping[str, BuiltIn]] = {
-    "otlp": BuiltIn("otlp", "choice:otlp_processor", "choice:otlp_reader", _check_otlp),
-    "jaeger": BuiltIn("jaeger", "choice:jaeger_processor", None, _check_otlp),
-    "prometheus": BuiltIn("prometheus", None, "choice:prometheus_reader", _check_prometheus),
-    "jsonfile": BuiltIn("jsonfile", "jsonfile:processor", "jsonfile:reader"),
+    "otlp": BuiltIn("otlp", choice.otlp_processor, choice.otlp_reader, _check_otlp),
+    "jaeger": BuiltIn("jaeger", choice.jaeger_processor, None, _check_otlp),
+    "prometheus": BuiltIn("prometheus", None, choice.prometheus_reader, _check_prometheus),
+    "jsonfile": BuiltIn("jsonfile", choice.jsonfile_processor, choice.jsonfile_reader),
 }
 
 
@@ -235,10 +235,9 @@ def _remedy(name: str) -> str:
     return f"; it comes with: pip install '{package}'" if package else ""
 
 
-def _call(name: str, function: str, options: Options) -> Any:
-    module, _, attribute = function.partition(":")
+def _call(name: str, make: Callable[[Options], _Made], options: Options) -> _Made:
     try:
-        return getattr(import_module(f"telemetry.exporters.{module}"), attribute)(options)
+        return make(options)
     except ImportError as error:
         raise SettingsError(f"the exporter {name} needs a package that is missing ({error.name})") from error
     except ValueError as error:  # the SDK's exporters say so of variables that they can't read

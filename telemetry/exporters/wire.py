@@ -19,10 +19,12 @@ from opentelemetry.trace import SpanContext
 from telemetry import instruments
 from telemetry.exporters.ended import (
     FEW,
+    HOST,
     Code,
     EndedRequest,
     ServerFacts,
     Source,
+    bounded,
     client_attributes,
     constant_attributes,
     database_attributes,
@@ -181,12 +183,14 @@ def _server_span(
             _pack_times(_START, start, _END, end),
             trace_state,
             _SERVER if parent is None or parent.is_remote else _INTERNAL,
-            _server_constant(server.method, server.rule, server.status, error_type, environ[:FEW], server.decision),
+            bounded(_server_constant, environ[HOST])(
+                server.method, server.rule, server.status, error_type, environ[:FEW], server.decision
+            ),
             _outcome(server.error_type, end),
-            _path(script_name, path),
-            _client(address, agent),
+            bounded(_path, path)(script_name, path),
+            bounded(_client, agent)(address, agent),
             attributes(9, server.own) if server.own else b"",
-            _database(server.kept),
+            _database(server.kept, item.source.repeats),
             b"\x85\x01\x00\x03\x00\x00" if parent is not None and parent.is_remote else _LOCAL,
         )
     )
@@ -243,12 +247,12 @@ def _path(script_name: str | None, path: str | None) -> bytes:
     return attributes(9, {"url.path": url_path(f"{script_name or ''}{path or ''}")})
 
 
-def _database(row: Row | None) -> bytes:
+def _database(row: Row | None, repeats: int) -> bytes:
     """Return what the queries of a request come to, of which the times alone differ between most."""
     return b"".join(
         [
             _double_key(key) + _pack_double(value) if isinstance(value, float) else _attribute(key, value)
-            for key, value in database_attributes(row).items()
+            for key, value in database_attributes(row, repeats).items()
         ]
     )
 

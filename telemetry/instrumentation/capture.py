@@ -93,7 +93,7 @@ class Capture:
     ) -> None:
         self.instruments = made
         self.recent = recent or RecentRequests()
-        self.tracing = Tracing(tracer_provider, self.operation, TailPolicy.of(settings))
+        self.tracing = Tracing(tracer_provider, self.operation, TailPolicy.of(settings), settings.repeats_warning)
         self.site = source.find if settings.source_lines else source.none
         self._excluded_rules = settings.excluded_routes
         self._requests: dict[_SeriesKey, _Series] = {}

@@ -305,9 +305,13 @@ class Tracing:
         provider: trace.TracerProvider,
         operation: Callable[[str], dict[str, str]],
         tail: TailPolicy | None = None,
+        repeats: int = 5,
     ) -> None:
-        """Make spans by `provider`; `operation` returns the attributes of a statement, and `tail` thins out requests."""
+        """Make spans by `provider`; `operation` returns the attributes of a statement, `tail` thins out requests, and `repeats`
+        runs of a statement from one line are a finding.
+        """
         self.provider = provider
+        self.repeats = repeats
         self.operation = operation
         self.tail = tail
         self.tracer = provider.get_tracer(instruments.SCOPE, schema_url=instruments.SCHEMA_URL)
@@ -486,7 +490,7 @@ class Tracing:
         if source is None or source.resource is not resource:  # a fork changes the resource
             limits = getattr(self.tracer, "_span_limits", None) or SpanLimits()
             info = getattr(self.tracer, "instrumentation_info", None)
-            source = Source(resource, _SCOPE, limits, self._sdk.id_generator, self.operation, info)
+            source = Source(resource, _SCOPE, limits, self._sdk.id_generator, self.operation, info, self.repeats)
             self._source = source
         return source
 

@@ -263,7 +263,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 def test_statuses_are_words() -> None:
-    result = LoadResult(3)
+    result = LoadResult()
     result.statuses.update({500: 2, 200: 1234})
     assert status_words(result.statuses) == "1,234 × 200, 2 × 500"
 

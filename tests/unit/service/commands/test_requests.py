@@ -16,8 +16,8 @@ import pytest
 from flask import Flask
 from opentelemetry.sdk.trace import TracerProvider
 
+from service import client as fetch
 from service import openapi
-from service.commands import fetch
 from telemetry import PerformanceMetrics, TelemetrySettings, instrument, uninstrument
 from tests.unit.service.commands.test_commands import nobody, run, serve
 

@@ -32,6 +32,9 @@ class Running(ThreadingHTTPServer):
     def __init__(self, *rows: dict[str, Any]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.rows = rows
+        self.token = ""
+        """What it asks for."""
+        self.is_ours = True
         self.tokens: list[str | None] = []
 
 
@@ -39,9 +42,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Running
 
     def do_GET(self) -> None:
-        self.server.tokens.append(self.headers["Authorization"])
-        body = json.dumps({"exporters": self.server.rows}).encode()
-        self.send_response(200)
+        given = self.headers["Authorization"]
+        self.server.tokens.append(given)
+        is_ping = self.path == "/ping"
+        answer = {"status": "ok" if self.server.is_ours else "well"} if is_ping else {"exporters": self.server.rows}
+        body = json.dumps(answer).encode()
+        self.send_response(401 if self.server.token and given != f"Bearer {self.server.token}" and not is_ping else 200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(body)
@@ -85,7 +91,17 @@ def test_a_running_servers_exporters_are_told(
     (found,) = check_running("0.0.0.0", running.server_port, tmp_path)
     assert found.level == level
     assert words in found.text
-    assert running.tokens == ["Bearer secret"]
+    assert running.tokens == [None]
+
+
+@pytest.mark.parametrize(("is_ours", "token"), [(True, "Bearer secret"), (False, None)])
+def test_the_admin_token_is_shown_to_a_video_server_that_asks_for_it_alone(
+    running: Running, tmp_path: Path, is_ours: bool, token: str | None
+) -> None:
+    running.rows, running.token, running.is_ours = (WELL,), "secret", is_ours
+    (tmp_path / "admin-token").write_text("secret\n")
+    assert len(list(check_running("0.0.0.0", running.server_port, tmp_path))) == is_ours
+    assert running.tokens[-1] == token
 
 
 def test_where_none_runs_nothing_is_said(running: Running, tmp_path: Path) -> None:

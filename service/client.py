@@ -10,8 +10,7 @@ from time import monotonic
 from typing import Any, Final, NoReturn, Self
 from urllib.parse import parse_qs, urlsplit
 
-from service.doctor.finding import why
-from service.errors import ServerError
+from service.errors import ServerError, why
 from telemetry.exporters.endpoints import is_address
 
 _TIMEOUT_S: Final = 10.0
