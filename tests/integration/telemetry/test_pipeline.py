@@ -273,8 +273,9 @@ def test_a_flush_of_the_providers_sends_what_there_is_and_they_may_be_ended_twic
     assert found == {"flushed": [True, True], "spans": 3, "is_measured": True}
 
 
-def test_the_sdk_can_be_switched_off(tmp_path: Path) -> None:
-    run(tmp_path, SERVED, OTEL_SDK_DISABLED="true")
+def test_the_sdk_can_be_switched_off(receiver: Receiver, tmp_path: Path) -> None:
+    run(tmp_path, SERVED, OTEL_SDK_DISABLED="true", OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
+    assert receiver.bodies == []
 
 
 @pytest.mark.parametrize("figures", ["None", "PerformanceMetrics()"])

@@ -28,6 +28,13 @@ def test_without_any_source_the_defaults_hold():
     assert loaded.warnings == ()
 
 
+def test_variables_are_told_whatever_their_case_and_read_nowhere_else(monkeypatch):
+    monkeypatch.setenv("lvs_port", "7003")
+    loaded = load_settings()
+    assert (loaded.settings.port, loaded.origins["port"], loaded.warnings) == (7003, "LVS_PORT", ())
+    assert Settings().port == 5000
+
+
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("LVS_PORT", "7001")
     monkeypatch.setenv("LVS_WORKERS", "2")

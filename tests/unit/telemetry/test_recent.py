@@ -12,6 +12,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
+from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -258,8 +259,6 @@ def one_statement_of(db: sqlite3.Connection, number: int) -> None:
 
 def test_what_is_kept_takes_about_what_is_estimated(instrumented: Instrument, metrics: PerformanceMetrics) -> None:
     """A bound of 1 MB holds by the count of the allocator too, over requests of all sizes."""
-    from flask import Flask
-
     app = Flask("sizes")
 
     @app.get("/<int:number>")
@@ -292,6 +291,21 @@ def test_what_is_kept_takes_about_what_is_estimated(instrumented: Instrument, me
     assert count >= 10
     assert estimated <= 2**20
     assert freed <= 1.5 * estimated
+
+
+def test_a_long_path_counts_and_is_cut_where_there_is_no_room(
+    instrumented: Instrument, metrics: PerformanceMetrics
+) -> None:
+    app = Flask("paths")
+    app.add_url_rule("/<path:path>", "view", lambda path: "")
+    made = PerformanceMetrics(TelemetrySettings(recent_bytes=2**20))
+    client = instrumented(app, metrics=made, settings=made.settings).test_client()
+    client.get("/" + "x" * 60_000)
+    (kept,) = made.recent.all()
+    assert 60_000 < kept.estimated_bytes < 61_000 or len(kept.path) == 2000
+    for number in range(60):
+        client.get(f"/{number}" + "x" * 60_000)
+    assert sum(len(each.path) for each in made.recent.all()) <= made.recent.estimated_bytes <= 2**20
 
 
 def test_without_room_for_the_worst_everything_can_be_forgotten() -> None:

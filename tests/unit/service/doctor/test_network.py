@@ -143,6 +143,12 @@ def test_without_an_endpoint_nothing_leaves_the_machine():
     )
 
 
+def test_an_exporter_whose_name_begins_like_another_is_not_that_one():
+    assert list(check_exporter({"OTEL_TRACES_EXPORTER": "otlp_json_file"})) == list(
+        check_exporter({"OTEL_TRACES_EXPORTER": "jsonfile"})
+    )
+
+
 @pytest.mark.parametrize(
     "variable", ["OTEL_TRACES_EXPORTER=jaeger", "OTEL_METRICS_EXPORTER=otlp", 'LVS_TELEMETRY_EXPORTERS=["otlp"]']
 )

@@ -67,3 +67,13 @@ def test_the_figures_see_the_cache_and_leave_the_admin_pages_out(make_app, add_v
     assert list(figures["endpoints"]) == ["GET /"]
     assert figures["cache_hit_rate"] == 50.0
     assert figures["database"]["max_per_request"] == 5
+
+
+@pytest.mark.parametrize("path", ["/watch/" + "x" * 5000, "/video/" + "x" * 5000, "/api/ratings/" + "y" * 33])
+def test_what_can_not_be_in_the_library_takes_no_room_in_the_cache(client, path):
+    def entries():
+        return client.get("/admin/cache/status").json["caches"]["library"]["entries"]
+
+    before = entries()
+    assert client.get(path).status_code == 404
+    assert entries() == before

@@ -116,6 +116,19 @@ def test_proxy_fix_makes_nobody_local(shop: Flask, instrumented: Instrumented) -
     assert refused.json["reason"] == "the request came from 10.0.0.9"
 
 
+def test_a_request_that_proxy_fix_has_rewritten_teaches_nothing_about_plain_ones(
+    shop: Flask, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_plain_names", set())
+    instrumented(shop)
+    shop.wsgi_app = ProxyFix(shop.wsgi_app, x_for=1)
+    client = shop.test_client()
+    client.get("/ping")
+    assert "wsgi.input" not in guard._plain_names
+    assert guard.is_local(client.get("/ping").request.environ | LOCAL)
+    assert "werkzeug.proxy_fix.orig" not in guard._plain_names
+
+
 def test_a_refusal_as_json_is_flat_and_says_what_to_do(client: FlaskClient) -> None:
     refused = client.get(JSON, environ_overrides={"REMOTE_ADDR": "10.0.0.9", "SERVER_PORT": "8000"})
     assert refused.status_code == 403

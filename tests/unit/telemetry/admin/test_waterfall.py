@@ -36,6 +36,27 @@ def test_bars_are_parts_of_the_request_or_of_the_transfer_that_has_queries(
     assert waterfall.whole_ms(detail(transfer_ms, *queries)) == whole_ms
 
 
+def test_a_query_that_begins_before_the_end_of_the_request_and_ends_after_it_stretches_the_whole() -> None:
+    assert waterfall.whole_ms(detail(100.0, (8, 5))) == 100
+    assert waterfall.whole_ms(detail(100.0, (8, 2))) == 10
+
+
+def alternating(changes: int) -> dict[str, Any]:
+    """Return a request whose queries are of one group and of another in turns."""
+    one = detail(None, *[(at / changes, 0.01) for at in range(changes)])
+    one["groups"] *= 2
+    for at, query in enumerate(one["queries"]):
+        query["group"] = at % 2
+    return one
+
+
+def test_rows_are_in_the_order_of_time_until_there_are_too_many() -> None:
+    assert [row.group for row in waterfall.rows(alternating(4))] == [0, 1, 0, 1]
+    rows = waterfall.rows(alternating(waterfall.MOST_ROWS + 5))
+    assert len(rows) == waterfall.MOST_ROWS
+    assert [row.runs for row in rows[-3:]] == [1, 4, 3]
+
+
 def test_a_bar_stands_at_its_share_of_the_whole() -> None:
     (row,) = waterfall.rows(detail(7_200_000.0, (2.5, 5.0)))
     assert (row.bars[0].x, row.bars[0].width) == (250, 500)

@@ -694,6 +694,7 @@ def test_requests_that_keep_coming_do_not_cut_a_pause_short(make: Make) -> None:
     until = time.monotonic() + 10
     while not queue._pause_s and time.monotonic() < until:
         time.sleep(0.001)
+    assert queue._pause_s
     for _ in range(50):
         queue.emit(ended(1))
         time.sleep(0.002)

@@ -19,7 +19,7 @@ from opentelemetry.trace.span import TraceState
 
 from telemetry import remembered
 from telemetry.exporters import wire
-from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, has_room, is_plain
+from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source, has_room, is_plain
 from telemetry.exporters.processor import as_spans
 from telemetry.failure import Failure
 from telemetry.query import MADE, MANY, Query
@@ -208,6 +208,21 @@ def test_a_lone_surrogate_is_replaced_instead_of_losing_the_batch() -> None:
     assert {"db.query.text": "SELECT '?'"}.items() <= {
         attribute.key: attribute.value.string_value for attribute in span.attributes
     }.items()
+
+
+def test_what_clients_choose_is_kept_only_while_it_is_short() -> None:
+    def ask(text: str) -> None:
+        chosen = {"HTTP_HOST": text, "PATH_INFO": text, "HTTP_USER_AGENT": text}
+        environ = tuple(chosen.get(key) for key in ENVIRON_KEYS)
+        facts = ServerFacts(None, "GET", "/", 200, None, 1, environ, None)
+        wire.encode([EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, facts, ())])
+
+    caches = (wire._server_constant, wire._path, wire._client)
+    before = [cache.cache_info().currsize for cache in caches]
+    ask("x" * 501)
+    assert [cache.cache_info().currsize for cache in caches] == before
+    ask("x" * 500)
+    assert all(cache.cache_info().currsize > size for cache, size in zip(caches, before, strict=True))
 
 
 def test_requests_of_two_sources_come_under_their_own_resources() -> None:

@@ -1324,3 +1324,24 @@ def test_a_process_that_a_request_forks_exports_and_measures_its_own_queries_as_
     assert parents == [[server.trace_id, server.span_id]]
     assert measured == reader_count(reader) == 1
     assert backend.named_count() == {"GET /": 1, "SELECT": 1}
+
+
+@pytest.mark.parametrize("is_looked_at", [False, True], ids=["deferred", "made by the SDK"])
+def test_the_exported_verdict_is_that_of_the_admin_pages(
+    is_looked_at: bool, instrumented: Instrumented, backend: Backend, database: Database
+) -> None:
+    def view() -> str:
+        connection = database()
+        for at in range(10):
+            connection.execute("SELECT a FROM (SELECT 1 AS a) WHERE a = ?", (at,)).fetchall()
+        if is_looked_at:
+            trace.get_current_span().add_event("seen")
+        return "ok"
+
+    settings = TelemetrySettings(repeats_warning=20)
+    metrics = PerformanceMetrics(settings)
+    app = instrumented(app_of(view), tracer_provider=backend.provider, settings=settings, metrics=metrics)
+    client = app.test_client()
+    client.get("/")
+    (shown,) = client.get("/api/admin/performance/requests").json["requests"]
+    assert (backend.named("GET /").attributes or {})["telemetry.request.verdict"] == shown["verdict"] == "ok"
