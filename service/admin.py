@@ -27,7 +27,7 @@ from werkzeug.exceptions import TooManyRequests
 from service.errors import ServerError, TokenNeededError
 from service.lock import FileLock
 from telemetry.admin import answers
-from telemetry.admin.guard import Authorize, check, is_local, looker, why_not_local
+from telemetry.admin.guard import Authorize, check, is_local, quick_check, why_not_local
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -227,7 +227,7 @@ def install(app: Flask, guard: Authorize) -> None:
 
     Templates have `may_see_figures()`, which tells whether the current request would be let in; where nothing can tell, not.
     """
-    may_look = looker(guard) or (lambda _: False)
+    may_look = quick_check(guard) or (lambda _: False)
     app.jinja_env.globals["may_see_figures"] = lambda: may_look(request.environ)
     app.extensions[EXTENSION] = guard
     app.before_request(_check_path)

@@ -205,7 +205,7 @@ def _install(
         stock = StockMiddleware(app, capture, tracer_provider, meter_provider, begin)
         stock.install()
         return stock
-    may_look = guard.looker(telemetry.authorize) if telemetry.settings.server_timing else None
+    may_look = guard.quick_check(telemetry.authorize) if telemetry.settings.server_timing else None
     middleware = RequestMiddleware(app, capture, may_look, begin)
     middleware.install()
     sqlite.install(capture)

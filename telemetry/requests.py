@@ -381,7 +381,7 @@ def _choose_ids() -> None:
 
 
 def _leave_to_parent() -> None:
-    """In a child, take the request that has forked it as over: its queries are the child's own, as outside of any request."""
+    """In a forked child, end the inherited request: what the child asks then counts as outside of any."""
     record = current_request()
     if record is not None:
         record.end()

@@ -126,7 +126,7 @@ class TelemetrySettings:
         Meta(
             description="Which requests an exporter gets: `all`, a share such as `1/10`, `notable` (slow, failing, many "
             "queries), or `notable+1/10` with a share of the rest.",
-            extra={"must_be": "all, a share such as 1/10, notable, or notable+1/10"},
+            extra={"must_be": tail.MUST_BE},
         ),
     ] = "all"
 

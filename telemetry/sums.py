@@ -19,7 +19,7 @@ LITERAL: Final = re.compile(r"'(?:[^']|'')*'?|\b\d[\w.]*")
 
 
 class Sums:
-    """What is kept of the queries of one statement and site beyond the first `MAX_PENDING_QUERIES` of a request."""
+    """Sums over all queries of one statement and site, of a request with too many to keep one by one."""
 
     __slots__ = (
         "_last",

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 Authorize = Callable[[], object]
 """Called in the context of a request for an admin page; a truthy answer lets it through. It may answer itself: by a response, or
 by an exception of Werkzeug such as `abort(401)`. With a method `peek(environ)` that says the same of any request, at the price of
-a comparison or two, the app's other answers can carry what they cost (`looker`)."""
+a comparison or two, the app's other answers can carry what they cost (`quick_check`)."""
 
 EXTENSION: Final = "telemetry"
 
@@ -99,11 +99,12 @@ def why_not_local(environ: dict[str, Any]) -> str | None:
     return None
 
 
-def looker(authorize: Authorize | None) -> Callable[[dict[str, Any]], bool] | None:
-    """Return what tells by its environment, for what is only added to an answer, whether a request may see the admin pages.
+def quick_check(authorize: Authorize | None) -> Callable[[dict[str, Any]], bool] | None:
+    """Return a function that tells by its environment whether a request may see figures; `None` if only `authorize()` can.
 
-    `None` where nothing can: an `authorize` may log, count or ask a database, so it is left for the admin pages alone. One that
-    has a method `peek`, which takes the environment and only says so, quickly, is asked by that. An exception in it means no.
+    It is asked about every request, for what its response says of its cost. An `authorize` may log, count or ask a database,
+    so it is left for the admin pages; its method `peek`, which takes the environment and only says so, quickly, is asked
+    instead, if it has one. An exception in that means no.
     """
     if authorize is None:
         return is_local

@@ -267,6 +267,7 @@ class DeferredSpanProcessor(SpanProcessor):
             return True
 
     def _tell_failed(self, why: str) -> None:
+        why = counts.told(why)
         if self._tally.failed(why):
             _log.warning("%s: spans could not be exported: %s (told once, until it works again)", self._shown, why)
 

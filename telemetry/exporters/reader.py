@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from telemetry.exporters.processor import SHUTDOWN_TIMEOUT_S
-from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
+from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally, told
 
 _log = logging.getLogger(__name__)
 
@@ -84,8 +84,9 @@ class _WatchedExporter(MetricExporter):
             delivery = Delivery(False, why=f"{type(error).__name__}: {error}")
         if delivery and self.tally.sent(count_points(metrics_data), delivery.rejected):
             _log.info("%s: metrics are exported again", self._name)
-        if (not delivery or delivery.why) and self.tally.failed(delivery.why):
-            _log.warning("%s: metrics could not be exported: %s (told once, until it works)", self._name, delivery.why)
+        why = told(delivery.why)
+        if (not delivery or why) and self.tally.failed(why):
+            _log.warning("%s: metrics could not be exported: %s (told once, until it works again)", self._name, why)
         return MetricExportResult.SUCCESS if delivery else MetricExportResult.FAILURE
 
     def _delivery(self, succeeded: bool) -> Delivery:

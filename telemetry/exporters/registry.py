@@ -36,15 +36,14 @@ METRICS_GROUP: Final = "opentelemetry_metrics_exporter"
 NONE: Final = "none"
 _VARIABLES: Final[Mapping[Signal, str]] = {"traces": OTEL_TRACES_EXPORTER, "metrics": OTEL_METRICS_EXPORTER}
 _GROUPS: Final[Mapping[Signal, str]] = {"traces": TRACES_GROUP, "metrics": METRICS_GROUP}
-_EXTRA: Final = "local-video-server[{}]"
 PACKAGES: Final[Mapping[str, str]] = {
     "azure_monitor_opentelemetry_exporter": "azure-monitor-opentelemetry-exporter",
     "gcp_monitoring": "opentelemetry-exporter-gcp-monitoring",
     "gcp_trace": "opentelemetry-exporter-gcp-trace",
     "otlp_json_file": "opentelemetry-exporter-otlp-json-file",
     "otlp_json_http": "opentelemetry-exporter-otlp-json-http",
-    "otlp_proto_grpc": _EXTRA.format("grpc"),
-    "prometheus": _EXTRA.format("prometheus"),
+    "otlp_proto_grpc": "opentelemetry-exporter-otlp-proto-grpc",
+    "prometheus": "opentelemetry-exporter-prometheus",
     "rich_console": "opentelemetry-exporter-richconsole",
     "zipkin": "opentelemetry-exporter-zipkin",
     "zipkin_json": "opentelemetry-exporter-zipkin-json",
@@ -122,16 +121,15 @@ def _check_otlp(environment: Mapping[str, str]) -> None:
     for signal in _GROUPS:
         if endpoints.protocol(signal, environment) == "grpc":
             variable = endpoints.protocol_variable(signal, environment)
-            _check_installed(f"{variable}=grpc", "opentelemetry.exporter.otlp.proto.grpc", "grpc")
+            _check_installed(f"{variable}=grpc", "opentelemetry.exporter.otlp.proto.grpc", PACKAGES["otlp_proto_grpc"])
 
 
 def _check_prometheus(_: Mapping[str, str]) -> None:
-    _check_installed("the exporter prometheus", "opentelemetry.exporter.prometheus", "prometheus")
+    _check_installed("the exporter prometheus", "opentelemetry.exporter.prometheus", PACKAGES["prometheus"])
 
 
-def _check_installed(what: str, module: str, extra: str) -> None:
+def _check_installed(what: str, module: str, package: str) -> None:
     if importlib.util.find_spec(module) is None:
-        package = _EXTRA.format(extra)
         raise SettingsError(f"{what} needs a package that is not installed: pip install '{package}'")
 
 
@@ -227,7 +225,7 @@ def _named(name: str, shown: str, signals: Sequence[Signal], environment: Mappin
 
 
 def _remedy(name: str) -> str:
-    """Return what to add to the message that `name` is none: what it is for, or where it comes from."""
+    """Return a hint for the error that names an unknown exporter: what the name is for, or where it comes from."""
     for signal in _GROUPS:
         if name in known([signal]):
             return f", which is for {signal} alone"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol
 
+from telemetry.figures import printable
 from telemetry.forked import call_in_child
 
 Signal = Literal["traces", "metrics"]
@@ -83,6 +84,11 @@ class Exporting(Protocol):
         """How it goes, now."""
 
 
+def told(why: str) -> str:
+    """Return a backend's own words as a log and a page can show them: on one line, and not too many."""
+    return printable(why)[:_MOST_CHARACTERS]
+
+
 class Tally:
     """Counts for one exporter, in one process: a forked child begins with none. Thread-safe."""
 
@@ -118,14 +124,14 @@ class Tally:
             return was_failing and not rejected
 
     def failed(self, why: str) -> bool:
-        """Count an attempt that failed; return whether it is the first since one went well."""
+        """Count an attempt that failed, and `why`, which is `told`; return whether it is the first since one went well."""
         with self._lock:
             first = not self._status.is_failing
             self._status = replace(
                 self._status,
                 failures=self._status.failures + 1,
                 is_failing=True,
-                last_error=why[:_MOST_CHARACTERS],
+                last_error=why,
                 last_error_unix_ns=time.time_ns(),
             )
             return first

@@ -1,4 +1,4 @@
-"""What the headers of a request say that it continues, and what a header says of a span."""
+"""The trace context and baggage that come with a request's headers, and the `traceparent` that goes with its response."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class DeferredSpan(trace.Span):
             return self._made is None
 
     def _choose(self) -> trace.Span:
-        """Choose the ids, where they are all that is known of the span so far; else make it."""
+        """Return this span with its ids fixed if the SDK's span is not needed yet, else the SDK's span."""
         record, rule = self._record, self._record.find_rule()
         with _making:
             is_open = self._made is None and not record.complete and self._tracing.decides_late

@@ -31,7 +31,7 @@ try:
 except ImportError as missing:
     raise InstrumentationError(
         f'the setting instrumentation="stock" needs OpenTelemetry\'s instrumentations ({missing}): '
-        "pip install 'local-video-server[stock]'"
+        "pip install opentelemetry-instrumentation-flask opentelemetry-instrumentation-sqlite3"
     ) from missing
 
 if TYPE_CHECKING:

@@ -87,7 +87,7 @@ def test_what_an_export_could_not_tell_the_next_one_does(
     assert (reader.status.is_failing, reader.status.sent, reader.status.dropped) == (False, 1, 0)
     words = {"raises": "ConnectionError: gone", "answers": "the exporter could not deliver them"}[how]
     assert caplog.messages == [
-        f"otlp: metrics could not be exported: {words} (told once, until it works)",
+        f"otlp: metrics could not be exported: {words} (told once, until it works again)",
         "otlp: metrics are exported again",
     ]
 
@@ -150,7 +150,7 @@ def test_points_that_the_backend_rejects_are_counted_and_told_once(
     reader.collect()
     assert (reader.status.sent, reader.status.dropped, reader.status.is_failing) == (1, 2, False)
     assert caplog.messages == [
-        "otlp: metrics could not be exported: bad points (told once, until it works)",
+        "otlp: metrics could not be exported: bad points (told once, until it works again)",
         "otlp: metrics are exported again",
     ]
     assert measured(reader) == {None: 1, "rejected": 2}

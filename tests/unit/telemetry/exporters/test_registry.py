@@ -134,9 +134,9 @@ def test_endpoints_of_grpc_may_be_named_as_grpc_has_it(endpoint: str) -> None:
 def test_a_missing_package_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.exporter.prometheus"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(SettingsError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL=grpc needs .* 'local-video-server\[grpc\]'"):
+    with pytest.raises(SettingsError, match=r"_PROTOCOL=grpc needs .* 'opentelemetry-exporter-otlp-proto-grpc'"):
         choose(["otlp"], {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    with pytest.raises(SettingsError, match=r"prometheus needs .* 'local-video-server\[prometheus\]'"):
+    with pytest.raises(SettingsError, match=r"prometheus needs .* 'opentelemetry-exporter-prometheus'"):
         choose(["prometheus"])
 
 

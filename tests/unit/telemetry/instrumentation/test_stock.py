@@ -336,7 +336,7 @@ except InstrumentationError as error:
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     assert 'the setting instrumentation="stock" needs' in done.stdout
-    assert "pip install 'local-video-server[stock]'" in done.stdout
+    assert "pip install opentelemetry-instrumentation-flask opentelemetry-instrumentation-sqlite3" in done.stdout
     assert len(done.stdout.splitlines()) == 1
 
 
