@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from telemetry import fanout, figures
 from telemetry.admin.requests_facts import of_late
 from telemetry.figures import GOOD, POOR, WARNING, Status
+from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.unseen import REMEDY
 from telemetry.workers import PATIENCE_S
 
@@ -44,6 +45,25 @@ class Note:
     place: str = ""
 
 
+class Missing(NamedTuple):
+    """What is not in the figures, and should be."""
+
+    silent_workers: Sequence[int] = ()
+    """Processes of workers that have not told their figures."""
+    untold_workers: Sequence[int] = ()
+    """Processes of those that have, but not their requests."""
+    unseen_connections: int = 0
+    """Connections of this process that were opened before `instrument(app)`."""
+
+    @classmethod
+    def of(cls, reader: Reader) -> Missing:
+        """Return what is missing in the figures of `reader`."""
+        return cls(reader.silent(), reader.untold(), sqlite.opened_before.number())
+
+
+NOTHING_MISSING: Final = Missing()
+
+
 def fan_out(
     reader: Reader, requests: Sequence[KeptRequest], windows: Sequence[RouteWindow], now_unix_nano: int
 ) -> dict[str, Fact]:
@@ -74,24 +94,18 @@ def notes(
     settings: TelemetrySettings,
     fan_outs: Mapping[str, Fact] | None = None,
     exporting: Sequence[exporters.Row] = (),
-    silent_workers: Sequence[int] = (),
-    untold_workers: Sequence[int] = (),
-    unseen_connections: int = 0,
+    missing: Missing = NOTHING_MISSING,
 ) -> list[Note]:
-    """Return a note for what went wrong in the telemetry itself, then for each route, exporter and cache that isn't good.
-
-    `silent_workers` are the processes of those that have not told their figures, `untold_workers` of those that have, but not
-    their requests. `unseen_connections` are those of this process that were opened before `instrument(app)`.
-    """
+    """Return a note for what went wrong in the telemetry itself, then for each route, exporter and cache that isn't good."""
     told = fan_outs or {}
     found = [note for row in overview.rows if (note := _of_route(row, settings, told.get(row.route))) is not None]
     found += [note for row in exporting if (note := _of_exporter(row)) is not None]
     found.sort(key=lambda note: (-note.status.severity, -_p95_ms(note), note.subject))
     every = (
-        _of_silence(silent_workers, untold_workers),
+        _of_silence(missing.silent_workers, missing.untold_workers),
         _of_failures(overview),
         _of_room(overview),
-        _of_unseen(overview, unseen_connections),
+        _of_unseen(overview, missing.unseen_connections),
         *found,
         _of_cache(overview, settings),
     )

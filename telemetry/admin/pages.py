@@ -12,7 +12,6 @@ from werkzeug.routing import BuildError
 
 from telemetry.admin import answers, attention, drawing, exporters, overview, state, timeline
 from telemetry.exporters.registry import is_switched_off
-from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import excludes
 from telemetry.recent import Traces
 
@@ -65,9 +64,7 @@ def _view(admin: Admin, chosen: state.State, now_unix_nano: int) -> dict[str, An
         settings,
         attention.fan_out(reader, requests, shown.windows, now_unix_nano),
         exporting,
-        reader.silent(),
-        reader.untold(),
-        sqlite.opened_before.number(),
+        attention.Missing.of(reader),
     )
     most = len(notes) if chosen.notes else attention.MOST_NOTES
     return {

@@ -15,7 +15,6 @@ from telemetry.admin import answers, attention, exporters, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
 from telemetry.admin.requests_api import REQUEST_ID, RETRY_AFTER_S, VERDICT_CHOICES, as_file, find, is_chosen
-from telemetry.instrumentation import sqlite
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
@@ -239,8 +238,7 @@ def _report(reader: Reader) -> dict[str, Any]:
     shown = overview.build(reader.figures, settings, now)
     requests = reader.all()
     fan_outs = attention.fan_out(reader, requests, shown.windows, now)
-    unseen = sqlite.opened_before.number()
-    notes = attention.notes(shown, settings, fan_outs, (), reader.silent(), reader.untold(), unseen)
+    notes = attention.notes(shown, settings, fan_outs, (), attention.Missing.of(reader))
     return {
         "overview": shown,
         "notes": notes,
