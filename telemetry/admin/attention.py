@@ -181,8 +181,8 @@ def _of_unseen(overview: Overview, connections: int) -> Note | None:
     """Tell where no query has been seen at all, and why that may be: such connections need not be the app's."""
     if not connections or not overview.rows or any(any(window.queries) for window in overview.windows):
         return None
-    were, them = ("connection was", "it") if connections == 1 else ("connections were", "them")
-    fact = Fact(f"none is seen; {connections} {were} opened before instrument(app): those made on {them} can't be")
+    were = "connection was" if connections == 1 else "connections were"
+    fact = Fact(f"none is seen; {connections} {were} opened before instrument(app), whose queries stay unseen")
     return Note("queries", (fact,), WARNING, f"{REMEDY[0].upper()}{REMEDY[1:]}", None, "routes")
 
 
