@@ -21,7 +21,7 @@ from telemetry.errors import InstrumentationError, SettingsError
 from telemetry.exporters import registry
 from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
-from telemetry.instrumentation.flask import RequestMiddleware
+from telemetry.instrumentation.flask import RequestMiddleware, middleware_class
 from telemetry.performance import PerformanceMetrics, get_metrics
 from telemetry.settings import TelemetrySettings
 from telemetry.workers import Workers
@@ -206,7 +206,7 @@ def _install(
         stock.install()
         return stock
     may_look = guard.quick_check(telemetry.authorize) if telemetry.settings.server_timing else None
-    middleware = RequestMiddleware(app, capture, may_look, begin)
+    middleware = middleware_class(app)(app, capture, may_look, begin)
     middleware.install()
     sqlite.install(capture)
     return middleware

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from threading import Thread, current_thread
 from time import perf_counter_ns, time_ns
-from types import FrameType
+from types import FrameType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response, got_request_exception, has_request_context, request
@@ -38,28 +38,7 @@ MayLook = Callable[[dict[str, Any]], bool]
 """Tells whether a request, by its environment, may see what it costs."""
 
 
-class Around:
-    """What stands around a WSGI app and has what that has: apps find their own middleware by `app.wsgi_app`, and set it up."""
-
-    _wsgi_app: WSGIApplication
-    """What is inside; set last, when there is all else."""
-
-    if not TYPE_CHECKING:  # a name that is mistyped in a subclass is still told
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "_wsgi_app":  # of a copy that is being made
-                raise AttributeError(name)
-            return getattr(self._wsgi_app, name)
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            own = vars(self)
-            if name not in own and "_wsgi_app" in own and hasattr(self._wsgi_app, name):
-                setattr(self._wsgi_app, name, value)
-            else:
-                object.__setattr__(self, name, value)
-
-
-class RequestMiddleware(Around):
+class RequestMiddleware:
     """Measures each request from its first byte of work to its return, for streamed bodies to the first byte.
 
     It stands around `app.wsgi_app`. When it has been switched off it passes requests on untouched, because other middleware
@@ -89,7 +68,7 @@ class RequestMiddleware(Around):
         self._inner_context = app.request_context
         self._starts_spans = False
         self._thrown_away: deque[Ended] = deque()
-        self._wsgi_app = app.wsgi_app
+        self._wsgi_app: WSGIApplication = app.wsgi_app  # last, when there is all else
 
     def install(self) -> None:
         """Start measuring; may be called after the app has served requests."""
@@ -317,6 +296,36 @@ def _is_of(record: RequestRecord, environ: Environ) -> bool:
     """Tell whether a request that is about to be routed is the one of `record`, not one that its view makes of a copy."""
     known = record.request
     return known is None or known.environ is environ or not _is_inside(known)
+
+
+class Around:
+    """What stands around a WSGI app and has what that has: apps find their own middleware by `app.wsgi_app`, and set it up."""
+
+    _wsgi_app: WSGIApplication
+    """What is inside; set last."""
+
+    if not TYPE_CHECKING:  # a name that is mistyped in a subclass is still told
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_wsgi_app":  # of a copy that is being made
+                raise AttributeError(name)
+            return getattr(self._wsgi_app, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            own = vars(self)
+            if name not in own and "_wsgi_app" in own and hasattr(self._wsgi_app, name):
+                setattr(self._wsgi_app, name, value)
+            else:
+                object.__setattr__(self, name, value)
+
+
+class RequestMiddlewareAround(Around, RequestMiddleware):
+    """The same for an app that has middleware of its own inside. Python looks up a name of such a class more slowly."""
+
+
+def middleware_class(app: Flask) -> type[RequestMiddleware]:
+    """Return the class to measure `app` by."""
+    return RequestMiddleware if isinstance(app.wsgi_app, MethodType) else RequestMiddlewareAround
 
 
 def _is_inside(known: Request) -> bool:
