@@ -11,11 +11,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from telemetry import figures
 from telemetry.groups import Group, groups_of
 from telemetry.query import MANY, SCRIPT, START_NS
+from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
@@ -40,7 +42,7 @@ CHUNKS: Final = "chunks"
 REMARKS: Final = (RETRIES, POLLING, PAGING, CHUNKS, BULK, BATCH)
 """What is worth saying without being wrong."""
 
-REPEATS: Final = 5
+REPEATS: Final = TelemetrySettings.repeats_warning
 """So many runs of one statement from one line make a finding, unless the setting `repeats_warning` says another number."""
 
 _WORTH_TELLING_WAIT_NS: Final = 10_000_000
@@ -270,14 +272,17 @@ def _n_plus_one(one: Group, groups: Sequence[Group]) -> Finding:
 
 def _told_feeder(one: Group, groups: Sequence[Group]) -> Group | None:
     """Return the query whose rows `one` runs for, where more speaks for it than that it was before."""
-    told = [each for each in _before(one, groups) if each.statement.table and _feeds(each, one)]
-    return max(told, key=lambda each: (_feeds(each, one), each.first), default=None)
+    weighed = [(_feeds(each, one), each.first, each) for each in _before(one, groups)]
+    weight, _, found = max(weighed, key=itemgetter(0, 1), default=(0, 0, None))
+    return found if weight else None
 
 
 def _feeds(before: Group, one: Group) -> int:
     """Return how much speaks for it that `one` runs for the rows of a query: that there were just as many, or more, or where
     that is not known, that both are of one function, and not the query for one row.
     """
+    if not before.statement.table:
+        return 0
     if before.rows is not None:
         return 3 if before.rows in (one.runs, one.distinct) else 2 if before.rows > one.distinct else 0
     limit = before.statement.limit
@@ -294,7 +299,7 @@ def _mend(one: Group, feeder: Group | None, groups: Sequence[Group]) -> str:
     if one.statement.is_counted and not one.statement.text.startswith("SELECT EXISTS"):
         return f"one query with GROUP BY {column}" if column else "one query with GROUP BY"
     in_list = f"one query with {column} IN (…)" if column else "one query with an IN list"
-    if feeder is not None and feeder.statement.table and one.statement.table:
+    if feeder is not None and one.statement.table:
         return f"a JOIN of {one.statement.table} in the query of {feeder.statement.table}, or {in_list}"
     return f"a JOIN, or {in_list}"
 

@@ -1,4 +1,4 @@
-"""How the admin pages write numbers, and which status a number has."""
+"""How pages, report and command line write numbers and lines of text, and which status a number has."""
 
 from __future__ import annotations
 

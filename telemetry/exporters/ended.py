@@ -24,6 +24,7 @@ from telemetry.query import CODE, ERROR_TYPE, FLAGS, MADE, POSITION, SQL
 from telemetry.recent import QUERY_COUNT, KeptRequest
 from telemetry.remembered import Remembered
 from telemetry.requests import url_path
+from telemetry.settings import TelemetrySettings
 from telemetry.source import line_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Source:
     """The attributes of a statement."""
     info: InstrumentationInfo | None = None
     """What spans had before there were scopes; some exporters ask for it yet."""
-    repeats: int = 5
+    repeats: int = TelemetrySettings.repeats_warning
     """The setting `repeats_warning`, by which exported verdicts go too."""
     facts: Remembered[tuple[str, dict[str, AttributeValue]]] = field(default_factory=Remembered)
     """Name and attributes of the spans of statements."""

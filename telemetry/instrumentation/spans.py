@@ -42,6 +42,7 @@ from telemetry.forked import reentrant_lock
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, traceparent
 from telemetry.instrumentation.sampling import decider
 from telemetry.query import DURATION_NS, ERROR_TYPE, FLAGS, MADE, SITE, SQL, START_NS, with_span
+from telemetry.settings import TelemetrySettings
 from telemetry.source import NO_SITE, Site
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class Tracing:
         provider: trace.TracerProvider,
         operation: Callable[[str], dict[str, str]],
         tail: TailPolicy | None = None,
-        repeats: int = 5,
+        repeats: int = TelemetrySettings.repeats_warning,
     ) -> None:
         """Make spans by `provider`; `operation` returns the attributes of a statement, `tail` thins out requests, and `repeats`
         runs of a statement from one line are a finding.
