@@ -30,6 +30,7 @@ from config import Settings
 from service.errors import ServerError
 from service.lock import FileLock
 from service.security import MAX_BODIES
+from telemetry import meeting_place
 from telemetry.logs import JsonFormatter, TraceContextFilter
 
 if TYPE_CHECKING:
@@ -204,4 +205,7 @@ def run(settings: Settings) -> None:
     )
     if sys.platform != "win32":
         _wait_for_signals(server.signal_handler_interrupt)
-    server.serve(target_loader=WorkerLoader(settings), wrap_loader=False)
+    try:
+        server.serve(target_loader=WorkerLoader(settings), wrap_loader=False)
+    finally:
+        meeting_place.Server("granian", os.getpid()).clear()

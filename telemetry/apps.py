@@ -227,8 +227,15 @@ def _workers(app: Flask, telemetry: Telemetry) -> Workers:
         found = weak()
         return b"" if found is None else workers.answer(found, question)
 
+    def hand_over(worker_name: str, before: bytes | None) -> bytes:
+        from telemetry import together
+
+        return together.hand_over(telemetry.metrics, worker_name, before)
+
     name = f"{app.import_name} {app.name} {app.root_path}"
-    return Workers(name, telemetry.settings.workers_dir, answer, lambda: telemetry.metrics.begin_anew_in_child())
+    return Workers(
+        name, telemetry.settings.workers_dir, answer, lambda: telemetry.metrics.begin_anew_in_child(), hand_over
+    )
 
 
 def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[str, str] | None) -> None:

@@ -87,6 +87,10 @@ def rfc3339(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+ENDED_PID: Final = 0
+"""Stands for the process of workers that have ended."""
+
+
 class Process(NamedTuple):
     """The requests of one process: when those in each of its windows were complete, in rising order, and its slices."""
 

@@ -1,8 +1,10 @@
-"""What begins anew in a forked child."""
+"""What begins anew in a forked child, and what is done at the end of a process, forked or not."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,6 +19,17 @@ def lock() -> Any:
 def reentrant_lock() -> Any:
     """Return a `threading.RLock` of which the same is true."""
     return _renewed(threading.RLock())
+
+
+def call_at_end(function: Callable[[], object], priority: int = 0) -> None:
+    """Call `function`, perhaps twice, when this process ends: `atexit` does not where `multiprocessing` has forked it.
+
+    There what has the higher `priority` is called first, and with `atexit` what was registered last.
+    """
+    atexit.register(function)
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, function, exitpriority=priority)
 
 
 def _renewed(made: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import sys
@@ -206,7 +205,7 @@ def resource(service_name: str, service_version: str | None = None) -> Resource:
 def shutdown() -> None:
     """Send what is queued in all exporters at once, and end the providers made here, within the shortest bound set.
 
-    A process that ends may come here twice, by `atexit` and by `multiprocessing`.
+    A process that ends may come here twice.
     """
     if os.getpid() in _ended:
         return
@@ -256,24 +255,16 @@ def _end_at_exit(provider: TracerProvider | MeterProvider) -> None:
 
 @functools.cache
 def _watch_end_and_forks() -> None:
-    atexit.register(shutdown)
-    _end_with_multiprocessing()
+    forked.call_at_end(shutdown)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_end_with_multiprocessing_when_forked)
         os.register_at_fork(after_in_child=_begin_sums_anew)
 
 
-def _end_with_multiprocessing() -> None:
-    """Have `shutdown` called at the end of a process that `multiprocessing` has started: `atexit` is not, where it forks."""
-    util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, shutdown, exitpriority=0)
-
-
 def _end_with_multiprocessing_when_forked() -> None:
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:  # it forgets what was registered before the fork, then calls what is to be called after one
-        util.register_after_fork(_made, lambda _: _end_with_multiprocessing())
+        util.register_after_fork(_made, lambda _: forked.call_at_end(shutdown))
 
 
 def _begin_sums_anew() -> None:

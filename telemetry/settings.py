@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from telemetry import workers
+from telemetry import meeting_place
 from telemetry.errors import SettingsError
 from telemetry.exporters import tail
 
@@ -106,7 +106,9 @@ class TelemetrySettings:
             description="Folder in which the workers of one server meet, so that the admin pages show the figures of all; made "
             "if need be, writable by no other user. Not needed under gunicorn, "
             "uWSGI and Granian.",
-            extra={"must_be": f"a folder whose whole path has {workers.MOST_FOLDER_BYTES} bytes at most, for sockets"},
+            extra={
+                "must_be": f"a folder whose whole path has {meeting_place.MOST_FOLDER_BYTES} bytes at most, for sockets"
+            },
         ),
     ] = ""
     admin: Annotated[bool, Meta(description="Whether the app gets the admin pages and their JSON.")] = True
@@ -164,7 +166,7 @@ class TelemetrySettings:
             "{trace_id}" not in self.trace_url or not self.trace_url.startswith(("http://", "https://"))
         ):
             self._refuse("trace_url")
-        if self.workers_dir and len(os.fsencode(Path(self.workers_dir).absolute())) > workers.MOST_FOLDER_BYTES:
+        if self.workers_dir and len(os.fsencode(Path(self.workers_dir).absolute())) > meeting_place.MOST_FOLDER_BYTES:
             self._refuse("workers_dir")
         if self.export != "all":
             try:

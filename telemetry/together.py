@@ -1,26 +1,44 @@
-"""The figures of all workers of a server as one: exact, because each tells its raw samples with their times."""
+"""The figures of all workers of a server as one: exact, because each tells its raw samples with their times.
+
+So are those of workers that have ended, which have handed over what they would have told.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from telemetry.document import RATINGS_POST_ROUTE, Process, RouteStats, RouteWindow, document, stats_of
-from telemetry.readers.slices import Slice
-from telemetry.readers.window import Count, Durations, counts_of, newest_durations, newest_samples, steadied, times_of
+from telemetry.document import ENDED_PID, RATINGS_POST_ROUTE, Process, RouteStats, RouteWindow, document, stats_of
+from telemetry.readers.slices import MOST_SLICES, Slice
+from telemetry.readers.window import (
+    Count,
+    Durations,
+    counts_of,
+    newest_counts,
+    newest_durations,
+    newest_packed,
+    newest_samples,
+    packed_counts,
+    times_of,
+)
 
 if TYPE_CHECKING:
     from telemetry.performance import PerformanceMetrics
+
+
+_MOST_NAMES: Final = 100
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
     """What one worker has measured, as it tells the others."""
 
     pid: int
+    """`ENDED_PID` for what workers that have ended have measured."""
     uptime_s: float
     durations: dict[str, bytes]
     """The packed window of each route."""
@@ -64,6 +82,41 @@ def queries_of(metrics: PerformanceMetrics) -> Queries:
     return {route: store.packed_queries(route) for route in store.routes()}
 
 
+class HandedOver(msgspec.Struct, frozen=True):
+    """What workers that have ended have measured."""
+
+    names: list[str]
+    """Those of the workers that ended last: one may answer yet that has handed over its figures already."""
+    unix_s: float
+    """When the last of them ended."""
+    told: Told
+    queries: Queries
+
+    def told_now(self) -> Told:
+        """Return it as a worker would that has served since the first of them was started."""
+        return msgspec.structs.replace(self.told, uptime_s=self.told.uptime_s + max(0.0, time.time() - self.unix_s))
+
+
+def hand_over(metrics: PerformanceMetrics, name: str, before: bytes | None) -> bytes:
+    """Return what `handed_over` reads: what the worker `name` has measured with `metrics`, and those that ended `before`."""
+    told, queries, names = [tell(metrics)], [queries_of(metrics)], [name]
+    earlier = handed_over(before)
+    if earlier is not None:
+        told.append(earlier.told_now())
+        queries.append(earlier.queries)
+        names = [*earlier.names, name][-_MOST_NAMES:]
+    together = Together(metrics, told, lambda: queries)
+    return msgspec.msgpack.encode(HandedOver(names, time.time(), together.told(), together.queries()))
+
+
+def handed_over(read: bytes | None) -> HandedOver | None:
+    """Return what workers have handed over; `None` where that is nothing, or of another version of this package."""
+    try:
+        return None if read is None else msgspec.msgpack.decode(read, type=HandedOver)
+    except msgspec.MsgspecError:
+        return None
+
+
 class Together:
     """What `PerformanceMetrics` says of one process, of several: windows hold the last samples of all, sums are of all.
 
@@ -73,7 +126,10 @@ class Together:
     def __init__(
         self, own: PerformanceMetrics, workers: Sequence[Told], queries: Callable[[], Iterable[Queries]] = tuple
     ) -> None:
-        """Be the figures of `workers`, of which that of `own` is one; `queries` asks them for theirs."""
+        """Be the figures of `workers`, of which that of `own` is one; `queries` asks them for theirs.
+
+        One of them may stand for all that have ended.
+        """
         self._own = own
         self._workers = workers
         self._ask_queries = queries
@@ -95,8 +151,8 @@ class Together:
             for key, percent in worker.percentages.items():
                 percentages[key] = round(percentages.get(key, 0.0) + percent, 3)
         return document(
-            (sum(worker.hits for worker in self._workers), sum(worker.misses for worker in self._workers)),
-            max(worker.uptime_s for worker in self._workers),
+            self._lookups(),
+            self._uptime_s(),
             self._numbers(worker.newest_queries for worker in self._workers),
             self._durations(RATINGS_POST_ROUTE).values_s,
             self.route_stats(),
@@ -130,7 +186,12 @@ class Together:
 
     def slices(self) -> list[Slice]:
         """Return the percentiles over time of each worker, one worker after another: those of all can't be told from these."""
-        return [each._replace(worker=worker.pid) for worker in self._workers for each in worker.slices]
+        every = (
+            each if each.worker else each._replace(worker=worker.pid)
+            for worker in self._workers
+            for each in worker.slices
+        )
+        return sorted(every, key=lambda each: each.worker or ENDED_PID)
 
     def lock_waits(self) -> dict[str, float]:
         """Return the seconds that the requests of each route have lost to locks of the database, where they lost any."""
@@ -162,6 +223,42 @@ class Together:
             for worker in self._workers
         ]
 
+    def told(self) -> Told:
+        """Return all of this as what one worker has measured that has ended."""
+        hits, misses = self._lookups()
+        size = self._own.store.size
+        return Told(
+            pid=ENDED_PID,
+            uptime_s=self._uptime_s(),
+            durations={route: newest_packed(self._packed(route), size) for route in self._routes()},
+            newest_queries=newest_counts((worker.newest_queries for worker in self._workers), size),
+            hits=hits,
+            misses=misses,
+            lock_waits_s=self.lock_waits(),
+            percentages={},
+            memory_bytes=None,
+            slices=sorted(self.slices(), key=lambda each: each.start_unix_nano)[-MOST_SLICES:],
+            failures=self.failures,
+            full_at=self.full_at,
+        )
+
+    def queries(self) -> Queries:
+        """Return the numbers of queries of all, as one worker tells its own."""
+        of_workers, size = list(self._ask_queries()), self._own.store.size
+        routes = sorted({route for of_worker in of_workers for route in of_worker})
+        return {
+            route: packed_counts(
+                newest_counts((counts_of(of_worker.get(route, b"")) for of_worker in of_workers), size)
+            )
+            for route in routes
+        }
+
+    def _lookups(self) -> tuple[int, int]:
+        return sum(worker.hits for worker in self._workers), sum(worker.misses for worker in self._workers)
+
+    def _uptime_s(self) -> float:
+        return max(worker.uptime_s for worker in self._workers)
+
     def _routes(self) -> list[str]:
         return sorted({route for worker in self._workers for route in worker.durations})
 
@@ -173,8 +270,4 @@ class Together:
 
     def _numbers(self, counts: Iterable[Sequence[Count]]) -> list[int]:
         """Return the newest of all `counts`, each oldest first, without their times."""
-        every: list[tuple[int, int]] = []
-        for of_worker in counts:
-            times = steadied([count.time_unix_nano for count in of_worker])
-            every += zip(times, (count.number for count in of_worker), strict=True)
-        return [number for _, number in sorted(every)[-self._own.store.size :]]
+        return [count.number for count in newest_counts(counts, self._own.store.size)]

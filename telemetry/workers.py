@@ -7,18 +7,13 @@ somebody looks at an admin page: the worker that answers asks the others. Reques
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import logging
 import os
-import re
 import secrets
 import selectors
 import socket
-import stat
 import struct
-import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -29,6 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from telemetry import forked
+from telemetry.handover import Handover
+from telemetry.meeting_place import StillMasterError, make_private, server_of_worker, short_hash
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +35,8 @@ SHORT_PATIENCE_S: Final = 0.5
 """How long one may take that has just been silent."""
 SILENCE_S: Final = 30.0
 """For how long that is so."""
-MOST_FOLDER_BYTES: Final = 60
-"""A path of a socket has 103 bytes at most on macOS, and 107 on Linux."""
 
-_MOST_PATH_BYTES: Final = 103
+_BEFORE_PROVIDERS: Final = 1  # which are shut down at the end of the process
 _WAITING: Final = 128  # questions
 _SUFFIX: Final = ".sock"
 _ATTEMPTS: Final = 10
@@ -57,18 +52,27 @@ class Workers:
     """
 
     def __init__(
-        self, app_name: str, folder: str, answer: Callable[[bytes], bytes], begin: Callable[[], object] = lambda: None
+        self,
+        app_name: str,
+        folder: str,
+        answer: Callable[[bytes], bytes],
+        begin: Callable[[], object] = lambda: None,
+        hand_over: Callable[[str, bytes | None], bytes] | None = None,
     ) -> None:
         """Meet in `folder`, or if that is empty where the server's workers do; tell others what `answer` returns.
 
-        `begin` is called before this worker serves its first request. Apps of one name in one process, such as a factory makes,
-        are told apart by the order in which they were made, which all workers share.
+        `begin` is called before this worker serves its first request. When its process ends, what workers that have ended have
+        handed over is replaced by what `hand_over` makes of the name of this one and of that; not so in a `folder` that was
+        given, which does not say for how long a server runs. Apps of one name in one process, such as a factory makes, are told
+        apart by the order in which they were made, which all workers share.
         """
         number = next(_numbers[app_name])
-        self._tag = _hash(f"{app_name} {number}")
+        self._tag = short_hash(f"{app_name} {number}")
         self.folder = folder
         self._answer = answer
         self._begin = begin
+        self._hand_over = hand_over
+        self._handover: Handover | None = None
         self._lock = forked.lock()
         self._joined_in: int | None = None  # the process that has joined, or can't
         self._generation = 0  # how often it has left
@@ -97,7 +101,7 @@ class Workers:
                 folder = self._meeting_place()
                 if folder is not None:
                     self._begin()
-            except _StillMasterError:
+            except StillMasterError:
                 return False
             except Exception as error:
                 self._joined_in = process
@@ -117,6 +121,7 @@ class Workers:
             if is_wanted:
                 self._leave = weakref.finalize(self, _stop, listening, path)  # at the end of the process at the latest
                 self._path = path
+                forked.call_at_end(functools.partial(_end, weakref.ref(self)), _BEFORE_PROVIDERS)
         if not is_wanted:
             _stop(listening, path)
 
@@ -134,6 +139,24 @@ class Workers:
             leave, self._leave, self._path, self._joined_in = self._leave, None, None, None
         if leave is not None:
             leave()
+
+    def _end(self) -> None:
+        """At the end of the process, hand over what it has measured; whoever asks has it from there once it answers no more."""
+        path, handover, hand_over = self._path, self._handover, self._hand_over
+        if self._joined_in == os.getpid() and path is not None and handover is not None and hand_over is not None:
+            try:
+                handover.replace(functools.partial(hand_over, path.name))
+            except Exception as error:
+                _log.warning("what this worker has measured ends with it: %s", error)
+        self.leave()
+
+    def handed_over(self) -> bytes | None:
+        """Return what workers that have ended have handed over, if any has."""
+        return None if self._handover is None else self._handover.read()
+
+    def has_figures_of_others(self) -> bool:
+        """Tell whether there are others, or any that have ended have handed something over."""
+        return self.has_others() or (self._handover is not None and self._handover.exists())
 
     def has_others(self) -> bool:
         """Tell whether there are others."""
@@ -211,25 +234,19 @@ class Workers:
             return None
         if self.folder:
             return Path(self.folder).absolute()
-        server = _server()
+        server = server_of_worker()
         if server is None:
             return None
-        # Containers may share a folder for temporary files, and each has its own process 1.
-        name = f"{server}-{_hash(socket.gethostname())}"
-        of_user = Path(tempfile.gettempdir()) / f"telemetry-{os.geteuid()}"
-        if len(os.fsencode(of_user / name / self._file_name())) > _MOST_PATH_BYTES:
-            of_user = Path("/tmp") / of_user.name  # noqa: S108  # which is made for this user alone
-        _make_private(of_user)
-        with suppress(OSError):
-            _sweep(of_user)
-        return of_user / name
+        self._handover = Handover(server.make_room() / f"{self._tag}.left")
+        self._handover.forget_before(server.start_unix_s)
+        return server.folder
 
     def _file_name(self) -> str:
         return f"{self._tag}-{os.getpid()}-{next(_serial):x}-{_process()}{_SUFFIX}"
 
     def _forget(self) -> None:
         """In a forked child: what listens is its parent; it joins by itself when it serves."""
-        leave, self._leave, self._path = self._leave, None, None
+        leave, self._leave, self._path, self._handover = self._leave, None, None, None
         if self._joined_in is not None:
             self._joined_in = -1
         self._silent_until, self._has_met = {}, False
@@ -238,10 +255,6 @@ class Workers:
 
 
 _numbers: Final[defaultdict[str, Iterator[int]]] = defaultdict(itertools.count)
-
-
-class _StillMasterError(Exception):
-    """This process is yet to fork the workers."""
 
 
 class _EndedError(Exception):
@@ -290,6 +303,12 @@ class _Asked:
         return cls(connection, deadline)
 
 
+def _end(worker: weakref.ref[Workers]) -> None:
+    found = worker()
+    if found is not None:
+        found._end()
+
+
 def _is_alive(path: Path) -> bool:
     """Tell whether somebody listens at `path`, or may."""
     try:
@@ -323,10 +342,6 @@ def pid_of(name: str) -> int:
     return int(name.split("-")[1])
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
-
-
 def _process() -> str:
     """Return what tells this process from all others: workers in containers may have the same number."""
     pid = os.getpid()
@@ -336,54 +351,6 @@ def _process() -> str:
 
 
 _token: Final[list[object]] = [0, ""]
-
-
-def _server() -> str | None:
-    """Return what is the same for all workers of the server that this process belongs to, if it is one of a server's workers.
-
-    Raises:
-        _StillMasterError: it is the master.
-    """
-    if "gunicorn.arbiter" in sys.modules and os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn/"):
-        return f"gunicorn-{os.getppid()}"
-    uwsgi = sys.modules.get("uwsgi")
-    if uwsgi is not None and (master := uwsgi.masterpid()):
-        if master == os.getpid():
-            raise _StillMasterError
-        return f"uwsgi-{master}"
-    if "granian" in sys.modules:
-        from multiprocessing import parent_process
-
-        parent = parent_process()
-        if parent is not None:
-            return f"granian-{parent.pid}"
-    return None
-
-
-def _make_private(folder: Path) -> None:
-    """Make a folder that this user alone can write to, or see that it is one.
-
-    Raises:
-        OSError: it can't be had so.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{folder} must be a folder of this user's, to which nobody else can write")
-
-
-def _sweep(of_user: Path) -> None:
-    """Remove what workers have left behind whose server has ended, all of them killed."""
-    import psutil  # which is loaded by now
-
-    ours = re.compile(rf"(?:gunicorn|uwsgi|granian)-([0-9]+)-{_hash(socket.gethostname())}")
-    for folder in of_user.iterdir():
-        named = ours.fullmatch(folder.name)
-        if named is not None and not psutil.pid_exists(int(named[1])):
-            with suppress(OSError):
-                for left in folder.iterdir():
-                    left.unlink(missing_ok=True)
-                folder.rmdir()
 
 
 def _listen(folder: Path, name: str, worker: weakref.ref[Workers]) -> tuple[socket.socket, Path]:
@@ -404,7 +371,7 @@ def _bound(folder: Path, name: str) -> tuple[socket.socket, Path]:
     for attempt in range(_ATTEMPTS):
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _make_private(folder)
+            make_private(folder)
             listening.bind(str(unheard))
             unheard.chmod(0o600)
             listening.listen(_WAITING)

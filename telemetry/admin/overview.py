@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from telemetry import figures
 from telemetry.admin.drawing import Sparkline, sparkline
-from telemetry.document import RATINGS_POST_ROUTE, RouteStats
+from telemetry.document import ENDED_PID, RATINGS_POST_ROUTE, RouteStats
 from telemetry.figures import NONE, Status
 from telemetry.percentiles import percentile
 from telemetry.recent import NO_REQUESTS, Traces
@@ -104,7 +104,7 @@ def build(metrics: Figures, settings: TelemetrySettings, now_unix_nano: int, kep
         _errors(newest),
         _queries(snapshot["database"], settings),
         _cache(snapshot["cache"], settings),
-        _resources(snapshot["resources"], metrics.memory_bytes(), len(processes)),
+        _resources(snapshot["resources"], metrics.memory_bytes(), sum(each.pid != ENDED_PID for each in processes)),
     ]
     if snapshot["ratings_post"]["request_count"] or metrics.has_route(RATINGS_POST_ROUTE):
         cards.append(_ratings(snapshot["ratings_post"], settings))

@@ -47,7 +47,7 @@ class Admin:
         found: Reader | None = request.environ.get(_READER)
         if found is None:
             found, workers = self.own_reader, self.workers()
-            if workers is not None and workers.has_others():
+            if workers is not None and workers.has_figures_of_others():
                 from telemetry.admin.workers import JointReader
 
                 found = JointReader(found, workers)

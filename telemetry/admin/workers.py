@@ -19,7 +19,7 @@ import msgspec
 from telemetry import together, workers
 from telemetry.admin import answers, blueprint, exporters, overview, requests_api, requests_facts
 from telemetry.admin.requests_facts import Known, Reader
-from telemetry.document import rounded
+from telemetry.document import ENDED_PID, rounded
 from telemetry.exporters.status import ExportStatus, Signal
 from telemetry.recent import KeptRequest, KeptRule
 from telemetry.requests import Transfer
@@ -231,8 +231,9 @@ class JointReader(Reader):
 
     @functools.cached_property
     def told(self) -> list[together.Told]:
-        """What each worker that has answered has measured, this one first."""
-        return [together.tell(self.metrics), *self._figures_told.values()]
+        """What each worker that has answered has measured, this one first; last, what those have that have ended."""
+        told = [together.tell(self.metrics), *self._figures_told.values()]
+        return told if self._handed_over is None else [*told, self._handed_over.told_now()]
 
     @functools.cached_property
     def figures(self) -> Figures:
@@ -248,11 +249,28 @@ class JointReader(Reader):
         return sorted(map(workers.pid_of, self._figures_told.keys() & (self._details_asked - self._details.keys())))
 
     def _queries(self) -> list[together.Queries]:
-        return [together.queries_of(self.metrics), *(details.queries for details in self._details.values())]
+        of_others = [details.queries for name, details in self._details.items() if name in self._figures_told]
+        told = [together.queries_of(self.metrics), *of_others]
+        return told if self._handed_over is None else [*told, self._handed_over.queries]
 
     @functools.cached_property
+    def _answers(self) -> tuple[dict[str, together.Told], together.HandedOver | None]:
+        """The figures of the others, and of those that have ended; none is in both, nor in neither."""
+        told = self._ask_all(AskFigures(), together.Told, self._figures_asked)
+        handed_over = together.handed_over(self._siblings.handed_over())  # after the last answer
+        if handed_over is not None:
+            for name in handed_over.names:
+                told.pop(name, None)
+                self._figures_asked.discard(name)
+        return told, handed_over
+
+    @property
     def _figures_told(self) -> dict[str, together.Told]:
-        return self._ask_all(AskFigures(), together.Told, self._figures_asked)
+        return self._answers[0]
+
+    @property
+    def _handed_over(self) -> together.HandedOver | None:
+        return self._answers[1]
 
     @functools.cached_property
     def _details(self) -> dict[str, Details]:
@@ -434,5 +452,6 @@ def rows(reader: Reader, now_unix_nano: int) -> list[Row]:
             overview.request_rate([process], size, now_unix_nano).per_second,
         )
         for worker, process in zip(told, processes, strict=True)
+        if worker.pid != ENDED_PID
     ]
     return sorted([*found, *(Row(pid, True) for pid in reader.silent())], key=lambda row: row.pid)

@@ -148,6 +148,15 @@ def newest_durations(packed: Sequence[bytes], size: int) -> Durations:
     return Durations([values_s[at] for at in chosen], _column(rows, _TIME)[chosen[-1]] if chosen else 0, errors)
 
 
+def newest_packed(packed: Sequence[bytes], size: int) -> bytes:
+    """Return the newest `size` samples of the windows of a route in several processes as the window of one process."""
+    rows, found = b"".join(packed), bytearray()
+    for sequence, (_, at) in enumerate(_newest(packed, size), start=1):
+        value, _, *others = _ROW.unpack_from(rows, at * _ROW_BYTES)
+        found += _ROW.pack(value, sequence, *others)
+    return bytes(found)
+
+
 def times_of(packed: bytes) -> list[int]:
     """Return the times of the samples of a window, oldest sample first."""
     times = _column(packed, _TIME)
@@ -223,6 +232,20 @@ def numbers_of(packed: bytes) -> tuple[int, ...]:
 def counts_of(packed: bytes) -> list[Count]:
     """Return what `CountWindow.packed` returned, oldest first."""
     return [Count(time_unix_nano, number) for time_unix_nano, number in _COUNT.iter_unpack(packed) if time_unix_nano]
+
+
+def newest_counts(of_processes: Iterable[Sequence[Count]], size: int) -> list[Count]:
+    """Return the newest `size` of the numbers of queries of several processes, in each of which the oldest is the first."""
+    every: list[tuple[int, int, Count]] = []
+    for counts in of_processes:
+        times = steadied([count.time_unix_nano for count in counts])
+        every += ((time, count.number, count) for time, count in zip(times, counts, strict=True))
+    return [count for *_, count in sorted(every)[-size:]]
+
+
+def packed_counts(counts: Iterable[Count]) -> bytes:
+    """Return numbers of queries as `CountWindow.packed` does."""
+    return b"".join(_COUNT.pack(*count) for count in counts)
 
 
 class Durations(NamedTuple):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -70,8 +71,16 @@ class Running:
 
     def worker(self) -> psutil.Process:
         """Return the process that answers requests."""
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if "resource_tracker" not in " ".join(child.cmdline()))
+        return self.workers()[0]
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that answer requests."""
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if "resource_tracker" not in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def request(self, path: str, method: str = "GET", body: object = None, headers: dict[str, str] | None = None):
         """Return status, headers and body; waits for the server to come up."""

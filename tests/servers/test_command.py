@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import pytest
 
-from tests.servers.conftest import ROOT
+from telemetry.meeting_place import Server
+from tests.servers.conftest import PATIENCE_S, ROOT
 
 
 def ratings(server, media_hash):
@@ -192,6 +193,25 @@ def test_each_of_two_workers_shows_the_figures_of_both(start):
     for each in requests:
         request_id = f"{each['trace_id']}-{each['span_id']}"
         assert server.request(f"/admin/performance/requests/{request_id}")[0] == 200
+
+
+def test_workers_that_are_started_anew_hand_over_their_figures_and_nothing_outlives_the_server(start):
+    server = start("serve", "--port", "0", "--workers", "2")
+    server.wait_until("/", lambda page: b"2 videos" in page)
+    for _ in range(20):
+        assert server.request("/search?q=red")[0] == 200
+    folder = Server("granian", server.process.pid).folder
+    before = server.workers()
+    server.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + PATIENCE_S
+    while set(before) & set(server.workers()):
+        assert time.monotonic() < deadline, server.output
+        time.sleep(0.1)
+    snapshot = json.loads(server.request("/admin/performance/json")[2])
+    assert snapshot["endpoints"]["GET /search"]["request_count"] == 20
+    assert folder.is_dir()
+    server.stop()
+    assert not folder.exists()
 
 
 def test_paused_players_do_not_keep_the_pages_from_being_answered(start, folder):

@@ -65,6 +65,8 @@ def pull_language(endpoint, values):
 def add_language(endpoint, values):
     assert g.language == "en"  # which a request outside of the app's routing would not have
 
+if os.environ.get("SERVER_SOFTWARE"):
+    sys.modules["gunicorn.arbiter"] = sys
 instrument(app, authorize=lambda: True)
 if os.environ.get("FORKS"):
     time.sleep(2)
@@ -105,7 +107,7 @@ class Worker:
 
 @contextmanager
 def _worker(folder: str, **variables: str) -> Iterator[Worker]:
-    environment = {**os.environ, "LVS_TELEMETRY_WORKERS_DIR": folder, **variables}
+    environment = {**os.environ, **({"LVS_TELEMETRY_WORKERS_DIR": folder} if folder else {}), **variables}
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -330,15 +332,70 @@ def test_a_worker_that_stands_still_is_named_and_the_figures_of_the_others_shown
         assert time.monotonic() < deadline
 
 
+def _end(worker: Worker) -> None:
+    worker.process.send_signal(signal.SIGINT)
+    worker.process.wait(10)
+
+
+@pytest.fixture
+def start_under_gunicorn() -> Iterator[Callable[..., Worker]]:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        environment = {"SERVER_SOFTWARE": "gunicorn/23.0.0", "TMPDIR": temporary}
+        yield lambda: stack.enter_context(_worker("", **environment))
+
+
+def test_workers_that_end_hand_over_their_figures(start_under_gunicorn: Callable[..., Worker]) -> None:
+    first = start_under_gunicorn()
+    for number in range(10):
+        first.get(f"/items/{number}")
+    first.get("/fails")
+    _end(first)
+    second, third = start_under_gunicorn(), start_under_gunicorn()
+    second.get("/items/20")
+    _end(second)
+    third.get("/slow")
+    fourth = start_under_gunicorn()
+    fourth.get("/slow")
+    for worker in (third, fourth):
+        snapshot = worker.json("/admin/performance/json")
+        assert _counts(snapshot) == {"GET /items/<number>": (11, 0), "GET /fails": (1, 1), "GET /slow": (2, 0)}
+        assert snapshot["database"] == {
+            "total_queries": 65,
+            "avg_per_request": 4.643,
+            "max_per_request": 20,
+            "count": 14,
+        }
+        assert (snapshot["cache"]["hits"], snapshot["cache"]["misses"]) == (11, 2)
+        assert {each["pid"] for each in worker.json("/api/admin/performance/workers")["workers"]} == {
+            third.pid, fourth.pid,
+        }  # fmt: skip
+        fan_out = {each["route"]: each for each in worker.json("/api/admin/performance/fanout")["routes"]}
+        assert (fan_out["GET /items/<number>"]["requests"], fan_out["GET /items/<number>"]["queries_max"]) == (11, 20)
+        timeline = worker.json("/api/admin/performance/timeline")
+        assert (len(timeline["time"]), sum(timeline["slices"]["count"])) == (14, 14)
+        assert set(timeline["slices"]["worker"]) == {each.pid for each in (first, second, third, fourth)}
+        assert worker.get("/admin/performance")[0] == 200
+
+
+def test_a_worker_that_is_killed_hands_nothing_over_and_spoils_nothing(
+    start_under_gunicorn: Callable[..., Worker],
+) -> None:
+    ended, killed, living = (start_under_gunicorn() for _ in range(3))
+    for worker in (ended, killed, living):
+        worker.get("/items/1")
+    _end(ended)
+    killed.process.kill()
+    killed.process.wait()
+    assert _counts(living.json("/admin/performance/json")) == {"GET /items/<number>": (2, 0)}
+
+
 def test_a_worker_that_ends_leaves_nothing_behind(start: Callable[..., Worker], folder: Path) -> None:
     one, other = start(), start()
     assert not folder.exists()  # before the first request
     for worker in (one, other):
         worker.get("/items/1")
     assert len(list(folder.glob("*.sock"))) == 2
-    one.process.send_signal(signal.SIGINT)
-    one.process.wait(10)
+    _end(one)
     assert len(list(folder.glob("*.sock"))) == 1
-    other.process.send_signal(signal.SIGINT)
-    other.process.wait(10)
+    _end(other)
     assert not folder.exists()

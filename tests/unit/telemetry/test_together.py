@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 import msgspec
@@ -10,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry.document import ENDED_PID
 from telemetry.readers.window import ERROR, GOOD, Count, CountWindow, counts_of
-from telemetry.together import Together, Told, queries_of, tell
+from telemetry.together import Together, Told, hand_over, handed_over, queries_of, tell
 
 NOW = 1_700_000_000_000_000_000
 SETTINGS = TelemetrySettings(window=7)
@@ -67,6 +70,62 @@ def test_the_figures_are_those_of_one_process_that_has_served_all(
         [sample[1:] for sample in each.samples] for each in alone.route_windows()
     ]
     assert sum(each.request_count for each in together.slices()) == len(every)
+
+
+@given(requests)
+def test_workers_that_end_one_after_another_hand_over_what_they_would_have_told(
+    every: list[tuple[str, float, int, bool, int]],
+) -> None:
+    alone = PerformanceMetrics(SETTINGS)
+    living, *ending = (PerformanceMetrics(SETTINGS) for _ in range(3))
+    for at, (route, duration_s, queries, failed, worker) in enumerate(every):
+        for metrics in (alone, [living, *ending][worker]):
+            record(metrics, at, route, duration_s, queries, failed)
+    ended = None
+    for number, metrics in enumerate(ending):
+        ended = hand_over(metrics, f"worker {number}", ended)
+    found = handed_over(ended)
+    assert found is not None
+    assert found.names == ["worker 0", "worker 1"]
+    together = Together(living, [told(living), found.told_now()], lambda: [queries_of(living), found.queries])
+    assert settled(together.snapshot()) == settled(alone.snapshot())
+    assert [(each.route, sorted(each.queries)) for each in together.route_windows()] == [
+        (each.route, sorted(each.queries)) for each in alone.route_windows()
+    ]
+    assert [[sample[1:] for sample in each.samples] for each in together.route_windows()] == [
+        [sample[1:] for sample in each.samples] for each in alone.route_windows()
+    ]
+    assert sum(each.request_count for each in together.slices()) == len(every)
+    assert [process.pid for process in together.processes()] == [os.getpid(), ENDED_PID]
+
+
+def test_the_time_that_a_server_is_up_goes_on_after_the_worker_that_began_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = PerformanceMetrics(SETTINGS)
+    monkeypatch.setattr(first, "get_uptime_seconds", lambda: 100.0)
+    ended = hand_over(first, "first", None)
+    later_s = time.time() + 20
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    second = PerformanceMetrics(SETTINGS)
+    found = handed_over(hand_over(second, "second", ended))
+    assert found is not None
+    assert found.told_now().uptime_s == pytest.approx(120, abs=1)
+
+
+def test_what_another_version_has_handed_over_is_nothing() -> None:
+    assert handed_over(msgspec.msgpack.encode({"names": ["first"], "figures": []})) is None
+    assert handed_over(b"") is None
+    found = handed_over(hand_over(PerformanceMetrics(SETTINGS), "second", b"of another version"))
+    assert found is not None
+    assert found.names == ["second"]
+
+
+def test_names_of_the_workers_that_ended_last_are_kept() -> None:
+    ended = None
+    for number in range(130):
+        ended = hand_over(PerformanceMetrics(SETTINGS), str(number), ended)
+    found = handed_over(ended)
+    assert found is not None
+    assert found.names == [str(number) for number in range(30, 130)]
 
 
 def test_where_the_clock_is_set_back_the_newest_are_still_the_newest() -> None:

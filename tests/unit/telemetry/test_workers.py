@@ -26,7 +26,8 @@ from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings, unin
 from telemetry.admin.requests_facts import Reader
 from telemetry.admin.workers import JointReader
 from telemetry.apps import Telemetry
-from telemetry.workers import MOST_FOLDER_BYTES, Workers, pid_of
+from telemetry.meeting_place import MOST_FOLDER_BYTES
+from telemetry.workers import Workers, pid_of
 
 
 @pytest.fixture
@@ -326,7 +327,7 @@ def test_where_no_thread_can_be_had_nobody_is_waited_for(
 def test_a_folder_that_goes_while_one_joins_is_made_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch, shop: str
 ) -> None:
-    make_private, times = workers._make_private, iter(range(2))
+    make_private, times = workers.make_private, iter(range(2))
 
     def and_remove(made: Path) -> None:
         make_private(made)
@@ -334,7 +335,7 @@ def test_a_folder_that_goes_while_one_joins_is_made_anew(
             made.rmdir()
             break
 
-    monkeypatch.setattr(workers, "_make_private", and_remove)
+    monkeypatch.setattr(workers, "make_private", and_remove)
     ours = joined(shop, folder)
     assert len(list(folder.iterdir())) == 1
     ours.leave()
