@@ -105,7 +105,7 @@ def _recording() -> Piece:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-    from telemetry.bound import NO_IDS, BoundHistogram
+    from telemetry.binding import NO_IDS, BoundHistogram
 
     histogram = MeterProvider([InMemoryMetricReader()]).get_meter("pieces").create_histogram("duration")
     attributes: dict[str, Any] = {"http.request.method": "GET", "http.route": "/", "http.response.status_code": 200}

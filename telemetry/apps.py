@@ -228,9 +228,9 @@ def _workers(app: Flask, telemetry: Telemetry) -> Workers:
         return b"" if found is None else workers.answer(found, question)
 
     def hand_over(worker_name: str, before: bytes | None) -> bytes:
-        from telemetry import together
+        from telemetry import joint_figures
 
-        return together.hand_over(telemetry.metrics, worker_name, before)
+        return joint_figures.hand_over(telemetry.metrics, worker_name, before)
 
     name = f"{app.import_name} {app.name} {app.root_path}"
     return Workers(

@@ -6,7 +6,7 @@ import traceback
 from types import CodeType, TracebackType
 from typing import Final
 
-from telemetry.remembered import Remembered
+from telemetry.memo import Memo
 
 _TYPE, _MESSAGE, _STACKTRACE = "exception.type", "exception.message", "exception.stacktrace"
 _ESCAPED: Final = "exception.escaped"
@@ -15,7 +15,7 @@ _CONTEXT: Final = "\nDuring handling of the above exception, another exception o
 _SAYING_MORE: Final = (SyntaxError, NameError, AttributeError, ImportError, BaseExceptionGroup)
 """What the standard library writes more of than a type and a message."""
 _FRAME_BYTES: Final = 120  # of three numbers and a reference
-_ways: Final[Remembered[str]] = Remembered()
+_ways: Final[Memo[str]] = Memo()
 
 
 class Failure(str):

@@ -32,7 +32,7 @@ from telemetry.instrumentation.capture import excludes
 from telemetry.performance import PerformanceMetrics, SampleList, get_metrics
 from telemetry.settings import TelemetrySettings
 from telemetry.system import BYTES_PER_MB, SystemStats
-from telemetry.timed import timed
+from telemetry.timing import timed
 
 if TYPE_CHECKING:
     from telemetry.loadtest import LoadResult

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 from opentelemetry.sdk.metrics import MeterProvider
 
 from telemetry import forked, instruments, system
-from telemetry.bound import BoundCounter, keep_views_away
+from telemetry.binding import BoundCounter, keep_views_away
 from telemetry.document import (
     RATINGS_POST_ROUTE,
     Process,

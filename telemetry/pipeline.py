@@ -21,9 +21,9 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetecto
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
 from telemetry import forked
-from telemetry.bound import begin_anew
+from telemetry.binding import begin_anew
 from telemetry.errors import SettingsError
-from telemetry.exporters import observed
+from telemetry.exporters import exporter_metrics
 from telemetry.exporters.registry import Chosen, Exporter, Options
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def export(
                 reader = known[_key(exporter)] = exporter.metric_reader(options)
                 if reader is not None:
                     meter_provider.add_metric_reader(reader)
-            observed.register(meter_provider, tracer_provider, exporters_of)
+            exporter_metrics.register(meter_provider, tracer_provider, exporters_of)
 
 
 def exporters_of(*providers: object) -> Sequence[Exporting]:

@@ -10,7 +10,7 @@ from telemetry import fanout, figures
 from telemetry.admin.requests_facts import of_late
 from telemetry.figures import GOOD, POOR, WARNING, Status
 from telemetry.instrumentation import sqlite
-from telemetry.instrumentation.unseen import REMEDY
+from telemetry.instrumentation.unseen_connections import REMEDY
 from telemetry.workers import PATIENCE_S
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, figures, forked, growth, locks, plans
-from telemetry.admin import exports
+from telemetry.admin import downloads
 from telemetry.document import rfc3339, rounded
 from telemetry.groups import groups_of, numbers_of
 from telemetry.percentiles import percentile
@@ -202,13 +202,13 @@ class Reader:
 
     def test(self, kept: KeptRequest) -> str | None:
         """Return a test that holds a request to its number of queries; `None` where its worker does not tell."""
-        return exports.pytest_of(kept, self.analyse(kept))
+        return downloads.pytest_of(kept, self.analyse(kept))
 
     def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]] | None:
         """Return the spans of `requests`, which `app` has answered, as `resourceSpans` of OTLP JSON; `None` where the worker of
         one does not tell.
         """
-        found: list[dict[str, Any]] = exports.otlp_json(requests, app).get("resourceSpans", [])
+        found: list[dict[str, Any]] = downloads.otlp_json(requests, app).get("resourceSpans", [])
         return found
 
     def silent(self) -> list[int]:

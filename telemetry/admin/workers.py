@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from telemetry import together, workers
+from telemetry import joint_figures, workers
 from telemetry.admin import answers, blueprint, exporters, overview, requests_api, requests_facts
 from telemetry.admin.requests_facts import Known, Reader
 from telemetry.document import ENDED_PID, rounded
@@ -71,7 +71,7 @@ class ToldExporter(msgspec.Struct, frozen=True, array_like=True):
 class Details(msgspec.Struct, frozen=True):
     """What pages need of a worker beside its figures."""
 
-    queries: together.Queries
+    queries: joint_figures.Queries
     requests: list[ToldRequest]
     databases: list[dict[str, Any]]
     exporters: list[ToldExporter]
@@ -133,7 +133,7 @@ def _found(app: Flask, asked: Question) -> object:
     reader = admin.own_reader
     match asked:
         case AskFigures():
-            return together.tell(reader.metrics)
+            return joint_figures.tell(reader.metrics)
         case AskDetails():
             return _details(admin)
         case AskFind(request_id):
@@ -160,7 +160,7 @@ def _plain(value: object) -> object:
 def _details(admin: Admin) -> Details:
     reader = admin.own_reader
     return Details(
-        together.queries_of(reader.metrics),
+        joint_figures.queries_of(reader.metrics),
         [_told(kept, reader.known(kept)) for kept in reader.all()],
         requests_facts.databases(),
         [ToldExporter(each.name, each.signal, each.target, each.status) for each in admin.look_at_exporters()],
@@ -230,15 +230,15 @@ class JointReader(Reader):
         """By id the requests that others keep: the name of the worker, and what is known of them."""
 
     @functools.cached_property
-    def told(self) -> list[together.Told]:
+    def told(self) -> list[joint_figures.Told]:
         """What each worker that has answered has measured, this one first; last, what those have that have ended."""
-        told = [together.tell(self.metrics), *self._figures_told.values()]
+        told = [joint_figures.tell(self.metrics), *self._figures_told.values()]
         return told if self._handed_over is None else [*told, self._handed_over.told_now()]
 
     @functools.cached_property
     def figures(self) -> Figures:
         """What the pages show: of all workers."""
-        return together.Together(self.metrics, self.told, self._queries)
+        return joint_figures.JointFigures(self.metrics, self.told, self._queries)
 
     def silent(self) -> list[int]:
         """Return the processes of workers that live, and have not told their figures in time."""
@@ -248,16 +248,16 @@ class JointReader(Reader):
         """Return the processes of those that have, but have not told their requests."""
         return sorted(map(workers.pid_of, self._figures_told.keys() & (self._details_asked - self._details.keys())))
 
-    def _queries(self) -> list[together.Queries]:
+    def _queries(self) -> list[joint_figures.Queries]:
         of_others = [details.queries for name, details in self._details.items() if name in self._figures_told]
-        told = [together.queries_of(self.metrics), *of_others]
+        told = [joint_figures.queries_of(self.metrics), *of_others]
         return told if self._handed_over is None else [*told, self._handed_over.queries]
 
     @functools.cached_property
-    def _answers(self) -> tuple[dict[str, together.Told], together.HandedOver | None]:
+    def _answers(self) -> tuple[dict[str, joint_figures.Told], joint_figures.HandedOver | None]:
         """The figures of the others, and of those that have ended; none is in both, nor in neither."""
-        told = self._ask_all(AskFigures(), together.Told, self._figures_asked)
-        handed_over = together.handed_over(self._siblings.handed_over())  # after the last answer
+        told = self._ask_all(AskFigures(), joint_figures.Told, self._figures_asked)
+        handed_over = joint_figures.handed_over(self._siblings.handed_over())  # after the last answer
         if handed_over is not None:
             for name in handed_over.names:
                 told.pop(name, None)
@@ -265,11 +265,11 @@ class JointReader(Reader):
         return told, handed_over
 
     @property
-    def _figures_told(self) -> dict[str, together.Told]:
+    def _figures_told(self) -> dict[str, joint_figures.Told]:
         return self._answers[0]
 
     @property
-    def _handed_over(self) -> together.HandedOver | None:
+    def _handed_over(self) -> joint_figures.HandedOver | None:
         return self._answers[1]
 
     @functools.cached_property
@@ -440,7 +440,7 @@ class Row:
 
 def rows(reader: Reader, now_unix_nano: int) -> list[Row]:
     """Return the workers that there are, by their processes."""
-    told = reader.told if isinstance(reader, JointReader) else [together.tell(reader.metrics)]
+    told = reader.told if isinstance(reader, JointReader) else [joint_figures.tell(reader.metrics)]
     processes, size = reader.figures.processes(), reader.settings.window
     found = [
         Row(

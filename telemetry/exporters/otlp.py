@@ -21,7 +21,7 @@ from opentelemetry.sdk.environment_variables import OTEL_BSP_EXPORT_TIMEOUT
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from telemetry.exporters import answer, wire
-from telemetry.exporters.ended import EndedRequest, has_room
+from telemetry.exporters.ended_request import EndedRequest, has_room
 from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor, Item, as_spans, exact_count
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from telemetry.exporters import status as counts
-from telemetry.exporters.ended import EndedRequest, MadeServerSpan
+from telemetry.exporters.ended_request import EndedRequest, MadeServerSpan
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally
 from telemetry.figures import plural
 from telemetry.forked import call_in_child

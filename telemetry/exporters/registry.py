@@ -104,16 +104,16 @@ class Installed:
     def span_processor(self, options: Options) -> SpanProcessor | None:
         if self.traces is None:
             return None
-        from telemetry.exporters import foreign
+        from telemetry.exporters import plugins
 
-        return foreign.processor(self.name, self.traces, options)
+        return plugins.processor(self.name, self.traces, options)
 
     def metric_reader(self, options: Options) -> MetricReader | None:
         if self.metrics is None:
             return None
-        from telemetry.exporters import foreign
+        from telemetry.exporters import plugins
 
-        return foreign.reader(self.name, self.metrics, options)
+        return plugins.reader(self.name, self.metrics, options)
 
 
 def _check_otlp(environment: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 from telemetry import instruments
-from telemetry.exporters.ended import (
+from telemetry.exporters.ended_request import (
     FEW,
     HOST,
     Code,
@@ -34,8 +34,8 @@ from telemetry.exporters.ended import (
     span_name,
 )
 from telemetry.failure import Failure, failure_in
+from telemetry.memo import Memo
 from telemetry.query import FLAGS, MADE
-from telemetry.remembered import Remembered
 from telemetry.requests import url_path
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _failed(failure: Failure) -> tuple[bytes, bytes]:
     return _failures.keep(failure.said, made, None, len(rest))
 
 
-_failures: Remembered[tuple[bytes, bytes]] = Remembered()
+_failures: Memo[tuple[bytes, bytes]] = Memo()
 
 
 @functools.lru_cache(maxsize=2048)

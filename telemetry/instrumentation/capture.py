@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context import Context
 
 from telemetry import instruments, source
-from telemetry.bound import NO_IDS, BoundHistogram, Ids
-from telemetry.exporters.ended import ServerFacts, decision_attributes, environ_facts, request_path, span_name
+from telemetry.binding import NO_IDS, BoundHistogram, Ids
+from telemetry.exporters.ended_request import ServerFacts, decision_attributes, environ_facts, request_path, span_name
 from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.failure import Failure, error_type_of
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, random_ids

@@ -18,7 +18,7 @@ from opentelemetry.context import Context, attach, detach, get_current
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry import forked
-from telemetry.exporters.ended import environ_facts
+from telemetry.exporters.ended_request import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
 from telemetry.instrumentation.spans import DeferredSpan, Mode

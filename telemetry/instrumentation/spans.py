@@ -21,7 +21,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from telemetry import instruments
-from telemetry.exporters.ended import (
+from telemetry.exporters.ended_request import (
     MOST_OWN,
     NO_ATTRIBUTES,
     EndedRequest,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import Attributes, AttributeValue
     from werkzeug.routing import Rule
 
-    from telemetry.exporters.ended import Plain, ServerFacts
+    from telemetry.exporters.ended_request import Plain, ServerFacts
     from telemetry.exporters.processor import Item
     from telemetry.exporters.tail import Decision, TailPolicy
     from telemetry.query import Query

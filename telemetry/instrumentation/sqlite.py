@@ -32,7 +32,7 @@ from telemetry.failure import clean, error_type_of
 from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.spans import end_span
-from telemetry.instrumentation.unseen import OpenedBefore
+from telemetry.instrumentation.unseen_connections import OpenedBefore
 from telemetry.query import DURATION_NS, MADE, MANY, SCRIPT, SQL, START_NS
 from telemetry.requests import MAX_PENDING_QUERIES, RECORD_KEY, current_request, serving
 

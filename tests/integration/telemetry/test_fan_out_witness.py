@@ -138,7 +138,7 @@ def test_a_pool_that_was_filled_before_is_warned_of(
 ) -> None:
     """What `db.create_all()` before `instrument(app)` leads to: the pool keeps the connection."""
     from telemetry.instrumentation import sqlite
-    from telemetry.instrumentation.unseen import OpenedBefore
+    from telemetry.instrumentation.unseen_connections import OpenedBefore
 
     monkeypatch.setattr(sqlite, "opened_before", OpenedBefore(sqlite.TracedConnection))
     app, prepare = APPS["sqlalchemy"](tmp_path / "data.db")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
-from telemetry import remembered
+from telemetry import memo
 from telemetry.failure import Failure, failure_in
 
 
@@ -159,9 +159,9 @@ def test_the_lines_of_one_way_are_written_down_once(monkeypatch: pytest.MonkeyPa
 def test_of_ever_new_code_only_so_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from telemetry import failure
 
-    kept: remembered.Remembered[str] = remembered.Remembered()
+    kept: memo.Memo[str] = memo.Memo()
     monkeypatch.setattr(failure, "_ways", kept)
-    monkeypatch.setattr(remembered, "MAX_NUMBER", 4)
+    monkeypatch.setattr(memo, "MAX_NUMBER", 4)
     for _ in range(10):
         names: dict[str, Any] = {}
         exec("def fail():\n    raise ValueError('made')", names)
@@ -214,9 +214,9 @@ def test_a_message_of_a_class_of_its_own_is_a_string() -> None:
 def test_ways_through_deep_recursion_count_with_all_their_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     from telemetry import failure
 
-    kept: remembered.Remembered[str] = remembered.Remembered()
+    kept: memo.Memo[str] = memo.Memo()
     monkeypatch.setattr(failure, "_ways", kept)
-    monkeypatch.setattr(remembered, "MAX_CHARACTERS", 50_000)
+    monkeypatch.setattr(memo, "MAX_CHARACTERS", 50_000)
     for depth in range(200, 300):
         Failure.of(raised(lambda depth=depth: recursion(depth)))
         assert len(kept.made) <= 2

@@ -458,7 +458,7 @@ def test_instrumenting_an_app_does_not_import_the_diagnostic_layer() -> None:
     script = (
         "import sys; from telemetry import instrument; "
         "print([name for name in sys.modules if name in "
-        "('telemetry.monitor', 'telemetry.report', 'telemetry.loadtest', 'telemetry.timed')])"
+        "('telemetry.monitor', 'telemetry.report', 'telemetry.loadtest', 'telemetry.timing')])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

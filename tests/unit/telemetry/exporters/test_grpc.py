@@ -41,7 +41,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.exporters import grpc as exporters
-from telemetry.exporters.ended import EndedRequest, Source
+from telemetry.exporters.ended_request import EndedRequest, Source
 from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor
 from telemetry.exporters.registry import Options
 from tests.unit.telemetry.exporters.queries import query

@@ -24,7 +24,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.exporters import answer, otlp
-from telemetry.exporters.ended import EndedRequest, Source
+from telemetry.exporters.ended_request import EndedRequest, Source
 from telemetry.exporters.otlp import RecordSender
 from telemetry.exporters.registry import Options
 from tests.serving import serving

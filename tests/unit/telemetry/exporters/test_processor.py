@@ -23,7 +23,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.exporters import processor
-from telemetry.exporters.ended import EndedRequest, ServerFacts, Source, environ_facts
+from telemetry.exporters.ended_request import EndedRequest, ServerFacts, Source, environ_facts
 from telemetry.exporters.processor import DeferredSpanProcessor, Item, as_spans
 from telemetry.exporters.status import Delivery
 from telemetry.query import MADE

@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporter, MetricExportResult, MetricsData
 
 from telemetry import instruments
-from telemetry.exporters import observed
+from telemetry.exporters import exporter_metrics
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
 
@@ -161,7 +161,7 @@ def measured(reader: PushReader) -> dict[object, int]:
     """Return what the metrics about exporting say of a reader's points, by `error.type`."""
     memory = InMemoryMetricReader()
     provider = MeterProvider([memory], shutdown_on_exit=False)
-    observed.register(provider, reader, lambda *_: [reader])
+    exporter_metrics.register(provider, reader, lambda *_: [reader])
     data = memory.get_metrics_data()
     assert data is not None
     provider.shutdown()

@@ -17,9 +17,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 from opentelemetry.trace.span import TraceState
 
-from telemetry import remembered
+from telemetry import memo
 from telemetry.exporters import wire
-from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source, has_room, is_plain
+from telemetry.exporters.ended_request import ENVIRON_KEYS, EndedRequest, ServerFacts, Source, has_room, is_plain
 from telemetry.exporters.processor import as_spans
 from telemetry.failure import Failure
 from telemetry.query import MADE, MANY, Query
@@ -178,7 +178,7 @@ def test_values_are_written_as_protobuf_writes_them(value: Any) -> None:
 
 
 def test_of_ever_new_statements_only_so_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "MAX_NUMBER", 4)
+    monkeypatch.setattr(memo, "MAX_NUMBER", 4)
     own = source()
     ids = SpanContext(1, 2, False, TraceFlags(1))
     names = [f"ABC{number}" for number in range(10)]
@@ -198,7 +198,7 @@ def test_of_long_statements_only_so_many_are_kept() -> None:
         assert sql.encode() in wire.encode([request])
         assert (request.spans()[0].attributes or {})["db.query.text"] == sql
     for kept in (own.written, own.facts):
-        assert sum(len(str(text)) for text, _, _ in kept.made) <= remembered.MAX_CHARACTERS
+        assert sum(len(str(text)) for text, _, _ in kept.made) <= memo.MAX_CHARACTERS
 
 
 def test_a_lone_surrogate_is_replaced_instead_of_losing_the_batch() -> None:

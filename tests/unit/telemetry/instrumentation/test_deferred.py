@@ -33,7 +33,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.exporters import processor
-from telemetry.exporters.ended import MOST_OWN
+from telemetry.exporters.ended_request import MOST_OWN
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.instrumentation.spans import DeferredSpan, Mode, Tracing
 from telemetry.requests import MAX_PENDING_QUERIES

@@ -189,7 +189,7 @@ def test_of_a_generator_the_time_in_it_counts_not_that_of_its_consumer(
     monitor: PerformanceMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("telemetry.timed.perf_counter", lambda: now[0])
+    monkeypatch.setattr("telemetry.timing.perf_counter", lambda: now[0])
 
     @performance_monitor
     def steps() -> Generator[int, None, None]:

@@ -14,7 +14,7 @@ from flask import Flask
 
 from telemetry import PerformanceMetrics
 from telemetry.instrumentation import sqlite
-from telemetry.instrumentation.unseen import OpenedBefore
+from telemetry.instrumentation.unseen_connections import OpenedBefore
 
 Instrumented = Callable[..., Flask]
 

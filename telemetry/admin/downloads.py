@@ -12,7 +12,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry import fanout, figures, instruments
-from telemetry.exporters.ended import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
+from telemetry.exporters.ended_request import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
 from telemetry.query import START_NS, with_span
 
 if TYPE_CHECKING:

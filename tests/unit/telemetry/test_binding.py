@@ -38,8 +38,8 @@ from opentelemetry.sdk.metrics.view import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from telemetry import PerformanceMetrics, bound
-from telemetry.bound import NO_IDS, BoundCounter, BoundHistogram
+from telemetry import PerformanceMetrics, binding
+from telemetry.binding import NO_IDS, BoundCounter, BoundHistogram
 
 CHECKED_WITH = ("1.45.0", "1.45.1", "1.45.2")
 ATTRIBUTES = {"http.request.method": "GET", "http.route": "/", "http.response.status_code": 200}
@@ -289,7 +289,7 @@ def test_an_aggregation_that_can_t_be_found_means_the_public_api(monkeypatch: py
     def lost(*_: object) -> None:
         raise LookupError("moved")
 
-    monkeypatch.setattr(bound, "_find", lost)
+    monkeypatch.setattr(binding, "_find", lost)
     for _ in range(3):
         series.record(1, Context(), 1, NO_IDS, False)
     assert [point["count"] for point in points(reader)] == [3]
@@ -348,7 +348,7 @@ def test_of_many_queries_the_longest_is_the_exemplar(number: int) -> None:
     assert exemplars(reader) == [(NAME, number, 5, 7, {})]
 
 
-def sampled_context(ids: bound.Ids) -> Context:
+def sampled_context(ids: binding.Ids) -> Context:
     return trace.set_span_in_context(
         NonRecordingSpan(SpanContext(*ids, False, TraceFlags(TraceFlags.SAMPLED))), Context()
     )
@@ -380,7 +380,7 @@ def test_an_exemplar_that_is_offered_during_a_collection_is_in_the_next(monkeypa
         found.extend(exemplars(reader))
         return bisect_left(*args)
 
-    monkeypatch.setattr(bound, "bisect_left", meanwhile)
+    monkeypatch.setattr(binding, "bisect_left", meanwhile)
     series.record(1, sampled_context((5, 7)), 1, (5, 7), True)
     assert found + exemplars(reader) == [(NAME, 1, 5, 7, {})]
 
@@ -391,13 +391,13 @@ def test_a_point_has_the_values_of_its_exemplars(monkeypatch: pytest.MonkeyPatch
         MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_histogram(NAME), ATTRIBUTES
     )
     series.record(1, Context(), 1, NO_IDS, False)
-    take = bound._BatchedHistogram.take
+    take = binding._BatchedHistogram.take
 
-    def meanwhile(batched: bound._BatchedHistogram) -> None:
+    def meanwhile(batched: binding._BatchedHistogram) -> None:
         take(batched)
         series.record(20, sampled_context((5, 7)), 1, (5, 7), True)
 
-    monkeypatch.setattr(bound._BatchedHistogram, "take", meanwhile)
+    monkeypatch.setattr(binding._BatchedHistogram, "take", meanwhile)
     assert exemplars(reader) == []
     monkeypatch.undo()
     assert exemplars(reader) == [(NAME, 20, 5, 7, {})]
@@ -412,7 +412,7 @@ def test_what_is_pending_is_bounded(at_once: int) -> None:
     for _ in range(100):
         series.record_many([1] * at_once, Context(), 1, NO_IDS, False)
         series.record(1, Context(), 1, NO_IDS, False)
-        assert len(batched.pending) < bound._BATCH
+        assert len(batched.pending) < binding._BATCH
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 20])
@@ -450,7 +450,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from telemetry.bound import NO_IDS, BoundHistogram
+from telemetry.binding import NO_IDS, BoundHistogram
 
 reader = InMemoryMetricReader()
 series = BoundHistogram(MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_histogram("h"), {})
@@ -511,16 +511,16 @@ def test_a_value_that_is_recorded_while_another_thread_binds_the_series_is_not_l
 ) -> None:
     reader = InMemoryMetricReader()
     series = bound_for(reader)
-    batched = bound._batched
+    batched = binding._batched
 
-    def meanwhile(aggregation: bound._Aggregation[object]) -> bound._BatchedHistogram | None:
-        monkeypatch.setattr(bound, "_batched", batched)
+    def meanwhile(aggregation: binding._Aggregation[object]) -> binding._BatchedHistogram | None:
+        monkeypatch.setattr(binding, "_batched", batched)
         thread = threading.Thread(target=series.record, args=(1, Context(), 1, NO_IDS, False))
         thread.start()
         thread.join()
         return batched(aggregation)
 
-    monkeypatch.setattr(bound, "_batched", meanwhile)
+    monkeypatch.setattr(binding, "_batched", meanwhile)
     series.record(1, Context(), 1, NO_IDS, False)
     assert [point["count"] for point in points(reader)] == [2]
 
@@ -530,7 +530,7 @@ def test_threads_that_bind_one_series_at_once_neither_wait_for_each_other_nor_lo
 ) -> None:
     reader = InMemoryMetricReader()
     series = bound_for(reader)
-    used = bound._used
+    used = binding._used
     ended: list[bool] = []
 
     def record() -> None:
@@ -538,14 +538,14 @@ def test_threads_that_bind_one_series_at_once_neither_wait_for_each_other_nor_lo
             series.record(1, Context(), 1, NO_IDS, False)
 
     def meanwhile(aggregation: object) -> object:
-        monkeypatch.setattr(bound, "_used", used)
+        monkeypatch.setattr(binding, "_used", used)
         thread = threading.Thread(target=record, daemon=True)
         thread.start()
         thread.join(5)
         ended.append(not thread.is_alive())
         return used(aggregation)
 
-    monkeypatch.setattr(bound, "_used", meanwhile)
+    monkeypatch.setattr(binding, "_used", meanwhile)
     series.record(1, Context(), 1, NO_IDS, False)
     assert ended == [True]
     assert [point["count"] for point in points(reader)] == [4]
@@ -566,7 +566,7 @@ def test_series_that_other_threads_add_do_not_disturb_the_search_for_one() -> No
     known["first"] = SimpleNamespace(_attributes={"route": Adding()})
     known["wanted"] = SimpleNamespace(_attributes={"route": "/"})
     match = SimpleNamespace(_attributes_aggregation=known, _view=SimpleNamespace(_attribute_keys=None), _name=NAME)
-    assert bound._find(match, {"route": "/"}) == [known["wanted"]]
+    assert binding._find(match, {"route": "/"}) == [known["wanted"]]
 
 
 def test_series_beyond_the_limit_of_the_sdk_are_bound_as_well(caplog: pytest.LogCaptureFixture) -> None:
@@ -590,11 +590,11 @@ def test_a_series_beyond_the_limit_looks_for_its_point_with_each_value() -> None
         _cardinality_limit=2,
         consume_measurement=lambda *_: None,
     )
-    (found,) = bound._find(match, {"route": "/"})
+    (found,) = binding._find(match, {"route": "/"})
     assert found.aggregate is match.consume_measurement
     match._cardinality_limit = 3
     with pytest.raises(LookupError):
-        bound._find(match, {"route": "/"})
+        binding._find(match, {"route": "/"})
 
 
 @pytest.mark.parametrize("throws_away", [False, True])
@@ -635,7 +635,7 @@ def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monke
     def slotted(_: object) -> None:
         raise AttributeError("pending")
 
-    monkeypatch.setattr(bound._BatchedHistogram, "begin", slotted)
+    monkeypatch.setattr(binding._BatchedHistogram, "begin", slotted)
     reader = InMemoryMetricReader()
     series = bound_for(reader)
     for _ in range(3):
@@ -648,16 +648,16 @@ def test_a_histogram_that_takes_no_batches_takes_one_value_after_the_other(monke
 def test_a_histogram_that_lacks_a_part_which_batches_need_takes_one_value_after_the_other(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    batched = bound._batched
+    batched = binding._batched
 
-    def without(aggregation: bound._Aggregation[object]) -> bound._BatchedHistogram | None:
+    def without(aggregation: binding._Aggregation[object]) -> binding._BatchedHistogram | None:
         part = vars(aggregation).pop(name)
         try:
             return batched(aggregation)
         finally:
             setattr(aggregation, name, part)
 
-    monkeypatch.setattr(bound, "_batched", without)
+    monkeypatch.setattr(binding, "_batched", without)
     reader = InMemoryMetricReader()
     series = bound_for(reader)
     for _ in range(3):
@@ -679,7 +679,7 @@ def test_a_users_view_does_not_take_the_samples_from_our_windows() -> None:
 
 def test_without_that_seam_views_apply_and_nothing_fails(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        bound.keep_views_away(object(), InMemoryMetricReader())  # type: ignore[arg-type]
+        binding.keep_views_away(object(), InMemoryMetricReader())  # type: ignore[arg-type]
     assert "views of this meter provider apply" in caplog.text
 
 
@@ -716,7 +716,7 @@ def test_a_forked_child_keeps_its_windows_and_waits_for_no_thread_of_its_parent(
     with ExitStack() as held:
         for lock in locks_of(provider):
             held.enter_context(lock)
-        bound.begin_anew(provider)
+        binding.begin_anew(provider)
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         thread.join(5)

@@ -105,8 +105,8 @@ def hand_over(metrics: PerformanceMetrics, name: str, before: bytes | None) -> b
         told.append(earlier.told_now())
         queries.append(earlier.queries)
         names = [*earlier.names, name][-_MOST_NAMES:]
-    together = Together(metrics, told, lambda: queries)
-    return msgspec.msgpack.encode(HandedOver(names, time.time(), together.told(), together.queries()))
+    joint = JointFigures(metrics, told, lambda: queries)
+    return msgspec.msgpack.encode(HandedOver(names, time.time(), joint.told(), joint.queries()))
 
 
 def handed_over(read: bytes | None) -> HandedOver | None:
@@ -117,7 +117,7 @@ def handed_over(read: bytes | None) -> HandedOver | None:
         return None
 
 
-class Together:
+class JointFigures:
     """What `PerformanceMetrics` says of one process, of several: windows hold the last samples of all, sums are of all.
 
     Of the last 100 samples of all workers each is among the last 100 of its own, so that what they tell is enough.

@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 _Made = TypeVar("_Made")
 
 
-class Remembered(Generic[_Made]):
+class Memo(Generic[_Made]):
     """What has been made of texts and places in code, up to a number of them, and of characters in all of them.
 
     Code objects are told apart by identity, which keeping them here makes safe: hashing one goes through its constants.

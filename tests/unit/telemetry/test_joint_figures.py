@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.document import ENDED_PID
+from telemetry.joint_figures import JointFigures, Told, hand_over, handed_over, queries_of, tell
 from telemetry.readers.window import ERROR, GOOD, Count, CountWindow, counts_of
-from telemetry.together import Together, Told, hand_over, handed_over, queries_of, tell
 
 NOW = 1_700_000_000_000_000_000
 SETTINGS = TelemetrySettings(window=7)
@@ -60,7 +60,7 @@ def test_the_figures_are_those_of_one_process_that_has_served_all(
     for at, (route, duration_s, queries, failed, worker) in enumerate(every):
         for metrics in (alone, workers[worker]):
             record(metrics, at, route, duration_s, queries, failed)
-    together = Together(workers[0], [told(worker) for worker in workers], lambda: map(queries_of, workers))
+    together = JointFigures(workers[0], [told(worker) for worker in workers], lambda: map(queries_of, workers))
     assert settled(together.snapshot()) == settled(alone.snapshot())
     assert together.route_stats() == alone.route_stats()
     assert [(each.route, sorted(each.queries)) for each in together.route_windows()] == [
@@ -87,7 +87,7 @@ def test_workers_that_end_one_after_another_hand_over_what_they_would_have_told(
     found = handed_over(ended)
     assert found is not None
     assert found.names == ["worker 0", "worker 1"]
-    together = Together(living, [told(living), found.told_now()], lambda: [queries_of(living), found.queries])
+    together = JointFigures(living, [told(living), found.told_now()], lambda: [queries_of(living), found.queries])
     assert settled(together.snapshot()) == settled(alone.snapshot())
     assert [(each.route, sorted(each.queries)) for each in together.route_windows()] == [
         (each.route, sorted(each.queries)) for each in alone.route_windows()
@@ -136,7 +136,7 @@ def test_where_the_clock_is_set_back_the_newest_are_still_the_newest() -> None:
         at = number if number < 12 else number - hour
         for metrics in (alone, workers[number % 2]):
             record(metrics, at, "GET /", number / 10, number, False)
-    together = Together(workers[0], [told(worker) for worker in workers], lambda: map(queries_of, workers))
+    together = JointFigures(workers[0], [told(worker) for worker in workers], lambda: map(queries_of, workers))
     assert settled(together.snapshot()) == settled(alone.snapshot())
     (window,) = together.route_windows()
     assert [sample.value for sample in window.samples] == [number / 10 for number in range(13, 20)]
@@ -161,11 +161,11 @@ def test_what_is_of_processes_adds_up_and_the_oldest_says_how_long_the_server_is
         )
         for pid, uptime_s, memory_bytes, full_at in ((1, 5.0, 100, 0), (2, 60.0, None, 1000))
     )
-    together = Together(PerformanceMetrics(SETTINGS), [one, other])
+    together = JointFigures(PerformanceMetrics(SETTINGS), [one, other])
     assert together.snapshot()["resources"] == {"uptime_seconds": 60.0, "cpu_percent": 20.2, "memory_percent": 0.2}
     assert together.lock_waits() == {"GET /": 1.0, "GET /1": 1.0, "GET /2": 1.0}
     assert (together.failures, together.full_at, together.memory_bytes()) == (3, 1000, 100)
-    assert Together(PerformanceMetrics(SETTINGS), [other]).memory_bytes() is None
+    assert JointFigures(PerformanceMetrics(SETTINGS), [other]).memory_bytes() is None
     assert [(process.pid, process.uptime_s) for process in together.processes()] == [(1, 5.0), (2, 60.0)]
 
 

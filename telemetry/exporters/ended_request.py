@@ -20,9 +20,9 @@ from opentelemetry.trace import INVALID_SPAN_ID, SpanContext, SpanKind, Status, 
 
 from telemetry import instruments
 from telemetry.failure import failure_in
+from telemetry.memo import Memo
 from telemetry.query import CODE, ERROR_TYPE, FLAGS, MADE, POSITION, SQL
 from telemetry.recent import QUERY_COUNT, KeptRequest
-from telemetry.remembered import Remembered
 from telemetry.requests import url_path
 from telemetry.settings import TelemetrySettings
 from telemetry.source import line_of
@@ -71,11 +71,11 @@ class Source:
     """What spans had before there were scopes; some exporters ask for it yet."""
     repeats: int = TelemetrySettings.repeats_warning
     """The setting `repeats_warning`, by which exported verdicts go too."""
-    facts: Remembered[tuple[str, dict[str, AttributeValue]]] = field(default_factory=Remembered)
+    facts: Memo[tuple[str, dict[str, AttributeValue]]] = field(default_factory=Memo)
     """Name and attributes of the spans of statements."""
-    written: Remembered[tuple[bytes, bytes]] = field(default_factory=Remembered)
+    written: Memo[tuple[bytes, bytes]] = field(default_factory=Memo)
     """What stands before and behind ids and times of these spans on the wire."""
-    places: Remembered[bytes] = field(default_factory=Remembered)
+    places: Memo[bytes] = field(default_factory=Memo)
     """Name, kind and attributes of these spans on the wire, but for their text."""
 
 
