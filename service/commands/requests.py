@@ -17,7 +17,8 @@ from service.commands.output import say, wrapped
 from service.commands.report import SERVER_HELP, of_settings
 from telemetry import figures
 from telemetry.admin import waterfall
-from telemetry.admin.requests_api import REQUEST_ID, SORTS, VERDICT_CHOICES
+from telemetry.admin.requests_api import SORTS, VERDICT_CHOICES
+from telemetry.admin.requests_facts import REQUEST_ID
 from telemetry.admin.routes import API
 from telemetry.fanout import OK, name_of
 

@@ -11,6 +11,7 @@ from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
 from telemetry.admin import answers, guard, parameters, routes
+from telemetry.admin.missing_request import MissingRequestError
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT
 from telemetry.requests import serving
 
@@ -72,8 +73,9 @@ def create_blueprint(
     blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.after_request(harden)
-    blueprint.register_error_handler(parameters.ParameterError, parameters.ParameterError.answer)
     blueprint.admin = routes.Admin(source, title, links or {}, look_at_exporters)
+    blueprint.register_error_handler(parameters.ParameterError, parameters.ParameterError.answer)
+    blueprint.register_error_handler(MissingRequestError, lambda error: error.answer(blueprint.admin))
     routes.add_routes(blueprint, blueprint.admin)
     return blueprint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from telemetry import fanout, figures, forked, growth, locks, plans
 from telemetry.admin import downloads
+from telemetry.admin.missing_request import MissingRequestError
 from telemetry.document import rfc3339, rounded
 from telemetry.groups import groups_of, numbers_of
 from telemetry.percentiles import percentile
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from telemetry.settings import TelemetrySettings
     from telemetry.source import SourceLine
 
+REQUEST_ID: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:-(?P<span>[0-9a-f]{16}))?", re.ASCII)
 SLOW_STATEMENT_NS: Final = 10_000_000
 """From this time on, all runs together, a statement's plan is looked at without being asked for."""
 _MOST_PLANS: Final = 5
@@ -83,8 +86,6 @@ class Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._known: dict[tuple[int, ...], Known] = {}
-        self.is_sure = True
-        """Whether all workers have answered that were asked for a request."""
 
     @property
     def metrics(self) -> PerformanceMetrics:
@@ -105,9 +106,13 @@ class Reader:
         """Return all requests, the newest first."""
         return self.metrics.recent.all()
 
-    def find(self, trace_id: int, span_id: int | None = None) -> list[KeptRequest]:
-        """Return the requests of that trace that are kept, the newest first; or the one whose server span has that id."""
-        return [each for each in self.all() if each.trace_id == trace_id and span_id in (None, each.span_id)]
+    def find(self, request_id: str) -> list[KeptRequest]:
+        """Return the request that is kept by `TRACE_ID-SPAN_ID`, or by `TRACE_ID` those of the trace, the newest first.
+
+        Raises:
+            MissingRequestError: a worker that may keep it does not answer. So does each method that tells of a request.
+        """
+        return [each for each in self.all() if request_id in (each.request_id, f"{each.trace_id:032x}")]
 
     def known(self, kept: KeptRequest) -> Known:
         """Return the short of a request, as it was when it was first looked at."""
@@ -182,9 +187,12 @@ class Reader:
         """
         return [self._facts(kept) for kept in requests]
 
-    def fact(self, kept: KeptRequest) -> dict[str, Any] | None:
-        """Return what `facts` does of one; `None` where its worker does not tell."""
-        return next(iter(self.facts([kept])), None)
+    def fact(self, kept: KeptRequest) -> dict[str, Any]:
+        """Return what `facts` does of one."""
+        found = self.facts([kept])
+        if not found:
+            raise MissingRequestError(kept.request_id, is_silent=True)
+        return found[0]
 
     def _facts(self, kept: KeptRequest) -> dict[str, Any]:
         analysis = self.analyse(kept)
@@ -193,21 +201,19 @@ class Reader:
             told["code"] = code_of(group)
         return detail
 
-    def plan(self, kept: KeptRequest, at: int) -> GroupPlan | None:
-        """Return the plan of the statement of a request's group `at`; `None` where its worker does not tell."""
+    def plan(self, kept: KeptRequest, at: int) -> GroupPlan:
+        """Return the plan of the statement of a request's group `at`."""
         groups = groups_of(kept)
         if not groups:
             return GroupPlan(0, plan_body(plans.Plan("", error="this request has made no query")))
         return GroupPlan(len(groups), plan_body(plan_of(groups[at])) if at < len(groups) else None)
 
-    def test(self, kept: KeptRequest) -> str | None:
-        """Return a test that holds a request to its number of queries; `None` where its worker does not tell."""
+    def test(self, kept: KeptRequest) -> str:
+        """Return a test that holds a request to its number of queries."""
         return downloads.pytest_of(kept, self.analyse(kept))
 
-    def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]] | None:
-        """Return the spans of `requests`, which `app` has answered, as `resourceSpans` of OTLP JSON; `None` where the worker of
-        one does not tell.
-        """
+    def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]]:
+        """Return the spans of `requests`, which `app` has answered, as `resourceSpans` of OTLP JSON."""
         found: list[dict[str, Any]] = downloads.otlp_json(requests, app).get("resourceSpans", [])
         return found
 

@@ -14,7 +14,8 @@ from telemetry import fanout, figures
 from telemetry.admin import answers, attention, exporters, overview, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
-from telemetry.admin.requests_api import REQUEST_ID, RETRY_AFTER_S, VERDICT_CHOICES, as_file, find, is_chosen
+from telemetry.admin.requests_api import VERDICT_CHOICES, as_file, find, is_chosen
+from telemetry.admin.requests_facts import REQUEST_ID
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
@@ -114,39 +115,24 @@ def live(admin: Admin) -> Response:
 def one(admin: Admin, request_id: str) -> Response:
     """Answer with the page of one request."""
     kept = find(admin.reader, request_id)
-    if kept is None:
-        return _gone(admin, request_id, admin.reader.is_sure)
     url = exporters.trace_url(admin.reader.settings, admin.look_at_exporters)
     link = url.replace("{trace_id}", f"{kept.trace_id:032x}")
     is_jaeger = f":{exporters.JAEGER_UI_PORT}/" in link
     trace = {"trace_url": link, "trace_label": "open in Jaeger" if is_jaeger else "open the trace"}
-    asked = _asked(admin.reader, kept)
-    if asked is None:
-        return _gone(admin, request_id, is_sure=False)
-    return answers.page("request.html", **common(admin) | asked | trace, offline=False)
+    return answers.page("request.html", **common(admin) | _asked(admin.reader, kept) | trace, offline=False)
 
 
 def as_html(admin: Admin, request_id: str) -> Response:
     """Answer with one request as a file that opens offline."""
     kept = find(admin.reader, request_id)
-    if kept is None:
-        return _gone(admin, request_id, admin.reader.is_sure)
-    asked = _asked(admin.reader, kept)
-    if asked is None:
-        return _gone(admin, request_id, is_sure=False)
-    page = answers.page("request_file.html", **common(admin) | asked, offline=True, css=answers.style())
+    shown = common(admin) | _asked(admin.reader, kept)
+    page = answers.page("request_file.html", **shown, offline=True, css=answers.style())
     return as_file(page, f"request-{kept.request_id}.html")
 
 
 def as_test(admin: Admin, request_id: str) -> Response:
     """Answer with a test that repeats one request and holds it to its number of queries."""
-    kept = find(admin.reader, request_id)
-    if kept is None:
-        return _gone(admin, request_id, admin.reader.is_sure)
-    text = admin.reader.test(kept)
-    if text is None:
-        return _gone(admin, request_id, is_sure=False)
-    made = Response(text, mimetype="text/x-python")
+    made = Response(admin.reader.test(find(admin.reader, request_id)), mimetype="text/x-python")
     answers.harden(made)
     return as_file(made, "test_queries.py")
 
@@ -155,16 +141,6 @@ def report(admin: Admin) -> Response:
     """Answer with the overview and the worst requests as one file that opens offline."""
     page = answers.page("report_file.html", **common(admin) | _report(admin.reader), css=answers.style())
     return as_file(page, f"performance-{figures.day(time.time_ns())}.html")
-
-
-def _gone(admin: Admin, request_id: str, is_sure: bool) -> Response:
-    """Answer that a request is not kept or, where that is not sure, that a worker which may keep it does not answer."""
-    query = ListState.parse(request.args).query()
-    shown = common(admin) | {"is_silent": not is_sure, "request_id": request_id[:64], "list_query": query}
-    response = answers.page("request_gone.html", 404 if is_sure else 503, **shown)
-    if not is_sure:
-        response.headers["Retry-After"] = RETRY_AFTER_S
-    return response
 
 
 def _list(reader: Reader) -> dict[str, Any]:
@@ -202,15 +178,13 @@ def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figur
     return figures.worst(figures.latency_status(one["duration_ms"], settings), of_queries, of_answer)
 
 
-def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any] | None:
-    """Return what the pages of one request show, with the plan that is asked for; `None` where its worker does not tell."""
+def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
+    """Return what the pages of one request show, with the plan that is asked for."""
     detail = reader.fact(kept)
-    if detail is None:
-        return None
     asked, groups = request.args.get("plan", ""), detail["groups"]
     at = int(asked) if asked.isdecimal() and len(asked) < 6 and int(asked) < len(groups) else None
-    if at is not None and (plan := reader.plan(kept, at)) is not None:
-        groups[at]["plan"] = plan.body
+    if at is not None:
+        groups[at]["plan"] = reader.plan(kept, at).body
     return _one(reader.settings, detail) | {"asked": at}
 
 

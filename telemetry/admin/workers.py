@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from telemetry import joint_figures, workers
-from telemetry.admin import answers, blueprint, exporters, overview, requests_api, requests_facts
-from telemetry.admin.requests_facts import Known, Reader
+from telemetry.admin import answers, blueprint, exporters, overview, requests_facts
+from telemetry.admin.missing_request import MissingRequestError
+from telemetry.admin.requests_facts import REQUEST_ID, Known, Reader
 from telemetry.document import ENDED_PID, rounded
 from telemetry.exporters.status import ExportStatus, Signal
 from telemetry.recent import KeptRequest, KeptRule
@@ -137,7 +138,7 @@ def _found(app: Flask, asked: Question) -> object:
         case AskDetails():
             return _details(admin)
         case AskFind(request_id):
-            return [_told(kept, reader.known(kept)) for kept in requests_api.find_all(reader, request_id)]
+            return [_told(kept, reader.known(kept)) for kept in reader.find(request_id)]
         case AskFacts(request_ids):
             kept = [each for each in reader.all() if each.request_id in request_ids]
             return {each.request_id: detail for each, detail in zip(kept, reader.facts(kept), strict=True)}
@@ -147,10 +148,10 @@ def _found(app: Flask, asked: Question) -> object:
             scraped = admin.scraped()
             return [] if scraped is None else scraped.families()
         case AskPlan(request_id) | AskTest(request_id):
-            one = requests_api.find(reader, request_id)
-            if one is None:
+            found = reader.find(request_id)
+            if not found:
                 return None
-            return reader.plan(one, asked.group) if isinstance(asked, AskPlan) else reader.test(one)
+            return reader.plan(found[0], asked.group) if isinstance(asked, AskPlan) else reader.test(found[0])
 
 
 def _plain(value: object) -> object:
@@ -285,16 +286,17 @@ class JointReader(Reader):
         """Return all requests, the newest first; of those that others keep without their queries."""
         return self._all.copy()
 
-    def find(self, trace_id: int, span_id: int | None = None) -> list[KeptRequest]:
-        """Return the requests of that trace that are kept, the newest first; or the one whose server span has that id."""
-        request_id = f"{trace_id:032x}" + ("" if span_id is None else f"-{span_id:016x}")
-        ours = self._own.find(trace_id, span_id)
-        if ours and span_id is not None:
+    def find(self, request_id: str) -> list[KeptRequest]:
+        """Return what `Reader.find` does, of all workers."""
+        ours, named = self._own.find(request_id), REQUEST_ID.fullmatch(request_id)
+        if named is None or (ours and named["span"]):
             return ours
         asked = set[str]()
         told = self._ask_all(AskFind(request_id), list[ToldRequest], asked)
-        self.is_sure = asked <= told.keys()
-        return self._with_others(ours, told)
+        found = self._with_others(ours, told)
+        if not found and not asked <= told.keys():
+            raise MissingRequestError(request_id, is_silent=True)
+        return found
 
     def _with_others(
         self, ours: Sequence[KeptRequest], of_others: Mapping[str, Sequence[ToldRequest]]
@@ -320,27 +322,26 @@ class JointReader(Reader):
             found |= self._ask(name, AskFacts(request_ids), dict[str, dict[str, Any]]) or {}
         return [found[kept.request_id] for kept in requests if kept.request_id in found]
 
-    def plan(self, kept: KeptRequest, at: int) -> requests_facts.GroupPlan | None:
-        """Return the plan of the statement of a request's group `at`; `None` where its worker does not tell."""
+    def plan(self, kept: KeptRequest, at: int) -> requests_facts.GroupPlan:
+        """Return the plan of the statement of a request's group `at`."""
         elsewhere = self._kept_by.get(kept.request_id)
         if elsewhere is None:
             return self._own.plan(kept, at)
-        return self._ask(elsewhere[0], AskPlan(kept.request_id, at), requests_facts.GroupPlan)
+        return self._ask_keeper(elsewhere[0], AskPlan(kept.request_id, at), requests_facts.GroupPlan)
 
-    def test(self, kept: KeptRequest) -> str | None:
-        """Return a test that holds a request to its number of queries; `None` where its worker does not tell."""
+    def test(self, kept: KeptRequest) -> str:
+        """Return a test that holds a request to its number of queries."""
         elsewhere = self._kept_by.get(kept.request_id)
-        return self._own.test(kept) if elsewhere is None else self._ask(elsewhere[0], AskTest(kept.request_id), str)
+        if elsewhere is None:
+            return self._own.test(kept)
+        return self._ask_keeper(elsewhere[0], AskTest(kept.request_id), str)
 
-    def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]] | None:
-        """Return the spans of `requests` as `resourceSpans` of OTLP JSON; `None` where the worker of one does not tell."""
+    def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]]:
+        """Return the spans of `requests` as `resourceSpans` of OTLP JSON."""
         ours, of_others = self._by_keeper(requests)
-        found = self._own.spans(ours, app) or []
+        found = self._own.spans(ours, app)
         for name, request_ids in of_others.items():
-            told = self._ask(name, AskSpans(request_ids), list[dict[str, Any]])
-            if told is None:
-                return None
-            found += told
+            found += self._ask_keeper(name, AskSpans(request_ids), list[dict[str, Any]])
         return found
 
     def _by_keeper(self, requests: Iterable[KeptRequest]) -> tuple[list[KeptRequest], dict[str, list[str]]]:
@@ -387,6 +388,18 @@ class JointReader(Reader):
 
     def _ask(self, name: str, question: Question, kind: type[_Answer]) -> _Answer | None:
         return _decoded(self._siblings.ask_one(name, msgspec.msgpack.encode(question), REQUEST_PATIENCE_S), kind)
+
+    def _ask_keeper(self, name: str, question: AskPlan | AskTest | AskSpans, kind: type[_Answer]) -> _Answer:
+        """Return what the worker that keeps a request tells of it.
+
+        Raises:
+            MissingRequestError: it does not tell.
+        """
+        found = self._ask(name, question, kind)
+        if found is None:
+            asked = question.request_ids[0] if isinstance(question, AskSpans) else question.request_id
+            raise MissingRequestError(asked, is_silent=True)
+        return found
 
 
 def _decoded(answered: bytes | None, kind: type[_Answer]) -> _Answer | None:
