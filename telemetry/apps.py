@@ -106,12 +106,7 @@ def instrument(
         SettingsError: a setting or a variable of OpenTelemetry in the environment is wrong, or an exporter is unknown or can't
             be set up.
     """
-    if not isinstance(app, Flask):
-        raise InstrumentationError(f"app must be a Flask app, got {type(app).__name__}")
-    if not isinstance(settings, TelemetrySettings | None):
-        raise SettingsError(
-            f"settings must be made by TelemetrySettings.load(window=500, ...), got {type(settings).__name__}"
-        )
+    _check_types(app, settings)
     with _lock:
         telemetry = app.extensions.get(EXTENSION)
         if isinstance(telemetry, Telemetry) and telemetry.active:
@@ -122,18 +117,8 @@ def instrument(
         check_instrumentation(settings.instrumentation)
         apart = metrics is not None and meter_provider is None
         metrics = metrics or get_metrics(settings)
-        if given is not None and (late := metrics.settled_otherwise(given)):
-            _log.warning(
-                "%s of %s cannot be set any more: the figures are kept as the settings say that they were made with; "
-                "pass metrics=PerformanceMetrics(settings) for an app with figures of its own",
-                ", ".join(late),
-                app.name,
-            )
-        chosen = registry.choose(exporters if exporters is not None else settings.exporters or None)
-        if not settings.admin and any(getattr(each, "name", None) == "prometheus" for each in chosen.metrics):
-            raise SettingsError(
-                "admin must be true with the exporter prometheus, whose page is an admin page, got false"
-            )
+        _tell_settings_that_come_late(app, metrics, given)
+        chosen = _choose(exporters, settings)
         service_name = service_name or app.name
         if apart:
             meter_provider = metrics.attached_provider or pipeline.meter_provider_apart(service_name, service_version)
@@ -147,24 +132,55 @@ def instrument(
             telemetry = Telemetry(metrics, settings)
         try:
             capture = Capture(made, tracer_provider, settings, metrics.recent, metrics.count_failure)
-            source.add_root(app.root_path)
-            telemetry.tracer_provider = tracer_provider
-            telemetry.meter_provider = meter_provider
+            telemetry.tracer_provider, telemetry.meter_provider = tracer_provider, meter_provider
             telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
             if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
                 _mount_admin(app, telemetry, title or service_name, admin_links)
-            metrics.add_routes(app.url_map)
-            app.extensions[EXTENSION] = telemetry
-            if telemetry.workers is None:
-                telemetry.workers = _workers(app, telemetry)
-            telemetry.workers.folder = settings.workers_dir
-            telemetry.middleware = _install(app, capture, tracer_provider, meter_provider)
+            _set_up(app, telemetry, capture)
         except BaseException:
             _detach(metrics, meter_provider)
             telemetry.meter_provider = telemetry.tracer_provider = None
             raise
         _in_use.append(_Instrumented(weakref.ref(app), settings.instrumentation, capture, metrics, meter_provider))
         return app
+
+
+def _check_types(app: object, settings: object) -> None:
+    if not isinstance(app, Flask):
+        raise InstrumentationError(f"app must be a Flask app, got {type(app).__name__}")
+    if not isinstance(settings, TelemetrySettings | None):
+        raise SettingsError(
+            f"settings must be made by TelemetrySettings.load(window=500, ...), got {type(settings).__name__}"
+        )
+
+
+def _tell_settings_that_come_late(app: Flask, metrics: PerformanceMetrics, given: TelemetrySettings | None) -> None:
+    if given is not None and (late := metrics.settled_otherwise(given)):
+        _log.warning(
+            "%s of %s cannot be set any more: the figures are kept as the settings say that they were made with; "
+            "pass metrics=PerformanceMetrics(settings) for an app with figures of its own",
+            ", ".join(late),
+            app.name,
+        )
+
+
+def _choose(exporters: Sequence[str | Exporter] | None, settings: TelemetrySettings) -> registry.Chosen:
+    """Return what is exported to: what the argument `exporters` names, else the setting, else the standard variables."""
+    chosen = registry.choose(exporters if exporters is not None else settings.exporters or None)
+    if not settings.admin and any(getattr(each, "name", None) == "prometheus" for each in chosen.metrics):
+        raise SettingsError("admin must be true with the exporter prometheus, whose page is an admin page, got false")
+    return chosen
+
+
+def _set_up(app: Flask, telemetry: Telemetry, capture: Capture) -> None:
+    """Make `telemetry` the one of `app`, and have `capture` record its requests."""
+    source.add_root(app.root_path)
+    telemetry.metrics.add_routes(app.url_map)
+    app.extensions[EXTENSION] = telemetry
+    if telemetry.workers is None:
+        telemetry.workers = _workers(app, telemetry)
+    telemetry.workers.folder = telemetry.settings.workers_dir
+    telemetry.middleware = _install(app, telemetry, capture)
 
 
 def uninstrument(app: Flask) -> None:
@@ -193,16 +209,15 @@ def check_instrumentation(chosen: str) -> None:
         import_module("telemetry.instrumentation.stock")
 
 
-def _install(
-    app: Flask, capture: Capture, tracer_provider: TracerProvider, meter_provider: MeterProvider
-) -> RequestMiddleware | StockMiddleware:
+def _install(app: Flask, telemetry: Telemetry, capture: Capture) -> RequestMiddleware | StockMiddleware:
     """Put in what the settings choose to capture requests and queries, and return its middleware."""
-    telemetry: Telemetry = app.extensions[EXTENSION]
     begin = telemetry.workers.join if telemetry.workers is not None and telemetry.settings.admin else _begin_alone
     if telemetry.settings.instrumentation == "stock":
         from telemetry.instrumentation.stock import StockMiddleware
 
-        stock = StockMiddleware(app, capture, tracer_provider, meter_provider, begin)
+        assert telemetry.tracer_provider is not None
+        assert telemetry.meter_provider is not None
+        stock = StockMiddleware(app, capture, telemetry.tracer_provider, telemetry.meter_provider, begin)
         stock.install()
         return stock
     may_look = guard.quick_check(telemetry.authorize) if telemetry.settings.server_timing else None
