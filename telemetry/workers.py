@@ -121,7 +121,8 @@ class Workers:
             if is_wanted:
                 self._leave = weakref.finalize(self, _stop, listening, path)  # at the end of the process at the latest
                 self._path = path
-                forked.call_at_end(functools.partial(_end, weakref.ref(self)), _BEFORE_PROVIDERS)
+                if self._handover is not None:
+                    forked.call_at_end(functools.partial(_end, weakref.ref(self)), _BEFORE_PROVIDERS)
         if not is_wanted:
             _stop(listening, path)
 
