@@ -14,7 +14,7 @@ from opentelemetry.context import Context, create_key, get_current
 
 from telemetry.failure import Failure, error_type_of
 from telemetry.forked import reentrant_lock
-from telemetry.query import DURATION_NS, START_NS, Query
+from telemetry.query import DURATION_NS, START_NS, Query, with_fetch
 from telemetry.sums import SumKey, Sums, by_query, flat, sums_of, with_room
 
 if TYPE_CHECKING:
@@ -274,9 +274,11 @@ class RequestRecord:
         self.capture.spill(self, spilled)
 
     def sum_up(self, queries: list[Query]) -> None:
-        """Add `queries` to the sums; the first batch is kept as it is beside them."""
+        """Add `queries` to the sums; the first batch is kept beside them, each with what it took to fetch its rows."""
+        known = self.fetches[:]
+        fetched = by_query(known)
         if self.sums is None:
-            self.sums, self.first = {}, queries
+            self.sums, self.first = {}, [with_fetch(query, fetched.get(query[START_NS])) for query in queries]
         self.sums = with_room(self.sums, self._late.values())
         calls = self.calls[:]
         self._cursors = {**self._cursors, **dict(zip(calls[1::3], calls[::3], strict=True))}
@@ -284,8 +286,6 @@ class RequestRecord:
         del self.calls[: len(calls)]
         last = set(self._cursors.values())
         self._late = {start_ns: sums for start_ns, sums in self._late.items() if start_ns in last}
-        known = self.fetches[:]
-        fetched = by_query(known)
         for query in queries:
             sums = sums_of(self.sums, query)
             if query[START_NS] in last:

@@ -31,6 +31,8 @@ class Fact(NamedTuple):
 
     text: str
     request_id: str | None = None
+    age: str = ""
+    """How long ago that request began, where it is a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class Note:
     rule: str
     row: Row | None
     place: str = ""
+
+    @property
+    def age(self) -> str:
+        """How long ago the request that shows it began, where it is a while."""
+        return next((fact.age for fact in self.facts if fact.age), "")
 
 
 class Missing(NamedTuple):
@@ -76,17 +83,16 @@ def fan_out(
             continue
         rank = (-fanout.VERDICTS.index(warned.kind), warned.weight)
         if kept.route not in worst or rank > worst[kept.route][0]:
-            worst[kept.route] = rank, Fact(_aged(warned.text, kept, now_unix_nano), kept.request_id)
+            worst[kept.route] = rank, Fact(warned.text, kept.request_id, _age(kept, now_unix_nano))
     found = {route: fact for route, (_, fact) in worst.items()}
     for growth in reader.growth(requests):
         found.setdefault(growth.route, Fact(growth.text))
     return found
 
 
-def _aged(text: str, kept: KeptRequest, now_unix_nano: int) -> str:
-    """Return `text`, and how long ago that was where it is a while."""
+def _age(kept: KeptRequest, now_unix_nano: int) -> str:
     is_new = now_unix_nano - kept.start_unix_ns < _NEW_NS
-    return text if is_new else f"{text}, {figures.ago(kept.start_unix_ns, now_unix_nano)} ago"
+    return "" if is_new else figures.ago(kept.start_unix_ns, now_unix_nano)
 
 
 def notes(

@@ -246,7 +246,7 @@ def _queries(database: dict[str, Any], settings: TelemetrySettings) -> Card:
         "queries",
         "queries/request",
         figures.digits(database["avg_per_request"]),
-        f"max {figures.count(most)}",
+        f"max {figures.count(most)} · n {figures.count(database['count'])}",
         title,
         figures.fan_out_status(most, settings),
     )

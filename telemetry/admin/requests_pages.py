@@ -172,10 +172,11 @@ def _line(reader: Reader, kept: KeptRequest) -> str:
 
 
 def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figures.Status:
-    """Return how a request is shown: by its duration, by what its queries come to, and by whether it failed."""
-    of_queries = figures.GOOD if one["verdict"] == fanout.OK else figures.WARNING
+    """Return how a request is shown: by its duration, by its queries and what they come to, and by whether it failed."""
+    of_findings = figures.GOOD if one["verdict"] == fanout.OK else figures.WARNING
+    of_queries = figures.fan_out_status(one["query_count"], settings)
     of_answer = figures.GOOD if one["error_type"] is None else figures.POOR
-    return figures.worst(figures.latency_status(one["duration_ms"], settings), of_queries, of_answer)
+    return figures.worst(figures.latency_status(one["duration_ms"], settings), of_findings, of_queries, of_answer)
 
 
 def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
@@ -197,8 +198,7 @@ def _one(settings: TelemetrySettings, detail: dict[str, Any]) -> dict[str, Any]:
         "order": order,
         "asked": None,
         "warned": warned,
-        "rows": waterfall.rows(detail),
-        "whole_ms": waterfall.whole_ms(detail),
+        "waterfall": waterfall.draw(detail),
         "settings": settings,
         "verdict_name": fanout.name_of,
         "request_status": request_status,

@@ -2,43 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from telemetry import figures
 
 WIDTH: Final = 1000
 _LEAST: Final = 2.0
+_GAP: Final = 1.0  # what is less apart is one bar to the eye
 MOST_ROWS: Final = 60
-MOST_UNFOLDED: Final = 200
+MOST_UNFOLDED: Final = 50
+_TICKS: Final = 4
 
 
 @dataclass(slots=True)
 class Bar:
-    """A bar from `x` on, in thousandths of the request's duration, and what it says on hover."""
+    """A bar from `x` on, in thousandths of the request's duration: one query, or several that can't be told apart."""
 
     x: float
     width: float
-    title: str
+    start_ms: float
+    end_ms: float
     is_failed: bool = False
+    runs: int = 1
+
+    @property
+    def title(self) -> str:
+        """What it says on hover."""
+        if self.runs == 1:
+            return f"at {figures.milliseconds(self.start_ms)}, {figures.milliseconds(self.end_ms - self.start_ms)}"
+        start, end = figures.milliseconds(self.start_ms), figures.milliseconds(self.end_ms)
+        return f"{figures.count(self.runs)} queries from {start} to {end}"
+
+    def joins(self, other: Bar) -> bool:
+        """Take in a bar that begins no earlier, and return whether it can't be told apart."""
+        if other.x - (self.x + self.width) >= _GAP:
+            return False
+        self.width = max(self.x + self.width, other.x + other.width) - self.x
+        self.end_ms = max(self.end_ms, other.end_ms)
+        self.runs += other.runs
+        return True
 
 
 @dataclass(slots=True)
 class Row:
-    """Queries one after another that belong to one group; `bars` are the single ones."""
+    """Queries of one group: those one after another, or all of them where there is a finding about the group."""
 
     group: int
     label: str
-    duration_ms: float
+    duration_ms: float = 0.0
+    runs: int = 0
     failures: int = 0
-    bars: list[Bar] = field(default_factory=list)
-    left_out: int = 0
+    first: list[Bar] = field(default_factory=list)
+    """The first queries, one by one."""
+    _good: list[Bar] = field(default_factory=list)
+    _failed: list[Bar] = field(default_factory=list)
 
     @property
-    def runs(self) -> int:
-        """How many queries the row stands for."""
-        return len(self.bars) + self.left_out
+    def bars(self) -> Iterator[Bar]:
+        """What is drawn: as many bars as the eye can tell apart, those of failures over the others."""
+        yield from self._good
+        yield from self._failed
+
+    def add(self, bar: Bar) -> None:
+        """Put a query at the end."""
+        self.runs += 1
+        self.failures += bar.is_failed
+        self.duration_ms += bar.end_ms - bar.start_ms
+        if len(self.first) < MOST_UNFOLDED:
+            self.first.append(bar)
+        bars = self._failed if bar.is_failed else self._good
+        if not bars or not bars[-1].joins(bar):
+            bars.append(Bar(bar.x, bar.width, bar.start_ms, bar.end_ms, bar.is_failed))
+
+
+class Rest(NamedTuple):
+    """The queries that are not kept one by one: they began after `x`."""
+
+    runs: int
+    duration_ms: float
+    x: float
+
+
+class Waterfall(NamedTuple):
+    """What is drawn of a request."""
+
+    rows: list[Row]
+    rest: Rest | None
+    whole_ms: float
+    ticks: list[str]
+
+
+def draw(detail: Mapping[str, Any]) -> Waterfall:
+    """Return the waterfall of a request."""
+    all_ms = whole_ms(detail)
+    return Waterfall(rows(detail), rest(detail), all_ms, ticks(all_ms))
 
 
 def whole_ms(detail: Mapping[str, Any]) -> float:
@@ -49,29 +108,38 @@ def whole_ms(detail: Mapping[str, Any]) -> float:
     return max(duration_ms, transfer_ms if ends_ms > duration_ms else 0.0, 0.001)
 
 
+def ticks(whole_ms: float) -> list[str]:
+    """Return the times that the waterfall is divided at, from its beginning on, without its end."""
+    return ["0", *(figures.milliseconds(whole_ms * at / _TICKS) for at in range(1, _TICKS))]
+
+
 def rows(detail: Mapping[str, Any]) -> list[Row]:
     """Return the rows below the request itself, in the order of time; beyond `MOST_ROWS` the rest of a group is one row."""
     all_ms = whole_ms(detail)
+    warned = {finding["group"] for finding in detail["findings"] if finding["is_warning"]}
     found: list[Row] = []
     last: dict[int, Row] = {}
     for query in detail["queries"]:
         group = query["group"]
         if group is None:
             continue
-        row = found[-1] if found and found[-1].group == group else None
-        if row is None and len(found) >= MOST_ROWS:
-            row = last.get(group)
-        if row is None:
-            row = Row(group, _label(detail["groups"][group]), 0.0)
+        row = last.get(group)
+        if row is None or not (row is found[-1] or group in warned or len(found) >= MOST_ROWS):
+            row = last[group] = Row(group, _label(detail["groups"][group]))
             found.append(row)
-        last[group] = row
-        row.duration_ms += query["duration_ms"]
-        row.failures += query["error_type"] is not None
-        if len(row.bars) < MOST_UNFOLDED:
-            row.bars.append(_bar(query, all_ms))
-        else:
-            row.left_out += 1
+        row.add(_bar(query, all_ms))
     return found
+
+
+def rest(detail: Mapping[str, Any]) -> Rest | None:
+    """Return what is not kept one by one of a request with very many queries."""
+    queries = detail["queries"]
+    runs = detail["query_count"] - len(queries)
+    if runs <= 0:
+        return None
+    duration_ms = detail["db_ms"] - sum(query["duration_ms"] for query in queries)
+    start_ms = max((query["start_ms"] + query["duration_ms"] for query in queries), default=0.0)
+    return Rest(runs, max(0.0, duration_ms), min(WIDTH, start_ms / whole_ms(detail) * WIDTH))
 
 
 def _label(group: Mapping[str, Any]) -> str:
@@ -81,7 +149,7 @@ def _label(group: Mapping[str, Any]) -> str:
 
 
 def _bar(query: Mapping[str, Any], whole_ms: float) -> Bar:
-    x = min(WIDTH - _LEAST, max(0.0, query["start_ms"] / whole_ms * WIDTH))
-    width = min(WIDTH - x, max(_LEAST, query["duration_ms"] / whole_ms * WIDTH))
-    title = f"at {figures.milliseconds(query['start_ms'])}, {figures.milliseconds(query['duration_ms'])}"
-    return Bar(round(x, 1), round(width, 1), title, query["error_type"] is not None)
+    start_ms, duration_ms = query["start_ms"], query["duration_ms"]
+    x = min(WIDTH - _LEAST, max(0.0, start_ms / whole_ms * WIDTH))
+    width = min(WIDTH - x, max(_LEAST, duration_ms / whole_ms * WIDTH))
+    return Bar(x, width, start_ms, start_ms + duration_ms, query["error_type"] is not None)

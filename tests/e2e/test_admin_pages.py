@@ -153,7 +153,7 @@ def test_the_pause_key_stops_the_refresh_and_starts_it_again(overview, shop):
     expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
     page.keyboard.press("p")
     expect(page.locator("#pulse-word")).to_have_text(re.compile("^paused · "))
-    expect(page.get_by_role("button", name="Resume")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
     asked = figures_asked_for(page)
     shop.visit("/")
     page.clock.run_for(60_000)
@@ -161,7 +161,47 @@ def test_the_pause_key_stops_the_refresh_and_starts_it_again(overview, shop):
     assert rows(page) == []
     page.keyboard.press("p")
     expect_rows(page, "GET /")
-    expect(page.get_by_role("button", name="Pause")).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+@needs_libraries
+def test_a_pause_lasts_while_other_pages_are_read(overview, shop):
+    page = overview()
+    page.keyboard.press("p")
+    page.locator("#to-requests").click()
+    expect(page.locator("#pulse-word")).to_have_text(re.compile("^paused · "))
+    page.go_back()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    asked = figures_asked_for(page)
+    shop.visit("/")
+    page.keyboard.press("p")
+    expect_rows(page, "GET /")
+    assert len(asked) > 0
+
+
+@needs_libraries
+def test_what_is_selected_stays_so_until_it_is_copied(overview, shop):
+    shop.visit("/")
+    page = overview()
+    page.locator("#routes tbody code").select_text()
+    expect(page.locator("#pulse-word")).to_have_text("held · text is selected")
+    shop.visit("/item/5")
+    assert page.evaluate("String(getSelection())") == "GET /"
+    page.evaluate("getSelection().removeAllRanges()")
+    expect(page.locator("#routes tbody tr")).to_have_count(2)
+
+
+@needs_libraries
+def test_a_row_that_has_the_focus_and_changes_its_place_scrolls_nothing(overview, metrics):
+    record(metrics, *[(f"GET /{number:02}", 0.01 * number, 1) for number in range(1, 40)])
+    page = overview()
+    row = page.locator('#routes tbody tr[data-route="GET /20"]')
+    row.focus()
+    page.evaluate("scrollTo(0, 0)")
+    record(metrics, ("GET /20", 2.0, 1))
+    expect(page.locator("#routes tbody tr").first).to_have_attribute("data-route", "GET /20")
+    assert page.evaluate("scrollY") == 0
+    assert page.evaluate("document.activeElement.dataset.route") == "GET /20"
 
 
 @needs_libraries
@@ -421,16 +461,25 @@ def test_a_server_that_is_gone_gets_a_quiet_word_and_is_resumed(overview, shop, 
     try:
         for wait_s in (4, 8, 16):
             page.clock.fast_forward(60_000)
-            expect(page.locator("#pulse-word")).to_have_text(f"no answer from the server · again in {wait_s} s")
+            expect(page.locator("#pulse-word")).to_have_text(
+                re.compile(rf"^no answer from the server · figures of [\d:]{{8}} UTC · again in {wait_s} s$")
+            )
+        page.get_by_role("button", name="Try now").click()
+        page.locator("#range-5m").click()
+        expect(page.locator("#pulse-word")).to_have_text(re.compile(r"again in 16 s$"))  # who asks does not wait longer
         expect(page.locator("#announcer")).to_have_text("no answer from the server")
         assert rows(page) == ["GET /"]
     finally:
         shop.start()
     shop.visit("/item/5")
+    page.get_by_role("button", name="Try now").click()
+    expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
+    expect(page.get_by_role("button", name="Try now")).to_be_hidden()
+    expect(page.locator("#routes tbody tr")).to_have_count(2)
+    shop.visit("/a/rather/long/name/1/a/route/that/must/be/cut")
     page.clock.resume()
     page.clock.fast_forward(60_000)
-    expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
-    expect(page.locator("#routes tbody tr")).to_have_count(2)
+    expect(page.locator("#routes tbody tr")).to_have_count(3)
     assert all(re.search("net::ERR_|Failed to fetch", said) for said in watched.complaints)
     watched.complaints.clear()
 
@@ -440,10 +489,13 @@ def test_a_server_that_refuses_is_named_with_its_status_and_the_figures_stay(ove
     shop.visit("/")
     page = overview()
     shop.open = False
-    expect(page.locator("#pulse-word")).to_have_text(re.compile(r"^the server answers 403 · again in \d+ s$"))
-    expect(page.locator("#announcer")).to_have_text("the server answers 403")
+    expect(page.locator("#pulse-word")).to_have_text(
+        re.compile(r"^the server answers 403: sign in again · figures of [\d:]{8} UTC$")
+    )
+    expect(page.locator("#announcer")).to_have_text("the server answers 403: sign in again")
     assert rows(page) == ["GET /"]
     shop.open = True
+    page.get_by_role("button", name="Reload").click()
     expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
     assert all("403" in said for said in watched.complaints)
     watched.complaints.clear()

@@ -227,6 +227,36 @@ def test_the_list_refreshes_itself_and_its_filter_is_in_the_address(
     expect(page.locator("#requests")).to_contain_text("No request matches")
 
 
+def test_no_row_moves_away_under_the_pointer_and_newer_ones_are_told(
+    open_shelf: Callable[..., Page], shelf: str
+) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance/requests")
+    first = page.locator("#requests tbody tr").first
+    first.locator("td").last.hover()
+    pointed_at = first.get_attribute("id")
+    urllib.request.urlopen(f"{shelf}/tag/sky").read()
+    newer = page.get_by_role("button", name="1 newer: show")
+    expect(newer).to_be_visible()
+    expect(page.locator("#pulse-word")).to_have_text("held · you are at the list")
+    assert first.get_attribute("id") == pointed_at
+    newer.click()
+    expect(page.locator("#requests tbody tr")).to_have_count(2)
+    expect(newer).to_be_hidden()
+
+
+def test_a_request_leads_to_its_route_and_back_to_the_list(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance/requests?verdict=n_plus_one")
+    page.locator("#requests tbody tr a").first.click()
+    expect(page).to_have_title(re.compile(r"^GET /tag/<tag> · [\d.]+ m?s, 51 queries · shelf$"))
+    page.get_by_role("link", name="requests", exact=False).nth(1).click()
+    expect(page).to_have_url(re.compile(r"requests\?verdict=n_plus_one$"))
+    page.locator("#requests tbody tr a").first.click()
+    page.get_by_role("link", name="its figures").click()
+    expect(page.locator("#latency-title")).to_contain_text("GET /tag/<tag>")
+
+
 def test_a_request_saved_as_a_file_opens_offline(
     open_shelf: Callable[..., Page], chromium: Browser, tmp_path: Path
 ) -> None:

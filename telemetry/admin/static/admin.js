@@ -6,13 +6,17 @@ window.telemetryAdmin = (() => {
   const PAUSE_RATIO = 4; // a page that takes long is asked for less often, so that it costs a fifth of the time at most
   const LEADER_MS = 1000;
   const COPIED_MS = 2000;
+  const AIM_MS = 2000; // who moves the pointer over rows is about to press one of them
+  const PAUSED = "telemetry-paused"; // kept for the tab
   const live = document.getElementById("live"); // not on the page of one request, which does not change
   const pulse = document.getElementById("pulse");
   const word = document.getElementById("pulse-word");
   const announcer = document.getElementById("announcer");
   const pauseButton = document.getElementById("pause");
+  const retryButton = document.getElementById("retry");
   const help = document.getElementById("help");
-  let paused = false;
+  let paused = stored(PAUSED) ?? false;
+  let heldBy = "";
   let failures = 0;
   let refusedWith = 0;
   let timer = 0;
@@ -21,13 +25,36 @@ window.telemetryAdmin = (() => {
   let tookMs = 0;
   let busy = false;
   let again = false;
+  let wanted = false; // what is under way, by the reader
   let answered = false;
+
+  /** Return what is kept for the tab under `name`; nothing where the browser keeps nothing. */
+  function stored(name) {
+    try {
+      return JSON.parse(sessionStorage.getItem(name));
+    } catch {
+      return null;
+    }
+  }
+
+  function store(name, value) {
+    try {
+      sessionStorage.setItem(name, JSON.stringify(value));
+    } catch {
+      // the next page begins without it
+    }
+  }
 
   // -- the refresh ----------------------------------------------------------------------------------------------------
 
   function seconds(ms) {
     return `${Math.max(0, Math.round(ms / 1000))} s`;
   }
+
+  /** Return when the figures on the page were fetched, as the tables write a time. */
+  const freshSince = () => new Date(Date.now() - (performance.now() - freshAt)).toISOString();
+
+  const isSignedOut = () => failures > 0 && [401, 403].includes(refusedWith);
 
   function show() {
     if (!live) return;
@@ -36,24 +63,34 @@ window.telemetryAdmin = (() => {
     if (paused) kind = what = "paused";
     else if (failures) {
       what = refusedWith ? `the server answers ${refusedWith}` : "no answer from the server";
-      [kind, when] = ["away", `again in ${seconds(dueAt - now)}`];
-    }
+      if (isSignedOut()) what += ": sign in again";
+      kind = "away";
+      when = `figures of ${freshSince().slice(11, 19)} UTC`;
+      if (!isSignedOut()) when += ` · again in ${seconds(dueAt - now)}`;
+    } else if (heldBy) [kind, what, when] = ["paused", "held", heldBy];
     pulse.dataset.pulse = kind;
+    retryButton.hidden = kind !== "away";
+    retryButton.textContent = isSignedOut() ? "Reload" : "Try now";
     if (announcer.textContent !== what) announcer.textContent = what; // once, not with each second
-    if (word.textContent !== `${what} · ${when}`) word.textContent = `${what} · ${when}`;
+    const said = `${what} · ${when}`;
+    if (word.textContent !== said) word.textContent = pulse.title = said; // it may be cut
   }
 
   function schedule() {
     clearTimeout(timer);
-    if (!live || paused || document.hidden) return;
+    if (!live || paused || document.hidden || isSignedOut()) return;
     const wait = Math.min(SLOWEST_MS, Math.max(EVERY_MS * 2 ** failures, PAUSE_RATIO * tookMs));
     dueAt = performance.now() + wait;
     timer = setTimeout(refresh, wait);
   }
 
-  /** Fetch the live part for the present URL and morph it in; never two at a time, and never lost while one is under way. */
-  async function refresh() {
+  /**
+   * Fetch the live part for the present URL and morph it in; never two at a time, and never lost while one is under way. What
+   * is `asked` for is shown whatever the reader does meanwhile, and does not wait the longer the oftener it fails.
+   */
+  async function refresh({ asked = false } = {}) {
     if (!window.htmx || !live) return;
+    wanted ||= asked;
     if (busy) {
       again = true;
       return;
@@ -72,14 +109,15 @@ window.telemetryAdmin = (() => {
     }
     if (answered) {
       failures = 0;
-      freshAt = performance.now();
+      if (!heldBy) freshAt = performance.now();
       window.telemetryChart?.update();
-    } else failures += 1;
+    } else if (!failures || !wanted) failures += 1;
     if (again) {
       again = false;
       await refresh();
       return;
     }
+    wanted = false;
     schedule();
     show();
   }
@@ -93,9 +131,59 @@ window.telemetryAdmin = (() => {
     }
   });
 
-  function pause(wanted) {
-    paused = wanted;
-    pauseButton.setAttribute("aria-pressed", String(paused));
+  let movedAt = -AIM_MS;
+  document.addEventListener("pointermove", (event) => {
+    if (event.target.closest("#live tbody")) movedAt = performance.now();
+  });
+
+  /** Return why no row may change its place just now: it would be another one that is pressed, or nothing that is copied. */
+  function reasonToHold() {
+    if (wanted) return "";
+    const selection = getSelection();
+    if (String(selection) && live.contains(selection.anchorNode)) return "text is selected";
+    const hovers = matchMedia("(hover: hover)").matches;
+    if (live.querySelector("#requests tbody:focus-within") || (hovers && live.querySelector("#requests tbody:hover")))
+      return "you are at the list";
+    if (hovers && live.querySelector("tbody:hover") && performance.now() - movedAt < AIM_MS) return "you are at a row";
+    return "";
+  }
+
+  /** Say how many requests there are in a refresh that is held back. */
+  function tellNewer(text) {
+    const button = document.getElementById("newer");
+    if (!button) return;
+    const rows = new DOMParser().parseFromString(text, "text/html").querySelectorAll("#requests tbody tr");
+    const number = [...rows].filter((row) => !document.getElementById(row.id)).length;
+    button.hidden = !number;
+    button.textContent = `${number} newer: show`;
+  }
+
+  // Chromium scrolls to a row that has the focus and changes its place.
+  let refocused = null;
+  live?.addEventListener("htmx:before:swap", (event) => {
+    heldBy = reasonToHold();
+    if (heldBy) {
+      tellNewer(event.detail.ctx.text);
+      event.preventDefault();
+    } else if (document.activeElement.closest("#live tbody")) {
+      refocused = document.activeElement;
+      refocused.blur();
+    }
+  });
+  live?.addEventListener("htmx:after:swap", () => {
+    refocused?.focus({ preventScroll: true });
+    refocused = null;
+  });
+
+  document.addEventListener("click", (event) => {
+    if (event.target.id === "newer") refresh({ asked: true });
+  });
+
+  retryButton.addEventListener("click", () => (isSignedOut() ? location.reload() : refresh({ asked: true })));
+
+  function pause(isWanted) {
+    paused = isWanted;
+    store(PAUSED, paused);
     pauseButton.textContent = paused ? "Resume" : "Pause";
     if (paused) clearTimeout(timer);
     else begin();
@@ -122,7 +210,7 @@ window.telemetryAdmin = (() => {
       return;
     }
     history.pushState(null, "", url);
-    await refresh();
+    await refresh({ asked: true });
   }
 
   /** Return the URL of the present view with `changes`; an empty value takes one away. */
@@ -145,8 +233,10 @@ window.telemetryAdmin = (() => {
     if (!link || !window.htmx || !stays(event)) return;
     event.preventDefault();
     const url = new URL(link.href);
-    const row = link.dataset.row;
+    const { row } = link.dataset;
+    const panel = link.closest(".panel");
     await go(url.pathname + url.search);
+    if (!link.isConnected && document.activeElement === document.body) panel?.focus({ preventScroll: true });
     if (row) focusOn(document.getElementById(row));
     else if (url.hash) reveal(document.querySelector(url.hash));
   });
@@ -173,22 +263,8 @@ window.telemetryAdmin = (() => {
   const requests = document.getElementById("to-requests").pathname;
   const here = () => location.pathname + location.search;
 
-  function keep(opened) {
-    try {
-      sessionStorage.setItem(OPENED, JSON.stringify(opened));
-    } catch {
-      // not remembered: Esc then leads to the list
-    }
-  }
-
-  function remembered() {
-    try {
-      return JSON.parse(sessionStorage.getItem(OPENED)) ?? {};
-    } catch {
-      return {};
-    }
-  }
-
+  const keep = (opened) => store(OPENED, opened);
+  const remembered = () => stored(OPENED) ?? {}; // without it Esc leads to the list
   const remember = (to, place) => keep({ to, from: here(), place });
 
   document.addEventListener("click", (event) => {
@@ -230,7 +306,7 @@ window.telemetryAdmin = (() => {
   addEventListener("popstate", () => {
     if (!live) return;
     document.getElementById("filter").value = new URLSearchParams(location.search).get("q") ?? "";
-    refresh();
+    refresh({ asked: true });
   });
 
   let typing = 0;
@@ -239,7 +315,7 @@ window.telemetryAdmin = (() => {
     clearTimeout(typing);
     typing = setTimeout(() => {
       history.replaceState(null, "", changed({ q: event.target.value }));
-      refresh();
+      refresh({ asked: true });
     }, 120);
   });
 
@@ -341,19 +417,28 @@ window.telemetryAdmin = (() => {
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
     if (!button) return;
-    try {
-      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-      button.textContent = "Copied";
-      setTimeout(() => (button.textContent = "Copy"), COPIED_MS);
-    } catch {
-      getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
-    }
+    const outcome = (await copied(document.getElementById(button.dataset.copy))) ? "Copied" : "Press Ctrl+C";
+    button.textContent = document.getElementById("copied").textContent = outcome;
+    setTimeout(() => {
+      button.textContent = "Copy";
+      document.getElementById("copied").textContent = "";
+    }, COPIED_MS);
   });
+
+  /** Copy the text of an element, and return whether that is done; if not, it is selected. */
+  async function copied(element) {
+    try {
+      await navigator.clipboard.writeText(element.textContent);
+      return true;
+    } catch {
+      getSelection().selectAllChildren(element); // where the address is no secure context, as on a home network
+      return document.execCommand("copy");
+    }
+  }
 
   // On paper there is no "ago".
   addEventListener("beforeprint", () => {
-    const at = new Date(Date.now() - (performance.now() - freshAt));
-    word.textContent = `as of ${at.toISOString().slice(0, 19).replace("T", " ")} UTC`;
+    word.textContent = `as of ${freshSince().slice(0, 19).replace("T", " ")} UTC`;
   });
   addEventListener("afterprint", show);
 
@@ -361,6 +446,7 @@ window.telemetryAdmin = (() => {
   addEventListener("online", begin);
 
   setInterval(() => !document.hidden && show(), 1000);
+  if (paused) pauseButton.textContent = "Resume";
   if (!live) pauseButton.hidden = true;
   else if (window.htmx) {
     schedule();

@@ -41,12 +41,15 @@ window.telemetryChart = (() => {
     return `${value.toFixed(decimals)} ${name}`; // as the tables have it
   }
 
+  /** Return a time, with the seconds where the `span` is short, and with its day where that is not the day of the newest. */
   function clock(seconds, span) {
     const when = new Date(seconds * 1000);
-    if (span > 172800) return when.toLocaleDateString([], { month: "short", day: "numeric", timeZone: "UTC" });
+    const day = when.toLocaleDateString([], { month: "short", day: "numeric", timeZone: "UTC" });
+    if (span > 2 * DAY) return day;
     const style = { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: "UTC" }; // as the tables have it
     if (span < 600) style.second = "2-digit";
-    return when.toLocaleTimeString([], style);
+    const time = when.toLocaleTimeString([], style);
+    return Math.floor(seconds / DAY) === Math.floor(body.end / DAY) ? time : `${day} ${time}`;
   }
 
   function drawLines(u) {
@@ -86,7 +89,6 @@ window.telemetryChart = (() => {
       ctx.stroke();
     }
     ctx.setLineDash([]);
-    drawLines(u);
     ctx.fillStyle = colour("--accent");
     ctx.strokeStyle = colour("--poor");
     ctx.lineWidth = 2 * ratio;
@@ -107,6 +109,8 @@ window.telemetryChart = (() => {
         ctx.fill();
       }
     });
+    ctx.globalAlpha = 1;
+    drawLines(u); // over the dots, of which there may be thousands
     ctx.restore();
   }
 
@@ -182,7 +186,7 @@ window.telemetryChart = (() => {
         axis({
           incrs: STEPS_S,
           values: (u, splits) => splits.map((at) => clock(at, body.end - body.start)),
-          space: 72,
+          space: () => (Math.floor(body.start / DAY) === Math.floor(body.end / DAY) ? 72 : 108), // else labels have their day
           size: 28,
         }),
         axis({
@@ -196,10 +200,16 @@ window.telemetryChart = (() => {
     };
     plot = new uPlot(options, columns(), box);
     new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: box.clientHeight })).observe(box);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-    plot.over.addEventListener("click", () => {
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", redraw);
+    let tapped = null;
+    plot.over.addEventListener("click", (event) => {
       const at = nearest(plot);
       if (at === null) return;
+      const dot = `${body.trace_id[at]} ${body.time[at]}`;
+      if (event.pointerType === "touch" && tapped !== dot) {
+        tapped = dot; // the first tap says what it is, as a mouse does that is over it
+        return;
+      }
       if (body.is_kept[at]) window.telemetryAdmin.open(`${body.trace_id[at]}-${body.span_id[at]}`);
       else window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
     });

@@ -136,7 +136,7 @@ def test_the_query_card_has_mean_and_most(metrics: PerformanceMetrics) -> None:
     for made in (0, 25):
         metrics.db_queries_per_request.append(made)
     card = cards(metrics)["queries"]
-    assert (card.value, card.detail, card.status) == ("12.5", "max 25", WARNING)
+    assert (card.value, card.detail, card.status) == ("12.5", "max 25 · n 2", WARNING)
     assert card.title.startswith("25 queries in the last 2 requests")
 
 

@@ -297,7 +297,7 @@ def test_links_of_the_table_keep_the_rest_of_the_view(client: FlaskClient, read)
         {"q": ["get"], "range": ["5m"], "sort": ["route"], "order": ["asc"]},
     ]
     fields = {field["name"]: field["value"] for field in page.by_id("filter-form").all("input")}
-    assert fields == {"q": "get", "sort": "route", "order": "asc", "range": "1h", "route": "", "all": ""}
+    assert fields == {"q": "get", "sort": "route", "order": "asc", "range": "1h", "route": "", "all": "", "notes": ""}
 
 
 def test_the_filter_keeps_the_chosen_route_without_javascript_too(client: FlaskClient, read) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -323,8 +324,8 @@ def test_each_time_of_day_says_its_zone(client: FlaskClient, read) -> None:
     trace_id = trace_of(client.get("/plain"))
     listed, overview = read(client.get(PAGE).text), read(client.get("/admin/performance").text)
     assert listed.by_id("sort-started_at").text == "when UTC"
-    for time in (*listed.all("time"), *overview.all("time")):
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]* UTC", time["title"])
+    for each in (*listed.all("time"), *overview.all("time")):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]* UTC", each["title"])
     assert "times in UTC" in overview.by_id("legend").text
     assert re.search(r"\d\d:\d\d:\d\d\.\d{3} UTC", read(client.get(f"{PAGE}/{trace_id}").text).text)
 
@@ -423,10 +424,20 @@ def test_a_chosen_route_leads_to_its_requests_and_they_to_all(client: FlaskClien
     chosen = read(client.get("/admin/performance", query_string={"route": route}).text)
     page = read(client.get(chosen.by_id("to-its-requests")["href"]).text)
     assert paths_of(page) == ["/list/2", "/list/1"]
-    assert page.by_id("requests-title").text == f"requests of {route} · all routes 2 of 3 kept"
+    assert page.by_id("requests-title").text == f"requests of {route} 2 of 3 kept · all routes"
     assert parse_qs(page.by_id("verdict-any")["href"].removeprefix("?")) == {"route": [route], "verdict": ["any"]}
     assert page.by_id("all-routes")["href"] == "?"
     assert not paths_of(read(client.get(PAGE, query_string={"route": "GET /list"}).text))
+
+
+def test_a_request_of_another_day_has_its_day(client: FlaskClient, read, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.get("/plain")
+    (time_of,) = read(client.get(PAGE).text).all("time")
+    assert time_of.text == time_of["datetime"][11:23]
+    tomorrow_ns = time.time_ns() + 24 * 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: tomorrow_ns)
+    (time_of,) = read(client.get(PAGE).text).all("time")
+    assert time_of.text == f"{time_of['datetime'][5:10]} {time_of['datetime'][11:19]}"
 
 
 def test_many_requests_are_cut_and_all_can_be_shown(client: FlaskClient, read, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,9 @@ def detail(transfer_ms: float | None, *queries: tuple[float, float]) -> dict[str
     return {
         "duration_ms": 10.0,
         "transfer_ms": transfer_ms,
+        "db_ms": sum(took for _, took in queries),
+        "query_count": len(queries),
+        "findings": [],
         "groups": [{"statement": "SELECT * FROM t"}],
         "queries": [
             {"group": 0, "start_ms": start, "duration_ms": took, "error_type": None} for start, took in queries
@@ -59,7 +62,8 @@ def test_rows_are_in_the_order_of_time_until_there_are_too_many() -> None:
 
 def test_a_bar_stands_at_its_share_of_the_whole() -> None:
     (row,) = waterfall.rows(detail(7_200_000.0, (2.5, 5.0)))
-    assert (row.bars[0].x, row.bars[0].width) == (250, 500)
+    (bar,) = row.bars
+    assert (bar.x, bar.width, bar.title) == (250, 500, "at 2.50 ms, 5.00 ms")
 
 
 def test_a_row_tells_how_many_of_its_queries_failed() -> None:
@@ -67,4 +71,43 @@ def test_a_row_tells_how_many_of_its_queries_failed() -> None:
     one["queries"][1]["error_type"] = "sqlite3.OperationalError"
     (row,) = waterfall.rows(one)
     assert (row.runs, row.failures) == (3, 1)
-    assert [bar.is_failed for bar in row.bars] == [False, True, False]
+    assert [bar.is_failed for bar in row.first] == [False, True, False]
+    assert [(bar.x, bar.is_failed) for bar in row.bars] == [(100, False), (300, False), (200, True)]
+
+
+def test_a_row_shows_its_last_query_however_many_there_are() -> None:
+    (row,) = waterfall.rows(detail(None, *[(at / 50, 0.02) for at in range(500)]))
+    assert (row.runs, len(row.first)) == (500, waterfall.MOST_UNFOLDED)
+    (bar,) = row.bars
+    assert (bar.x, bar.width) == (0, pytest.approx(1000))
+    assert bar.title == "500 queries from 0.00 ms to 10.0 ms"
+
+
+def test_what_the_eye_can_tell_apart_are_bars_of_their_own() -> None:
+    (row,) = waterfall.rows(detail(None, (1, 0.5), (1.505, 0.5), (2.1, 0.5)))
+    assert [(round(bar.x, 1), round(bar.width, 1), bar.runs) for bar in row.bars] == [(100, 100.5, 2), (210, 50, 1)]
+
+
+def test_a_failure_among_many_queries_has_a_bar() -> None:
+    one = detail(None, *[(at / 50, 0.02) for at in range(500)])
+    one["queries"][450]["error_type"] = "sqlite3.OperationalError"
+    (row,) = waterfall.rows(one)
+    assert [(round(bar.x), bar.is_failed) for bar in row.bars] == [(0, False), (902, False), (900, True)]
+
+
+def test_queries_of_a_finding_are_one_row_whatever_was_asked_in_between() -> None:
+    one = alternating(40)
+    one["findings"] = [{"group": 1, "is_warning": True}, {"group": 0, "is_warning": False}]
+    rows = waterfall.rows(one)
+    assert [(row.group, row.runs) for row in rows[:3]] == [(0, 1), (1, 20), (0, 19)]
+
+
+def test_what_is_not_kept_one_by_one_has_a_row_of_its_own() -> None:
+    one = detail(None, (1, 1), (2, 1))
+    assert waterfall.rest(one) is None
+    one |= {"query_count": 2000, "db_ms": 7.5}
+    assert waterfall.rest(one) == (1998, 5.5, 300)
+
+
+def test_the_whole_is_divided_in_four() -> None:
+    assert waterfall.draw(detail(None)).ticks == ["0", "2.50 ms", "5.00 ms", "7.50 ms"]

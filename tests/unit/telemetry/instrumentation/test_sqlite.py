@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from telemetry import PerformanceMetrics, instrument, requests, source, uninstrument
 from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite
-from telemetry.query import MADE, MANY, SCRIPT
+from telemetry.query import DURATION_NS, MADE, MANY, ROWS, SCRIPT
 from telemetry.recent import KeptRequest
 from telemetry.requests import MAX_PENDING_QUERIES
 from telemetry.sums import by_query
@@ -348,6 +348,20 @@ def test_rows_go_with_their_query_also_when_its_request_has_very_many(kept_of: K
     assert sums["SELECT ?"].runs == 2 * MAX_PENDING_QUERIES + 10
     assert sums["SELECT ?"].distinct == 7
     assert sums["SELECT 4 UNION SELECT 5 UNION SELECT 6"].rows == 3
+
+
+def test_a_query_that_is_kept_of_very_many_has_its_rows_and_what_fetching_them_took(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+
+        def view() -> None:
+            opened.execute("SELECT 1 UNION SELECT 2 UNION SELECT 3").fetchall()
+            for at in range(2 * MAX_PENDING_QUERIES):
+                opened.execute("SELECT ?", (at,))
+
+        kept = kept_of(view)
+    (first,) = [each for each in kept.sums or () if each.sql.endswith("SELECT 3")]
+    assert (kept.queries[0][ROWS], kept.queries[0][DURATION_NS]) == (3, first.duration_ns)
+    assert kept.db_time_ns == sum(each.duration_ns for each in kept.sums or ())
 
 
 def test_rows_that_are_fetched_one_by_one_take_no_room_each(kept_of: Kept) -> None:
