@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -44,11 +45,18 @@ _LEAST_STEPS: Final = 3
 
 def steps_of(groups: Sequence[Group]) -> tuple[Step, ...]:
     """Return the statements of one request that ran for one thing after another."""
-    return tuple(
-        Step(one.statement.text, str(one.line), f"{one.statement.operation} {one.statement.table}", one.place, one.runs)
-        for one in groups
-        if _is_for_each(one, groups)
-    )
+    return tuple(_shared(_step(one)) for one in groups if _is_for_each(one, groups))
+
+
+def _step(one: Group) -> Step:
+    what = f"{one.statement.operation} {one.statement.table}"
+    return Step(one.statement.text, str(one.line), what, one.place, one.runs)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(step: Step) -> Step:
+    """Return the one of equal steps that is kept: requests of one route have the same."""
+    return step
 
 
 def growing(requests: Iterable[tuple[str, Iterable[Step]]]) -> list[Growth]:

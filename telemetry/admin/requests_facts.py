@@ -36,7 +36,7 @@ SLOW_STATEMENT_NS: Final = 10_000_000
 """From this time on, all runs together, a statement's plan is looked at without being asked for."""
 _MOST_PLANS: Final = 5
 _lock: Final = forked.lock()  # one for all readers: what is renewed in a forked child stays registered for that
-_MOST_KNOWN: Final = 20_000  # more than fit into the memory of the kept requests, unless that is raised
+_LEAST_KNOWN: Final = 100
 OF_LATE_NS: Final = 15 * 60 * 10**9
 """A finding is told of its route for so long, or as long as its request is in the route's window."""
 
@@ -86,6 +86,7 @@ class Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._known: dict[tuple[int, ...], Known] = {}
+        self._most_known = _LEAST_KNOWN
 
     @property
     def metrics(self) -> PerformanceMetrics:
@@ -125,10 +126,16 @@ class Reader:
             found = Known(analysis.summary, _warned(kept, analysis), growth.steps_of(analysis.groups), scans)
             if is_settled:
                 with _lock:
-                    if len(self._known) >= _MOST_KNOWN:
-                        self._known.clear()
+                    if len(self._known) >= self._most_known:
+                        self._forget_what_is_gone()
                     self._known[key] = found
         return found
+
+    def _forget_what_is_gone(self) -> None:
+        """Forget the short of requests that are not kept any more; it is done again when there are twice as many."""
+        kept = {(each.trace_id, each.span_id) for each in self.metrics.recent.all()}
+        self._known = {key: known for key, known in self._known.items() if key[:2] in kept}
+        self._most_known = max(_LEAST_KNOWN, 2 * len(self._known))
 
     def growth(self, requests: Sequence[KeptRequest]) -> list[growth.Growth]:
         """Return the routes among `requests` whose queries grow."""

@@ -157,7 +157,7 @@ class Capture:
         if ids is None:
             ids = random_ids()
         context = record.context or Context()
-        now = record.start_unix_ns + duration_ns
+        now = record.start_unix_ns + (record.transfer_ns or duration_ns)  # a stream is complete at its end
         key = (None if rule is None else rule.rule, record.method, status, error_type)
         duration, operations, worst = self._requests.get(key) or self._new_series(key)
         duration.record(duration_ns / 1e9, context, now, ids, sampled)

@@ -19,6 +19,7 @@ from flask.testing import FlaskClient
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import requests_pages
+from telemetry.admin.blueprint import admin_of
 
 Instrumented = Callable[..., Flask]
 API = "/api/admin/performance/requests"
@@ -438,6 +439,18 @@ def test_a_request_of_another_day_has_its_day(client: FlaskClient, read, monkeyp
     monkeypatch.setattr(time, "time_ns", lambda: tomorrow_ns)
     (time_of,) = read(client.get(PAGE).text).all("time")
     assert time_of.text == f"{time_of['datetime'][5:10]} {time_of['datetime'][11:19]}"
+
+
+def test_what_was_worked_out_of_a_request_goes_with_it(client: FlaskClient) -> None:
+    reader = admin_of(client.application).own_reader
+    most = 0
+    for _ in range(5):
+        for _ in range(150):
+            client.get("/list/6")
+        for kept in reader.all():
+            reader.known(kept)
+        most = max(most, len(reader._known))
+    assert most <= 2 * len(reader.all())
 
 
 def test_many_requests_are_cut_and_all_can_be_shown(client: FlaskClient, read, monkeypatch: pytest.MonkeyPatch) -> None:
