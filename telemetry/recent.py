@@ -7,10 +7,11 @@ ones and the sums of all. Everything told about them, fingerprints, source lines
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -275,14 +276,28 @@ def weighed(kept: Row, statement_bytes: int) -> Row:
 class Worst:
     """The worst requests of one route; each list the least bad first, so that the first is the next to go."""
 
-    __slots__ = ("failing", "least_duration_ns", "least_queries", "most_queries", "numbers", "slowest")
+    __slots__ = (
+        "_least_duration_ns",
+        "_least_queries",
+        "failing",
+        "least_duration_ns",
+        "least_queries",
+        "most_queries",
+        "numbers",
+        "slowest",
+    )
 
     def __init__(self, size: int) -> None:
+        self.failing: deque[Row] = deque(maxlen=size)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every request."""
         self.slowest: list[Row] = []
         self.most_queries: list[Row] = []
-        self.failing: deque[Row] = deque(maxlen=size)
-        self.least_duration_ns = -1  # what a request has to exceed
-        self.least_queries = 0
+        self.failing.clear()
+        self.least_duration_ns = self._least_duration_ns = -1  # what a request has to exceed, also where there is room
+        self.least_queries = self._least_queries = 0
         self.numbers: frozenset[int] = frozenset()  # one request of each number of queries says all that ten would
 
     def __iter__(self) -> Iterator[Row]:
@@ -290,8 +305,21 @@ class Worst:
         yield from self.most_queries
         yield from self.failing
 
-    def only(self, size: int, is_kept: Callable[[Row], bool]) -> None:
-        """Forget what is not to be kept."""
+    def ranks(self) -> Iterator[tuple[int, Row]]:
+        """Yield each request with its place in one of the lists, 0 for the worst, or of those that failed the newest."""
+        for ranked in (self.slowest, self.most_queries, self.failing):
+            yield from enumerate(reversed(ranked))
+
+    def drop(self, dropped: Container[int], size: int) -> None:
+        """Forget the requests with these ids, and no others that are no worse take their places."""
+
+        def is_kept(kept: Row) -> bool:
+            return id(kept) not in dropped
+
+        for kept in itertools.filterfalse(is_kept, self.slowest):
+            self._least_duration_ns = max(self._least_duration_ns, kept[_DURATION])
+        for kept in itertools.filterfalse(is_kept, self.most_queries):
+            self._least_queries = max(self._least_queries, kept[QUERY_COUNT])
         self.slowest = list(filter(is_kept, self.slowest))
         self.most_queries = list(filter(is_kept, self.most_queries))
         self.failing = deque(filter(is_kept, self.failing), size)
@@ -299,15 +327,18 @@ class Worst:
 
     def set_limits(self, size: int) -> None:
         """Note what a request has to exceed to be among the worst `size`."""
-        self.least_duration_ns = self.slowest[0][_DURATION] if 0 < size <= len(self.slowest) else -1
-        self.least_queries = self.most_queries[0][QUERY_COUNT] if 0 < size <= len(self.most_queries) else 0
+        is_full = 0 < size <= len(self.slowest)
+        self.least_duration_ns = self.slowest[0][_DURATION] if is_full else self._least_duration_ns
+        is_full = 0 < size <= len(self.most_queries)
+        self.least_queries = self.most_queries[0][QUERY_COUNT] if is_full else self._least_queries
         self.numbers = frozenset(kept[QUERY_COUNT] for kept in self.most_queries)
 
 
 class RecentRequests:
     """The last `newest` requests, and of each route the `worst` slowest, with most queries and failing. Thread-safe.
 
-    They take at most `max_bytes`, by an estimate: half for the newest, half for the worst; the oldest go first.
+    They take at most `max_bytes`, by an estimate: half for the newest, of which the oldest go first, half for the worst, of which
+    those go first that are the least bad of their routes.
     """
 
     def __init__(self, newest: int = 200, worst: int = 10, max_bytes: int = 8 * 1024 * 1024) -> None:
@@ -327,7 +358,7 @@ class RecentRequests:
             self._newest.clear()
             self._large_bytes = self._large_count = 0
             for worst in self._routes.copy().values():
-                worst.only(self._worst_size, lambda _: False)
+                worst.clear()
             self._worst_bytes = 0
 
     def of_route(self, method: str, rule: str) -> Worst:
@@ -401,21 +432,27 @@ class RecentRequests:
             self._worst_bytes -= ranked.pop(0)[_BYTES]
 
     def _make_room(self) -> None:
-        """Forget the oldest of the worst, until they fit with an eighth to spare; the newest stays."""
+        """Forget the least bad of the worst, the oldest first, until they fit with an eighth to spare; those that failed last."""
         held: Counter[int] = Counter()
+        places: dict[int, int] = {}
         every: dict[int, Row] = {}
         for worst in self._routes.copy().values():
-            for kept in worst:
+            for place, kept in worst.ranks():
                 held[id(kept)] += 1
+                places[id(kept)] = min(place, places.get(id(kept), place))
                 every[id(kept)] = kept
+
+        def order(kept: Row) -> tuple[int, bool, int]:
+            return -places[id(kept)], kept[_ERROR] is not None, kept[_START]
+
         total, dropped = self._worst_bytes, set()
-        for kept in sorted(every.values(), key=itemgetter(_START))[:-1]:
+        for kept in sorted(every.values(), key=order)[:-1]:
             if total <= self._share - self._share // 8:
                 break
             total -= kept[_BYTES] * held[id(kept)]
             dropped.add(id(kept))
         for worst in self._routes.copy().values():
-            worst.only(self._worst_size, lambda kept: id(kept) not in dropped)
+            worst.drop(dropped, self._worst_size)
         self._worst_bytes = total
 
     def all(self) -> list[KeptRequest]:

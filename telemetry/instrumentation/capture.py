@@ -61,6 +61,7 @@ _MAX_STATEMENTS = 1024
 _MAX_STATEMENT_CHARACTERS = 2_000_000
 _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
+_OTHER: Final = "_OTHER"
 _OVERFLOW: Final = {"otel.metric.overflow": True}
 _SHORT_SQL = 500
 _KIND = itemgetter(SQL, ERROR_TYPE)
@@ -260,9 +261,13 @@ class Capture:
         return decision_attributes(record.decision)
 
     def _new_series(self, key: _SeriesKey) -> _Series:
-        if len(self._requests) >= _MAX_SERIES:
-            return self._overflow_series()
         rule, method, status, error_type = key
+        if len(self._requests) >= _MAX_SERIES:
+            key = rule, method, status, error_type = _coarse(key)
+            if rule is None:
+                return self._overflow_series()
+            if key in self._requests:
+                return self._requests[key]
         route = {instruments.HTTP_REQUEST_METHOD: method}
         if rule is not None:
             route[instruments.HTTP_ROUTE] = rule
@@ -280,9 +285,11 @@ class Capture:
         return series
 
     def _overflow_series(self) -> _Series:
-        """Return the series of what is beyond the limit, as the metrics SDK specification, "Cardinality limits", has it."""
+        """Return the series of requests to no route beyond the limit, as the metrics SDK specification has it: "Cardinality
+        limits".
+        """
         if self._overflow is None:
-            _log.warning("more than %d series of requests: later ones share one, which enters no window", _MAX_SERIES)
+            _log.warning("more than %d series of requests: later ones to no route share one", _MAX_SERIES)
             self._overflow = (
                 BoundHistogram(self.instruments.request_duration, _OVERFLOW),
                 BoundHistogram(self.instruments.request_operations, _OVERFLOW),
@@ -422,6 +429,15 @@ _SIGN_OF_LIFE: Final = "/ping"
 ADMIN_BLUEPRINT: Final = "telemetry_admin"
 
 
+def _coarse(key: _SeriesKey) -> _SeriesKey:
+    """Return the series of a route beyond the limit: without a status, and with one type for all errors.
+
+    There are no more of these than an app has rules and methods, whatever clients ask for.
+    """
+    rule, method, _, error_type = key
+    return rule, method, 0, None if error_type is None else _OTHER
+
+
 def excludes(rule: Rule, patterns: Sequence[str]) -> bool:
     """Tell whether `rule` is one of static files or admin pages, `/ping`, or matches one of `patterns`, as it is or is shown."""
     if rule.endpoint.startswith(ADMIN_BLUEPRINT + ".") or _is_static(rule):
@@ -439,4 +455,4 @@ def _is_static(rule: Rule) -> bool:
 def method_of(environ_method: str, rule: Rule | None) -> str:
     """Return the method as `http.request.method` wants it: one that is not known only where `rule` names it."""
     is_named = rule is not None and rule.methods is not None
-    return environ_method if is_named or environ_method in KNOWN_METHODS else "_OTHER"
+    return environ_method if is_named or environ_method in KNOWN_METHODS else _OTHER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from threading import Thread, current_thread
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Request, Response, got_request_exception, has_request_context, request
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
+from werkzeug.routing import Rule
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry import forked
@@ -281,15 +283,29 @@ class RequestMiddleware:
             if record.complete or environ.get(ENVIRON_KEY) is not record:
                 return
             rule = record.find_rule()
-            if rule is None or rule.methods is None:
-                record.method = method_of(record.method, rule)
             if record.signalled is not None and record.error is None and record.status >= 500:
                 record.error = record.signalled
+            if rule is None and record.request is not None and record.request.routing_exception is None:
+                rule = record.rule = self._rule_not_reached(record.request, record.error)
+            if rule is None or rule.methods is None:
+                record.method = method_of(record.method, rule)
             if record.span is None and record.eager:
                 self._start_span(record, environ)
             self.capture.complete(record, end_ns, environ)
         except Exception:
             self.capture.fail("a request could not be recorded")
+
+    def _rule_not_reached(self, failed: Request, error: BaseException | str | None) -> Rule | None:
+        """Return the rule of a request that has failed before it was routed, or by a converter of the rule."""
+        for frame, _ in traceback.walk_tb(getattr(error, "__traceback__", None)):
+            if frame.f_globals.get("__name__") == "werkzeug.routing.matcher":
+                known = frame.f_locals.get("rule")
+                return known if isinstance(known, Rule) else None
+        try:
+            adapter = self._app.create_url_adapter(failed)
+            return None if adapter is None else adapter.match(return_rule=True)[0]
+        except Exception:  # there is none, or it is for the app to find one
+            return None
 
 
 def _is_of(record: RequestRecord, environ: Environ) -> bool:

@@ -82,6 +82,18 @@ def test_the_bound_holds_whatever_comes(requests: list[tuple[int, int, bool]], n
         assert number in numbers(recent), "the newest request is always kept"
 
 
+def test_ordinary_requests_of_many_routes_push_out_none_of_the_worst() -> None:
+    recent = RecentRequests(newest=1, worst=5, max_bytes=65_536)
+    add(recent, kept([], number=1, duration_ns=10**9), "/0")
+    add(recent, kept([], number=2, query_count=500, duration_ns=1), "/1")
+    add(recent, kept([], number=3, error_type="500", duration_ns=1), "/2")
+    for number in range(10, 2000):
+        made = kept([], number=number, duration_ns=number, query_count=number % 7)
+        add(recent, made._replace(estimated_bytes=500), f"/{number % 10}")
+    assert {1, 2, 3} <= set(numbers(recent))
+    assert recent.estimated_bytes <= 65_536
+
+
 def test_small_requests_after_large_ones_stay_within_the_bound() -> None:
     recent = RecentRequests(newest=200, worst=0, max_bytes=2**20)
     for number in range(1000):

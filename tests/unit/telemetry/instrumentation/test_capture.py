@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -114,7 +114,7 @@ def test_beginnings_of_statements_are_remembered_up_to_a_number(made: Capture, m
     assert 0 < len(made._leads) <= 10
 
 
-def test_beyond_so_many_series_requests_share_one_that_enters_no_window(
+def test_beyond_so_many_series_requests_share_those_of_their_route_and_enter_its_window(
     metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capture, "_MAX_SERIES", 2)
@@ -122,10 +122,14 @@ def test_beyond_so_many_series_requests_share_one_that_enters_no_window(
     app = Flask("many")
     for name in "abcd":
         app.add_url_rule(f"/{name}", name, lambda: "x")
+    app.add_url_rule("/fails", "fails", lambda: ("no", int(request.args["status"])))
     client = instrumented(app, meter_provider=MeterProvider([reader], shutdown_on_exit=False)).test_client()
-    for name in "abcdd":
-        client.get(f"/{name}")
-    assert sorted(metrics.endpoint_latencies) == ["GET /a", "GET /b"]
+    failing = [f"fails?status={status}" for status in (500, 503, 404)]
+    for path in ("a", "b", "c", "d", "d", *failing, "no", "nor"):
+        client.get(f"/{path}")
+    windows = {each["route"]: (each["request_count"], each["error_count"]) for each in metrics.route_stats()}
+    assert windows == {"GET /a": (1, 0), "GET /b": (1, 0), "GET /c": (1, 0), "GET /d": (2, 0), "GET /fails": (3, 2)}
+    assert len([kept for kept in metrics.recent.all() if kept.error_type is not None]) == 2
     data = reader.get_metrics_data()
     assert data is not None
     points = [
@@ -135,8 +139,10 @@ def test_beyond_so_many_series_requests_share_one_that_enters_no_window(
         if metric.name == "http.server.request.duration"
         for point in metric.data.data_points
     ]
-    assert ({"otel.metric.overflow": True}, 3) in points
-    assert len(points) == 3
+    assert ({"otel.metric.overflow": True}, 2) in points
+    assert ({"http.request.method": "GET", "http.route": "/d"}, 2) in points
+    assert ({"http.request.method": "GET", "http.route": "/fails", "error.type": "_OTHER"}, 2) in points
+    assert len(points) == 7
 
 
 def test_a_rule_for_any_method_counts_unknown_ones_together(

@@ -16,6 +16,7 @@ import pytest
 from flask import (
     Blueprint,
     Flask,
+    Request,
     Response,
     abort,
     current_app,
@@ -25,6 +26,7 @@ from flask import (
     send_file,
     stream_with_context,
 )
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.context import Context, attach, detach, set_value
 from opentelemetry.propagators.textmap import TextMapPropagator, default_getter
@@ -38,7 +40,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import BaseConverter, RequestRedirect
 from werkzeug.test import EnvironBuilder
 from werkzeug.wsgi import ClosingIterator
 
@@ -487,6 +489,40 @@ def test_a_stream_that_is_closed_early_is_counted_once(metrics: PerformanceMetri
     with instrumented(streaming(5)).test_client().get("/") as response:
         assert next(iter(response.response)) == b"chunk"
     assert metrics.db_queries_per_request == [1]
+
+
+def test_a_request_whose_session_cannot_be_opened_is_an_error_of_its_route(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    class Store(SecureCookieSessionInterface):
+        def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+            raise ConnectionError("the store is down")
+
+    app = one_view(lambda: "", "/item/<int:number>")
+    app.session_interface = Store()
+    instrumented(app)
+    assert [app.test_client().get(path).status_code for path in ("/item/5", "/nowhere")] == [500, 500]
+    assert counts(metrics) == {"GET /item/<number>": (1, 1)}
+    (kept,) = metrics.recent.all()
+    assert (kept.route, kept.error_type) == ("GET /item/<number>", "ConnectionError")
+
+
+def test_a_request_whose_converter_fails_is_an_error_of_its_route(
+    metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    calls = []
+
+    class Item(BaseConverter):
+        def to_python(self, value: str) -> Any:
+            calls.append(value)
+            raise ConnectionError("the database is down")
+
+    app = Flask(__name__)
+    app.url_map.converters["item"] = Item
+    app.add_url_rule("/item/<item:item>", "item", lambda item: item)
+    assert instrumented(app).test_client().get("/item/5").status_code == 500
+    assert counts(metrics) == {"GET /item/<item>": (1, 1)}
+    assert calls == ["5"]  # it is not asked again
 
 
 def test_a_stream_is_complete_at_its_end_and_so_among_the_newest(
