@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -363,14 +363,24 @@ def current_request() -> RequestRecord | None:
 
 
 def request_of_context() -> RequestRecord | None:
-    """Return what `current_request` does, and the record of a request that is complete too."""
-    record = serving.get()
-    if record is not None:
-        return record
-    found = get_current().get(RECORD_KEY)
-    if found is None and has_request_context():
-        found = request.environ.get(ENVIRON_KEY)
-    return found if isinstance(found, RequestRecord) else None
+    """Return what `current_request` does, and where there is none the record of a request that is complete.
+
+    A thread that lives on has the context of the request that started it, and may be handed that of another one.
+    """
+    complete = None
+    for record in _records_here():
+        if isinstance(record, RequestRecord):
+            if not record.complete:
+                return record
+            complete = complete or record
+    return complete
+
+
+def _records_here() -> Iterator[object]:
+    yield serving.get()
+    yield get_current().get(RECORD_KEY)
+    if has_request_context():
+        yield request.environ.get(ENVIRON_KEY)
 
 
 def _choose_ids() -> None:

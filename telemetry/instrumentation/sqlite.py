@@ -248,7 +248,9 @@ class TracedCursor(sqlite3.Cursor):
     # the same lines, because a call from one to the other would cost as much as half of them.
 
     def fetchall(self) -> list[Any]:
-        record = serving.get() or current_request()
+        record = serving.get()
+        if record is None or record.complete:
+            record = current_request()
         if record is None or (query_ns := record.last_of(self)) is None:
             return _fetchall(self)
         start_ns = perf_counter_ns()
@@ -260,7 +262,9 @@ class TracedCursor(sqlite3.Cursor):
         return rows
 
     def fetchmany(self, *size: Any, **named: Any) -> list[Any]:
-        record = serving.get() or current_request()
+        record = serving.get()
+        if record is None or record.complete:
+            record = current_request()
         if record is None or (query_ns := record.last_of(self)) is None:
             return _fetchmany(self, *size, **named)
         start_ns = perf_counter_ns()
@@ -463,7 +467,10 @@ def _timed_elsewhere(
     if capture is None or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
         return _only_told(call, cursor, sql, parameters, flags, frame) if _listeners else call(cursor, sql, parameters)
     span = outer = None
-    if record is not None and serving.get() is None and RECORD_KEY not in context:  # in a thread that has Flask's alone
+    if record is not None and record not in (
+        serving.get(),
+        context.get(RECORD_KEY),
+    ):  # in a thread that has Flask's alone
         context = record.context or context
         outer = attach(context)
     site = source.NO_SITE

@@ -9,8 +9,10 @@ import inspect
 import sqlite3
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
 from sqlite3 import dbapi2
 from typing import Any
 
@@ -601,6 +603,47 @@ def test_a_thread_that_has_flasks_context_alone_belongs_to_the_request(
         parent = spans_made["SELECT"].parent
         assert parent is not None
         assert parent.span_id == spans_made["GET /"].context.span_id
+
+
+@pytest.mark.parametrize("spans", ["nobody listens", "made at once"])
+def test_a_thread_that_outlives_its_request_works_for_the_one_whose_context_it_is_handed(
+    spans: str, instrumented: Instrumented, metrics: PerformanceMetrics
+) -> None:
+    provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    if spans == "made at once":
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app, jobs, threads = instrumented(Flask(__name__), tracer_provider=provider), Queue[Any](), list[threading.Thread]()
+
+    def work() -> None:
+        for job, is_done in iter(jobs.get, None):
+            job()
+            is_done.set()
+
+    @app.get("/<int:number>")
+    def view(number: int) -> str:
+        @copy_current_request_context
+        def job() -> None:
+            with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+                for _ in range(number):
+                    opened.execute("SELECT 1 UNION SELECT 2").fetchall()
+
+        if not threads:  # which has the context of the first request, as where threads inherit it
+            threads.append(threading.Thread(target=contextvars.copy_context().run, args=(work,)))
+            threads[0].start()
+        is_done = threading.Event()
+        jobs.put((job, is_done))
+        is_done.wait()
+        return "done"
+
+    for number in (2, 3):
+        app.test_client().get(f"/{number}")
+    jobs.put(None)
+    threads[0].join()
+    kept = {each.query_count: each for each in metrics.recent.all()}
+    assert sorted(kept) == [2, 3]
+    assert [*kept[3].fetches[2::3]] == [2, 2, 2]
+    parents = Counter(span.parent.span_id for span in exporter.get_finished_spans() if span.parent is not None)
+    assert not parents or parents == {kept[2].span_id: 2, kept[3].span_id: 3}
 
 
 class _TakesNoAttributes(sqlite3.Connection):
