@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import weakref
@@ -211,7 +212,7 @@ def check_instrumentation(chosen: str) -> None:
 
 def _install(app: Flask, telemetry: Telemetry, capture: Capture) -> RequestMiddleware | StockMiddleware:
     """Put in what the settings choose to capture requests and queries, and return its middleware."""
-    begin = telemetry.workers.join if telemetry.workers is not None and telemetry.settings.admin else _begin_alone
+    begin = functools.partial(_join, telemetry)
     if telemetry.settings.instrumentation == "stock":
         from telemetry.instrumentation.stock import StockMiddleware
 
@@ -227,9 +228,16 @@ def _install(app: Flask, telemetry: Telemetry, capture: Capture) -> RequestMiddl
     return middleware
 
 
-def _begin_alone() -> bool:
-    """Begin without others to meet."""
-    return True
+def _join(telemetry: Telemetry) -> bool:
+    """Meet the other workers of the server, also as the other apps of this process whose figures are the same: any of their
+    pages may be asked for them. Return whether nothing is left to do.
+    """
+    every = [telemetry]
+    for use in _in_use.copy():
+        app = use.app()
+        if app is not None and use.metrics is telemetry.metrics:
+            every.append(app.extensions[EXTENSION])
+    return all(each.workers.join() for each in every if each.workers is not None and each.settings.admin)
 
 
 def _workers(app: Flask, telemetry: Telemetry) -> Workers:

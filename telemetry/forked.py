@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import logging
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+_log = logging.getLogger(__name__)
+_told_pid = [os.getpid()]
 
 
 def lock() -> Any:
@@ -30,6 +35,25 @@ def call_at_end(function: Callable[[], object], priority: int = 0) -> None:
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:
         util.Finalize(None, function, exitpriority=priority)
+
+
+@functools.cache
+def warn_if_untold() -> None:
+    """Warn where this process was forked by something that has not told Python, so that nothing has begun anew."""
+    if os.getpid() != _told_pid[0]:
+        _log.warning(
+            "process %d was forked without telling Python, as uWSGI does unless it is set py-call-osafterfork or lazy-apps: "
+            "the admin pages are right, but exporters do not run in it",
+            os.getpid(),
+        )
+
+
+def _note_pid() -> None:
+    _told_pid[0] = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_pid)
 
 
 def _renewed(made: Any) -> Any:

@@ -122,7 +122,7 @@ class DeferredSpanProcessor(SpanProcessor):
         if held is not None and len(held) < MAX_HELD_SPANS:
             held.append((self, item))
         elif held is not None:
-            self._tally.dropped(1, counts.QUEUE_FULL)
+            self._drop(1)
         elif record is None or not record.is_rejected:
             self.emit(item)
 
@@ -144,9 +144,16 @@ class DeferredSpanProcessor(SpanProcessor):
         if why:
             self._tell_failed(why)
         if not fits:
-            self._tally.dropped(exact_count((item,)), counts.SHUTDOWN if self._closed else counts.QUEUE_FULL)
+            self._drop(exact_count((item,)))
         if (held >= self._many_spans or held_characters >= _MANY_CHARACTERS) and not self._wake.is_set():
             self._wake.set()
+
+    def _drop(self, spans: int) -> None:
+        """Count spans that there is no room for."""
+        if self._closed:
+            self._tally.dropped(spans, counts.SHUTDOWN)
+        elif self._tally.dropped(spans, counts.QUEUE_FULL):
+            _log.warning("%s: the queue is full, what comes is dropped (told once; the dashboard counts)", self._shown)
 
     def _start_thread(self) -> str:
         """Start the thread; return why that can't be done now, so that the next item tries again."""

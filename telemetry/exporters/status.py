@@ -136,11 +136,13 @@ class Tally:
             )
             return first
 
-    def dropped(self, number: int, reason: str) -> None:
-        """Count what is lost."""
-        if number:
-            with self._lock:
-                known = self._status.dropped_by
-                self._status = replace(
-                    self._status, dropped_by=MappingProxyType({**known, reason: known.get(reason, 0) + number})
-                )
+    def dropped(self, number: int, reason: str) -> bool:
+        """Count what is lost, and return whether it is the first for that reason."""
+        if not number:
+            return False
+        with self._lock:
+            known = self._status.dropped_by
+            self._status = replace(
+                self._status, dropped_by=MappingProxyType({**known, reason: known.get(reason, 0) + number})
+            )
+            return reason not in known

@@ -141,6 +141,7 @@ class RequestMiddleware:
     def _is_ready(self) -> bool:
         """Begin, unless it has been switched off, which another thread may do meanwhile."""
         if self.active:
+            forked.warn_if_untold()
             self._has_begun = self._begin()
         if not self.active:
             self._has_begun = False

@@ -463,6 +463,19 @@ def test_an_app_joins_with_its_first_request_and_leaves_when_it_is_uninstrumente
     assert again.name.partition("-")[0] == socket_file.name.partition("-")[0]  # it is still the app that it was
 
 
+def test_apps_whose_figures_are_the_same_meet_the_others_together(
+    instrumented: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setenv("LVS_TELEMETRY_WORKERS_DIR", str(folder))
+    front = instrumented(Flask("front"), settings=TelemetrySettings.load())
+    instrumented(Flask("api"), settings=TelemetrySettings.load())
+    instrumented(
+        Flask("apart"), settings=TelemetrySettings.load(), metrics=PerformanceMetrics(TelemetrySettings.load())
+    )
+    front.test_client().get("/")
+    assert len(list(folder.iterdir())) == 2
+
+
 @pytest.fixture
 def under_gunicorn(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Be a worker of gunicorn, with `folder` for temporary files."""
@@ -530,9 +543,9 @@ def test_an_app_that_is_uninstrumented_while_its_first_request_begins_counts_aga
     with monkeypatch.context() as patched:
         patched.setattr(Workers, "join", join)
         instrumented(app)
-    inner = app.wsgi_app
-    app.wsgi_app = lambda environ, start: inner(environ, start)  # type: ignore[method-assign]  # so that ours stays inside
-    app.test_client().get("/")
+        inner = app.wsgi_app
+        app.wsgi_app = lambda environ, start: inner(environ, start)  # type: ignore[method-assign]  # ours stays inside
+        app.test_client().get("/")
     assert metrics.route_stats() == []
     client = instrumented(app).test_client()
     for _ in range(5):

@@ -393,19 +393,20 @@ def test_a_queue_that_can_not_be_sent_stays_within_its_bound(queue: DeferredSpan
 
 
 def test_queries_whose_spans_the_sdk_has_made_are_not_counted_again_with_a_request_that_is_dropped(
-    queue: DeferredSpanProcessor, backend: Backend
+    queue: DeferredSpanProcessor, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend.answers = [Delivery(False, retry=True)] * 9
     failed = (*query("INSERT")[:3], "sqlite3.IntegrityError", MADE, *query("INSERT")[5:])
-    for _ in range(3):
+    for _ in range(4):
         queue.emit(
             EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [failed, query("SELECT")] * 2)
         )
-    assert queue.status.dropped_by == {"queue_full": 2}
+    assert queue.status.dropped_by == {"queue_full": 4}
+    assert caplog.text.count("the queue is full") == 1
     queue.shutdown()
-    assert queue.status.dropped_by == {"queue_full": 2, "shutdown": 4}
+    assert queue.status.dropped_by == {"queue_full": 4, "shutdown": 4}
     queue.emit(EndedRequest(SOURCE, SpanContext(1, 2, False, TraceFlags(1)), 0, 0, None, [failed, query("SELECT")]))
-    assert queue.status.dropped_by == {"queue_full": 2, "shutdown": 5}
+    assert queue.status.dropped_by == {"queue_full": 4, "shutdown": 5}
 
 
 def test_what_the_backend_refuses_is_dropped_and_the_rest_goes_on(
