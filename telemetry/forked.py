@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import atexit
 import functools
+import itertools
 import logging
 import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 _log = logging.getLogger(__name__)
-_told_pid = [os.getpid()]
+_told_pid: Final = [os.getpid()]
 
 
 def lock() -> Any:
@@ -48,23 +49,46 @@ def warn_if_untold() -> None:
         )
 
 
-def _note_pid() -> None:
-    _told_pid[0] = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_pid)
+def call_in_child(method: Callable[[], None]) -> None:
+    """Call a bound method in each forked child, as long as its object lives."""
+    number = next(_numbers)
+    _methods[number] = weakref.WeakMethod(method, lambda _: _methods.pop(number, None))
+    _watch_for_methods()
 
 
 def _renewed(made: Any) -> Any:
-    if hasattr(os, "register_at_fork"):
-        weak = weakref.ref(made)
-        os.register_at_fork(after_in_child=lambda: (held := weak()) and held._at_fork_reinit())  # as `logging` does
+    _locks.add(made)
     return made
 
 
-def call_in_child(method: Callable[[], None]) -> None:
-    """Call a bound method in each forked child, as long as its object lives."""
+# What is registered with `os` stays registered, so that is one function for all.
+_locks: Final = weakref.WeakSet[Any]()
+_methods: Final[dict[int, weakref.WeakMethod[Callable[[], None]]]] = {}
+_numbers: Final = itertools.count()
+
+
+def _begin_anew() -> None:
+    _told_pid[0] = os.getpid()
+    for held in list(_locks):
+        held._at_fork_reinit()  # as `logging` does
+
+
+def _call_methods() -> None:
+    for weak in list(_methods.values()):
+        method = weak()
+        if method is not None:
+            try:
+                method()
+            except Exception:
+                _log.exception("something could not begin anew in process %d, which was forked", os.getpid())
+
+
+@functools.cache
+def _watch_for_methods() -> None:
+    """Have them called after what modules have registered when they were imported."""
     if hasattr(os, "register_at_fork"):
-        weak = weakref.WeakMethod(method)
-        os.register_at_fork(after_in_child=lambda: (method := weak()) and method())
+        os.register_at_fork(after_in_child=_call_methods)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -48,3 +49,21 @@ def test_a_fork_that_python_is_not_told_of_is_told_once(
     monkeypatch.undo()
     forked.warn_if_untold()
     assert len(caplog.records) == 1
+
+
+def test_what_begins_anew_in_a_child_is_kept_no_longer_than_it_lives() -> None:
+    class Thing:
+        def __init__(self) -> None:
+            self.lock = forked.lock()
+            forked.call_in_child(self.begin_anew)
+
+        def begin_anew(self) -> None:
+            pass
+
+    gc.collect()
+    before = len(forked._locks), len(forked._methods)
+    things = [Thing() for _ in range(10)]
+    assert (len(forked._locks), len(forked._methods)) == (before[0] + 10, before[1] + 10)
+    del things
+    gc.collect()
+    assert (len(forked._locks), len(forked._methods)) == before

@@ -142,12 +142,15 @@ def test_a_batch_that_is_not_full_leaves_after_the_delay(make: Make) -> None:
     assert sent.wait(10)
 
 
-def test_what_does_not_fit_in_is_dropped_and_counted(make: Make) -> None:
-    exporter = Exporter()
+def test_what_does_not_fit_in_is_dropped_and_counted(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    is_full = threading.Event()
+    exporter = Exporter(before=is_full.wait)  # it is asked when half of the queue is taken
     queue = make(exporter, max_queue_size=10, max_export_batch_size=100)
     for _ in range(5):
         queue.emit(ended(4))
     assert (queue.status.queued, queue.status.dropped) == (8, 12)
+    assert caplog.text.count("the queue is full") == 1
+    is_full.set()
     assert queue.force_flush()
     assert sum(map(len, exporter.batches)) == 8
 
