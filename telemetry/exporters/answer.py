@@ -25,7 +25,7 @@ _PROTOBUF: Final = "application/x-protobuf"
 NO_OTLP: Final = ("text/html", "text/plain; version=")
 """Beginnings of the content types of what answers but is no receiver: a web page, or a page of Prometheus metrics."""
 _REASON: Final = re.compile(
-    r"Failed to resolve '[^']*'|\[SSL: [A-Z_]+\] [^(\"']+|\[Errno -?\d+\] [^\"')]+|Read timed out|Connection broken"
+    r"Failed to resolve '[^']*'|\[SSL: [A-Z_]+\] [^(\"']+|\[Errno -?\d+\] (?P<error>[^\"')]+)|Read timed out|Connection broken"
 )
 """What went wrong, in the words of the operating system, out of those of the libraries around it."""
 
@@ -133,7 +133,9 @@ def _in_words(error: Exception | None) -> str:
         return "nothing came back"
     text = str(error)
     found = _REASON.search(text)
-    return (found[0] if found else text).strip() or type(error).__name__
+    if found is not None:
+        text = found["error"] or found[0]
+    return text.strip() or type(error).__name__
 
 
 class Session(requests.Session):
