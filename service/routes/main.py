@@ -93,7 +93,7 @@ def _grid(listing: Listing, number: int, **values: object) -> str:
         pager=Pager(number, pages),
         ratings=ratings_of(hashes),
         sorts=SORTS,
-        folder=server().settings.videos,
+        folder=server().videos,
         **values,
     )
 

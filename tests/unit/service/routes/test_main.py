@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,14 @@ def test_an_empty_library_says_what_to_do_and_looks_again(client):
     assert page.status_code == 200
     assert "No videos yet" in page.text
     assert 'http-equiv="refresh"' in page.text
+
+
+def test_an_empty_library_names_its_folder_in_full_as_the_status_page_does(make_app, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    client = make_app(videos=Path("v")).test_client()
+    folder = f"<code>{(tmp_path / 'v').resolve()}</code>"
+    assert folder in client.get("/").text
+    assert folder in client.get("/admin/library").text
 
 
 def test_the_library_lists_the_newest_first(client, shelf):
