@@ -104,6 +104,17 @@ def test_stars_that_are_not_given_can_be_seen(open_page, scheme):
     assert contrast(colour, page.evaluate("getComputedStyle(document.body).backgroundColor")) >= 4.5
 
 
+def test_a_rating_can_be_read_where_the_system_sets_all_colours(open_page):
+    page = open_page(forced_colors="active")
+    page.goto(WATCH)
+    with page.expect_response("**/api/ratings/*"):
+        page.locator("label[for=rate-3]").click()
+    page.mouse.move(0, 0)
+    stars = [page.locator(f"label[for=rate-{value}]").screenshot() for value in range(1, 6)]
+    assert stars[0] == stars[1] == stars[2]
+    assert stars[3] == stars[4] != stars[0]
+
+
 def test_a_rating_can_be_given_with_the_keys(open_page):
     page = open_page()
     page.goto(WATCH)
