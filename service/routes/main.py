@@ -25,6 +25,21 @@ class Pager:
     number: int
     pages: int
 
+    @property
+    def offered(self) -> tuple[int | None, ...]:
+        """Return the pages to link to: the first, those around this one, the last. None stands for two pages or more."""
+        middle = min(max(self.number, 3), self.pages - 2)
+        offered: list[int | None] = []
+        before = 0
+        for page in sorted({1, middle - 1, middle, middle + 1, self.pages}):
+            if not 1 <= page <= self.pages:
+                continue
+            if page > before + 1:
+                offered.append(before + 1 if page == before + 2 else None)
+            offered.append(page)
+            before = page
+        return tuple(offered)
+
 
 @blueprint.get("/")
 def index() -> ResponseReturnValue:

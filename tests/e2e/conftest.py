@@ -42,17 +42,18 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class RunningServer:
-    """The server of one folder. `restart` ends its process and starts another on the same data."""
+    """The server of one folder. `restart` ends its process and starts another on the same data, with `variables` set."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = ""
         self._start()
 
-    def _start(self) -> None:
+    def _start(self, **variables: str) -> None:
         is_first = not (self.folder / "var").exists()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LVS_", "OTEL_"))}
         environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "500", "PYTHONUTF8": "1"}
+        environment |= variables
         command = [sys.executable, "-c", "from local_video_server import main; main()", "serve", "--port", "0"]
         self._process = subprocess.Popen(
             command,
@@ -97,9 +98,9 @@ class RunningServer:
             else:
                 return
 
-    def restart(self) -> None:
+    def restart(self, **variables: str) -> None:
         self.stop()
-        self._start()
+        self._start(**variables)
 
     def stop(self) -> None:
         if self._process.poll() is None:

@@ -193,6 +193,26 @@ def test_nothing_scrolls_sideways_on_a_phone(open_page, path):
     assert no_sideways_scroll(page)
 
 
+def test_the_numbers_of_many_pages_lead_there_and_fit_a_phone(server, browse):
+    for number in range(40):
+        (server.folder / "videos" / f"copy {number}.mp4").hardlink_to(server.folder / "videos" / "First light.mp4")
+    server.restart(LVS_PAGE_SIZE="2")
+    page = browse(server.url, viewport={"width": 360, "height": 740})
+    deadline = time.monotonic() + PATIENCE_S
+    last = page.get_by_role("navigation", name="Pages").get_by_role("link", name="Page 22")
+    while not last.count():
+        assert time.monotonic() < deadline
+        page.goto("/?sort=title")
+    last.click()
+    page.get_by_role("link", name="Page 21").click()
+    page.get_by_role("link", name="Page 1", exact=True).click()
+    page.wait_for_url("**/?page=1&sort=title")
+    assert page.locator("[aria-current=page]").inner_text() == "1"
+    page.goto("/?page=11&sort=title")
+    assert no_sideways_scroll(page)
+    assert len({link.bounding_box()["y"] for link in page.locator(".pager li a").all()}) == 1
+
+
 def test_a_short_name_of_a_file_that_is_left_out_stays_on_one_line_on_a_phone(open_page, server):
     path = server.folder / "videos" / "audio only.mp4"
     path.write_bytes(b"no video")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from service.routes.main import Pager
+
 
 def titles(page) -> list[str]:
     return re.findall(r'<span class="name">(.*?)</span>', page.text)
@@ -57,7 +59,33 @@ def test_pages_lead_to_each_other_and_keep_the_order(make_app, add_video):
     assert titles(page) == ["2", "3"]
     assert 'href="/?page=1&amp;sort=title"' in page.text
     assert 'href="/?page=3&amp;sort=title"' in page.text
-    assert "Page 2 of 3" in page.text
+
+
+@pytest.mark.parametrize(
+    ("number", "pages", "offered"),
+    [
+        (1, 2, [1, 2]),
+        (2, 3, [1, 2, 3]),
+        (4, 5, [1, 2, 3, 4, 5]),
+        (1, 20, [1, 2, 3, 4, None, 20]),
+        (4, 20, [1, 2, 3, 4, 5, None, 20]),
+        (10, 20, [1, None, 9, 10, 11, None, 20]),
+        (20, 20, [1, None, 17, 18, 19, 20]),
+    ],
+)
+def test_the_first_the_last_and_the_pages_around_are_offered(number, pages, offered):
+    assert list(Pager(number, pages).offered) == offered
+
+
+def test_many_pages_link_to_the_first_and_the_last_and_keep_the_query(make_app, add_video):
+    app = make_app(page_size=1)
+    for number in range(20):
+        add_video(app.extensions["local_video_server"].database, f"clip {number}.mp4")
+    text = app.test_client().get("/search?q=clip&page=10").text
+    pager = text[text.index('<nav class="pager" aria-label="Pages">') :]
+    links = re.findall(r'<li><a class="button" href="/search\?page=(\d+)&amp;q=clip" aria-label="Page \1"', pager)
+    assert links == ["1", "9", "10", "11", "20"]
+    assert re.findall(r'aria-label="Page (\d+)" aria-current="page"', pager) == ["10"]
 
 
 @pytest.mark.parametrize("page", ["0", "-1", "x", "1.5", "", "99999999999999999999", "٣", "1e3", "%00"])
