@@ -62,7 +62,10 @@ const player = document.querySelector("video");
 if (player) {
   const notice = document.querySelector("[data-player-error]");
   const why = { 0: "The server does not answer.", 404: "This video is gone.", 503: "The server sends as many videos as it can. Try again in a moment." };
+  let told = false; // once, also where the error is there before this script and its event comes after: a screen reader says each
   const tell = async () => {
+    if (told) return;
+    told = true;
     const address = player.currentSrc || player.src;
     const answer = await fetch(address, { headers: { Range: "bytes=0-0" } }).catch(() => ({ ok: false, status: 0 }));
     if (!answer.ok) notice.textContent = why[answer.status] || `The server answers ${answer.status}.`;

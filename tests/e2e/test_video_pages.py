@@ -17,6 +17,12 @@ SEEK = """async (video, second) => {
   return video.currentTime;
 }"""
 
+CHANGES = """(node) => {
+  window.changes = 0;
+  const count = (records) => { window.changes += records.length; };
+  new MutationObserver(count).observe(node, { attributes: true, characterData: true, childList: true, subtree: true });
+}"""
+
 
 def no_sideways_scroll(page) -> bool:
     return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
@@ -93,6 +99,20 @@ def test_the_player_says_why_it_shows_nothing(open_page, watched, status, says):
     page.route("**/video/**", lambda route: route.fulfill(status=status, body="no video", content_type="video/mp4"))
     page.goto(WATCH)
     expect(page.locator("[data-player-error]")).to_contain_text(says)
+    watched.complaints.clear()
+
+
+def test_what_the_player_says_is_announced_once(open_page, watched):
+    page = open_page()
+    page.route("**/video/**", lambda route: route.fulfill(status=503, body="no video", content_type="video/mp4"))
+    page.goto(WATCH)
+    alert = page.get_by_role("alert")
+    expect(alert).to_have_text("The server sends as many videos as it can. Try again in a moment.")
+    alert.evaluate(CHANGES)
+    page.locator("video").evaluate(
+        "async (video) => { video.dispatchEvent(new Event('error')); await fetch(video.src); }"
+    )
+    assert page.evaluate("window.changes") == 0
     watched.complaints.clear()
 
 
