@@ -26,6 +26,28 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// Why a write was not done, and what to do. A proxy or a guest network may answer in the server's place, so not all of it is JSON.
+const complaintOf = (answer, body) => {
+  const status = answer ? answer.status : 0;
+  const seconds = answer?.headers.get("Retry-After");
+  const again = /^\d+$/.test(seconds) ? `Try again in ${seconds} s.` : "Try again in a moment.";
+  if ([0, 502, 504].includes(status)) return "Not saved. The server does not answer. Try again when it runs.";
+  if (status < 400) return "The answer is not the server's own. Reload the page to see what is saved.";
+  if (status === 404) return "Not saved. This video is gone.";
+  if (status === 429) return `Not saved. Too many changes in a short time. ${again}`;
+  if (status === 503) return `Not saved. The server is busy. ${again}`;
+  if (status >= 500) return "Not saved. The server failed. Its log says why.";
+  if (body?.must_be) return `Not saved. The ${body.parameter} must be ${body.must_be}.`;
+  return "Not saved. The server refuses this. Reload the page and try again.";
+};
+
+const write = async (method, address, content) => {
+  const options = { method, headers: { "Content-Type": "application/json" }, body: content && JSON.stringify(content) };
+  const answer = await fetch(address, options).catch(() => null);
+  const body = await answer?.json().catch(() => null);
+  return answer?.ok && body ? { body } : { complaint: complaintOf(answer, body) };
+};
+
 // Rating: a choice is sent at once. Without this script the form has a button.
 const form = document.querySelector("[data-rate]");
 if (form) {
@@ -35,20 +57,14 @@ if (form) {
   const send = async () => {
     const chosen = form.querySelector("input[name=value]:checked");
     if (!chosen) return;
-    try {
-      const answer = await fetch(form.dataset.rate, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ value: Number(chosen.value) }),
-      });
-      const body = await answer.json();
-      if (!answer.ok) throw new Error(body.error);
-      before = chosen;
-      average.textContent = `${body.average.toFixed(1)} from ${body.count} rating${body.count === 1 ? "" : "s"}`;
-    } catch (error) {
+    const { body, complaint } = await write("POST", form.dataset.rate, { value: Number(chosen.value) });
+    if (complaint) {
       chosen.checked = false;
       if (before) before.checked = true;
-      average.textContent = `Not saved: ${error.message}`;
+      average.textContent = complaint;
+    } else {
+      before = chosen;
+      average.textContent = `${body.average.toFixed(1)} from ${body.count} rating${body.count === 1 ? "" : "s"}`;
     }
   };
   // Arrow keys pass through the values between: what counts is where they stop.

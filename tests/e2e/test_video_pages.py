@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import time
 
 import pytest
@@ -22,6 +23,26 @@ CHANGES = """(node) => {
   const count = (records) => { window.changes += records.length; };
   new MutationObserver(count).observe(node, { attributes: true, characterData: true, childList: true, subtree: true });
 }"""
+
+HTML = {"Content-Type": "text/html"}
+NO_ANSWER = "Not saved. The server does not answer. Try again when it runs."
+REFUSALS = [
+    ((429, {"Retry-After": "12"}), "Not saved. Too many changes in a short time. Try again in 12 s."),
+    ((429, HTML), "Not saved. Too many changes in a short time. Try again in a moment."),
+    ((503, {"Retry-After": "2"}), "Not saved. The server is busy. Try again in 2 s."),
+    ((500, {}), "Not saved. The server failed. Its log says why."),
+    ((502, HTML), NO_ANSWER),
+    ((404, {}), "Not saved. This video is gone."),
+    ((403, {}), "Not saved. The server refuses this. Reload the page and try again."),
+    ((200, HTML), "The answer is not the server's own. Reload the page to see what is saved."),
+]
+"""What answers a write, status and headers, and what the page says of it."""
+
+
+def refuse(answer, route) -> None:
+    status, headers = answer
+    body = "<html>somebody else's words</html>" if headers is HTML else '{"error": "words for a log"}'
+    route.fulfill(status=status, headers=headers, body=body)
 
 
 def no_sideways_scroll(page) -> bool:
@@ -69,6 +90,21 @@ def test_a_rating_sticks_after_a_restart(open_page, server):
     page.goto(server.url + WATCH)
     expect(page.locator("#rate-4")).to_be_checked()
     expect(page.get_by_text("4.0 from 1 rating")).to_be_visible()
+
+
+def test_a_rating_that_is_not_saved_says_why_and_what_to_do(open_page, watched):
+    page = open_page()
+    page.goto(WATCH)
+    page.route("**/api/ratings/*", lambda route: route.abort())
+    page.locator("label[for=rate-4]").click()
+    expect(page.locator("[data-average]")).to_have_text(NO_ANSWER)
+    for answer, says in REFUSALS:
+        page.unroute("**/api/ratings/*")
+        page.route("**/api/ratings/*", functools.partial(refuse, answer))
+        page.locator("label[for=rate-4]").click()
+        expect(page.locator("[data-average]")).to_have_text(says)
+        expect(page.locator("#rate-4")).not_to_be_checked()
+    watched.complaints.clear()
 
 
 @pytest.mark.parametrize("script", [True, False])
@@ -139,7 +175,7 @@ def test_a_rating_can_be_given_with_the_keys(open_page):
     page = open_page()
     page.goto(WATCH)
     page.locator("#rate-1").focus()
-    with page.expect_response("**/api/ratings/*") as answer:
+    with page.expect_response(lambda answer: answer.request.post_data_json == {"value": 3}) as answer:
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
     assert answer.value.json()["user"] == {"value": 3}
