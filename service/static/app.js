@@ -74,6 +74,75 @@ if (form) {
   });
 }
 
+// Tags: added and removed in place, for a new page would stop the video. Without this script the forms are sent as they are.
+const tagging = document.querySelector("[data-tags]");
+if (tagging) {
+  const address = tagging.dataset.tags;
+  const said = document.querySelector("[data-tags-said]");
+  const template = tagging.querySelector("template");
+  const field = tagging.querySelector(".add [name=tag]");
+  let last = Promise.resolve();
+
+  const made = (tag) => {
+    const form = document.importNode(template.content.firstElementChild, true);
+    const [link, button] = form.querySelectorAll("a, button");
+    form.elements.tag.value = tag;
+    link.setAttribute("href", link.getAttribute("href") + encodeURIComponent(tag));
+    link.append(tag);
+    button.setAttribute("aria-label", button.getAttribute("aria-label") + tag);
+    return form;
+  };
+
+  const shown = () => new Map([...tagging.querySelectorAll(".tag")].map((form) => [form.elements.tag.value, form]));
+
+  // What stays is not touched: it may be under a finger, or have the focus.
+  const show = (tags) => {
+    const before = shown();
+    for (const [tag, form] of before) if (!tags.includes(tag)) form.remove();
+    let next = template;
+    for (const tag of [...tags].reverse()) {
+      const form = before.get(tag) || made(tag);
+      if (form.nextElementSibling !== next) next.before(form);
+      next = form;
+    }
+  };
+
+  const say = (text, isSeen) => {
+    said.textContent = text;
+    said.classList.toggle("sr", !isSeen);
+    if (isSeen) said.scrollIntoView({ block: "nearest" });
+  };
+
+  const add = async (tag) => {
+    const { body, complaint } = await write("POST", address, { tag });
+    if (complaint) return say(complaint, true);
+    const added = body.tags.find((name) => !shown().has(name));
+    show(body.tags);
+    if (field.value === tag) field.value = "";
+    if (tagging.contains(document.activeElement)) field.focus();
+    return added ? say(`Tag ${added} added.`) : say("The video has this tag already.", true);
+  };
+
+  const remove = async (tag) => {
+    if (!shown().has(tag)) return; // clicked twice
+    const { body, complaint } = await write("DELETE", `${address}/${encodeURIComponent(tag)}`);
+    const { body: now } = complaint ? await write("GET", address) : { body };
+    if (!now || now.tags.includes(tag)) return say(complaint, true); // else another window has removed it
+    const hadFocus = tagging.contains(document.activeElement);
+    show(now.tags);
+    if (hadFocus) field.focus();
+    say(`Tag ${tag} removed.`);
+  };
+
+  // One after the other, so that the list that is shown is that of the last answer.
+  tagging.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const change = event.target.matches(".add") ? add : remove;
+    const tag = event.target.elements.tag.value;
+    last = last.finally(() => change(tag));
+  });
+}
+
 const player = document.querySelector("video");
 if (player) {
   const notice = document.querySelector("[data-player-error]");

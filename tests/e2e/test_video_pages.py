@@ -194,14 +194,86 @@ def test_rating_and_tags_work_without_javascript(open_page):
     expect(page.locator(".card")).to_have_count(1)
 
 
-def test_a_tag_is_added_and_removed(open_page):
+def test_a_tag_is_added_and_removed_while_the_video_plays_on(open_page):
     page = open_page()
     page.goto(WATCH)
-    page.get_by_label("New tag").fill("sea")
-    page.keyboard.press("Enter")
+    page.evaluate("window.isSamePage = true")
+    video = page.locator("video").element_handle()
+    video.evaluate("(video) => { video.loop = true; return video.play(); }")
+    field, said = page.get_by_label("New tag"), page.locator("[data-tags-said]")
+    field.fill("Sea")
+    field.press("Enter")
+    expect(page.get_by_role("link", name="#sea")).to_be_visible()
+    expect(said).to_have_text("Tag sea added.")
+    expect(field).to_be_focused()
+    expect(field).to_have_value("")
     page.get_by_role("button", name="Remove the tag sea").click()
     expect(page.get_by_role("link", name="#sea")).to_have_count(0)
-    expect(page.get_by_label("New tag")).to_be_visible()
+    expect(said).to_have_text("Tag sea removed.")
+    expect(field).to_be_focused()
+    assert page.evaluate("window.isSamePage")
+    assert not video.evaluate("(video) => video.paused")
+    page.reload()
+    expect(page.locator(".tagging .tag")).to_have_count(0)
+
+
+def test_tags_that_were_added_lead_to_their_pages_and_are_where_a_reload_shows_them(open_page):
+    page = open_page()
+    page.goto(WATCH)
+    for tag in ("sea", "100% sun & #1?", "air"):
+        page.get_by_label("New tag").fill(tag)
+        page.get_by_role("button", name="Add").click()
+        page.get_by_role("link", name=f"#{tag}").wait_for()
+    added = page.locator(".tagging .tag").all_inner_texts()
+    page.reload()
+    assert page.locator(".tagging .tag").all_inner_texts() == added
+    assert [text.split("×")[0].strip() for text in added] == ["#100% sun & #1?", "#air", "#sea"]
+    page.get_by_role("link", name="#100% sun & #1?").click()
+    page.wait_for_url("**/tag/**")
+    expect(page.locator(".card")).to_have_count(1)
+
+
+def test_tags_are_removed_as_fast_as_one_clicks_and_those_that_went_elsewhere_are_gone(open_page, watched):
+    page = open_page()
+    page.goto(WATCH)
+    address = page.locator("[data-tags]").get_attribute("data-tags")
+    for tag in ("one", "two", "three"):
+        page.request.post(address, data={"tag": tag})
+    page.reload()
+    page.request.delete(f"{address}/one")
+    page.locator(".tagging .tag button").evaluate_all("(buttons) => { for (const button of buttons) button.click(); }")
+    expect(page.locator(".tagging .tag")).to_have_count(0)
+    expect(page.locator("[data-tags-said]")).to_have_text("Tag two removed.")
+    assert page.request.get(address).json() == {"tags": []}
+    watched.complaints.clear()  # the browser's own, of the 404
+
+
+def test_a_tag_that_is_not_saved_says_why_and_stays_in_the_field(open_page, watched):
+    page = open_page()
+    page.goto(WATCH)
+    field, said = page.get_by_label("New tag"), page.locator("[data-tags-said]")
+    field.fill("sea")
+    field.press("Enter")
+    page.get_by_role("link", name="#sea").wait_for()
+    page.route("**/api/tags/**", lambda route: route.abort())
+    page.get_by_role("button", name="Remove the tag sea").click()
+    expect(said).to_have_text(NO_ANSWER)
+    expect(page.get_by_role("link", name="#sea")).to_be_visible()
+    page.unroute("**/api/tags/**")
+    page.route("**/api/tags/**", functools.partial(refuse, (429, {"Retry-After": "12"})))
+    field.fill("sun")
+    field.press("Enter")
+    expect(said).to_have_text("Not saved. Too many changes in a short time. Try again in 12 s.")
+    expect(said).to_be_in_viewport(ratio=1)
+    expect(field).to_have_value("sun")
+    page.unroute("**/api/tags/**")
+    field.fill(".")
+    field.press("Enter")
+    expect(said).to_have_text("Not saved. The tag must be 1 to 40 printable characters without a slash.")
+    field.fill("sea")
+    field.press("Enter")
+    expect(said).to_have_text("The video has this tag already.")
+    watched.complaints.clear()
 
 
 def test_the_field_for_a_tag_says_what_a_tag_can_not_be(open_page):
