@@ -26,6 +26,27 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// An empty library looks for videos in the background. They show by themselves, but not to somebody who types or has the focus
+// somewhere: a new page would take both.
+const arrived = document.querySelector("[data-arrived]");
+if (arrived) {
+  const EVERY_MS = 4000;
+  const SLOWEST_MS = 60000;
+  let wait = EVERY_MS;
+  const look = async () => {
+    const answer = document.hidden ? null : await fetch(location.href, { cache: "no-store" }).catch(() => ({ ok: false }));
+    const page = answer?.ok ? await answer.text().catch(() => "") : "";
+    if (new DOMParser().parseFromString(page, "text/html").querySelector(".card")) {
+      if (search.value || document.activeElement !== document.body) arrived.hidden = false;
+      else location.reload();
+      return;
+    }
+    wait = answer && !answer.ok ? Math.min(2 * wait, SLOWEST_MS) : EVERY_MS;
+    setTimeout(look, wait);
+  };
+  setTimeout(look, wait);
+}
+
 // Why a write was not done, and what to do. A proxy or a guest network may answer in the server's place, so not all of it is JSON.
 const complaintOf = (answer, body) => {
   const status = answer ? answer.status : 0;

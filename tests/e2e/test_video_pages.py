@@ -290,6 +290,52 @@ def test_the_field_for_a_tag_says_what_a_tag_can_not_be(open_page):
     expect(page.get_by_role("link", name="#sea & side")).to_be_visible()
 
 
+@pytest.fixture
+def emptied(server):
+    """The server after its videos were taken out of the folder; a function puts them back."""
+    videos, away = server.folder / "videos", server.folder / "away"
+    away.mkdir()
+
+    def move(source, target) -> None:
+        for path in source.iterdir():
+            path.rename(target / path.name)
+
+    move(videos, away)
+    return functools.partial(move, away, videos)
+
+
+def open_empty(open_page):
+    page = open_page()
+    deadline = time.monotonic() + PATIENCE_S
+    while not page.get_by_text("No videos yet").count():
+        assert time.monotonic() < deadline
+        page.goto("/")
+    return page
+
+
+def test_an_empty_library_shows_videos_that_come_and_loads_no_page_before(open_page, emptied):
+    page = open_empty(open_page)
+    page.evaluate("window.isSamePage = true")
+    with page.expect_response(lambda answer: answer.request.resource_type == "fetch"):
+        pass
+    assert page.evaluate("window.isSamePage")
+    emptied()
+    page.locator(".card").first.wait_for()
+
+
+def test_an_empty_library_takes_nothing_from_who_types_when_videos_come(open_page, emptied):
+    page = open_empty(open_page)
+    search = page.get_by_role("searchbox")
+    search.press_sequentially("ti")
+    emptied()
+    expect(page.get_by_role("status")).to_have_text("There are videos now. Show them", timeout=PATIENCE_S * 1000)
+    search.press_sequentially("de")
+    expect(search).to_have_value("tide")
+    expect(search).to_be_focused()
+    page.get_by_role("link", name="Show them").click()
+    page.locator(".card").first.wait_for()
+
+
 def test_the_slash_key_goes_to_the_search(open_page):
     page = open_page()
     page.goto("/")

@@ -29,7 +29,9 @@ def test_an_empty_library_says_what_to_do_and_looks_again(client):
     page = client.get("/")
     assert page.status_code == 200
     assert "No videos yet" in page.text
-    assert 'http-equiv="refresh"' in page.text
+    assert '<noscript><meta http-equiv="refresh" content="4"></noscript>' in page.text
+    assert page.text.count('http-equiv="refresh"') == 1, "with JavaScript, what one types would be lost"
+    assert "refresh" not in client.get("/search").text
 
 
 def test_an_empty_library_names_its_folder_in_full_as_the_status_page_does(make_app, tmp_path, monkeypatch):
