@@ -1,5 +1,5 @@
 """How names, titles, tags and queries are compared: whatever their case, their accents' encoding and their
-separators.
+separators. And how they are shown.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import PurePosixPath
 
 _SEPARATORS = re.compile(r"[\s_.\-–—/+,;:()\[\]{}]+")
+_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # Bidi_Control of UAX #9
 
 
 def fold(text: str) -> str:
@@ -30,3 +31,11 @@ def title_of(path: str) -> str:
 def is_clean(text: str) -> bool:
     """Say whether `text` is free of NUL, of lone surrogates, and of the mark that undecodable bytes leave."""
     return not any(char in "\0\ufffd" or "\ud800" <= char <= "\udfff" for char in text)
+
+
+def revealed(text: str) -> str:
+    """Return `text` for display, with a mark such as `⟦U+202E⟧` for each character that does nothing but change the direction.
+
+    Without it, `evil` + U+202E + `gpj.exe` reads as `evilexe.jpg`.
+    """
+    return _DIRECTIONS.sub(lambda found: f"⟦U+{ord(found[0]):04X}⟧", text)

@@ -109,7 +109,7 @@ if (tagging) {
     const [link, button] = form.querySelectorAll("a, button");
     form.elements.tag.value = tag;
     link.setAttribute("href", link.getAttribute("href") + encodeURIComponent(tag));
-    link.append(tag);
+    link.querySelector("bdi").append(tag);
     button.setAttribute("aria-label", button.getAttribute("aria-label") + tag);
     return form;
   };

@@ -233,6 +233,22 @@ def test_tags_that_were_added_lead_to_their_pages_and_are_where_a_reload_shows_t
     expect(page.locator(".card")).to_have_count(1)
 
 
+def test_a_folder_stands_before_its_file_whatever_script_they_are_in(open_page, server):
+    folder = server.folder / "videos" / "סרטים"
+    folder.mkdir()
+    (server.folder / "videos" / "First light.mp4").rename(folder / "חופשה בים.mp4")
+    page = open_page()
+    deadline = time.monotonic() + PATIENCE_S
+    card = page.get_by_role("link", name="חופשה בים")
+    while not card.count():
+        assert time.monotonic() < deadline
+        page.goto("/")
+    card.click()
+    page.wait_for_url("**/watch/**")
+    folder_part, file_part = (part.bounding_box() for part in page.locator(".path bdi").all())
+    assert folder_part["x"] + folder_part["width"] < file_part["x"]
+
+
 def test_tags_are_removed_as_fast_as_one_clicks_and_those_that_went_elsewhere_are_gone(open_page, watched):
     page = open_page()
     page.goto(WATCH)

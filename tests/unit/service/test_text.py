@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.text import fold, is_clean, title_of, words
+from service.text import fold, is_clean, revealed, title_of, words
 
 
 @pytest.mark.parametrize(
@@ -40,3 +42,22 @@ def test_a_title_is_made_from_the_name(path, title):
 def test_undecodable_text_is_not_clean():
     assert not any(map(is_clean, ["a\0b", "\ufffd", "\ud800"]))
     assert is_clean("tab\tand ümlaut 東京")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("evil\u202egpj.exe", "evil⟦U+202E⟧gpj.exe"),
+        ("\u2066a\u2069 \u200e\u200f\u061c", "⟦U+2066⟧a⟦U+2069⟧ ⟦U+200E⟧⟦U+200F⟧⟦U+061C⟧"),
+        ("חופשה 2024", "חופשה 2024"),
+        ("👩\u200d🚀", "👩\u200d🚀"),
+    ],
+)
+def test_characters_of_direction_are_shown_and_others_stay(text, shown):
+    assert revealed(text) == shown
+
+
+@given(st.text(st.characters(categories=["Cf", "Lu"])))
+def test_nothing_that_is_shown_changes_the_direction_unseen(text):
+    kinds = {unicodedata.bidirectional(char) for char in revealed(text)}
+    assert not kinds & {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

@@ -9,7 +9,7 @@ from service.routes.main import Pager
 
 
 def titles(page) -> list[str]:
-    return re.findall(r'<span class="name">(.*?)</span>', page.text)
+    return re.findall(r'<span class="name"><bdi>(.*?)</bdi></span>', page.text)
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_an_empty_library_names_its_folder_in_full_as_the_status_page_does(make_
     monkeypatch.chdir(tmp_path)
     client = make_app(videos=Path("v")).test_client()
     folder = f"<code>{(tmp_path / 'v').resolve()}</code>"
-    assert folder in client.get("/").text
-    assert folder in client.get("/admin/library").text
+    assert folder in re.sub("</?bdi>", "", client.get("/").text)
+    assert folder in re.sub("</?bdi>", "", client.get("/admin/library").text)
 
 
 def test_the_library_lists_the_newest_first(client, shelf):
@@ -138,6 +138,44 @@ def test_the_page_of_a_video_has_player_rating_tags_and_others(client, server, a
     assert page.text.count('type="radio"') == 5
     assert "#sea" in page.text
     assert titles(page) == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/", "evil⟦U+202E⟧gpj.exe"),
+        ("/search?q=evil%E2%80%AEgpj", "“<bdi>evil⟦U+202E⟧gpj</bdi>”"),
+        ("/watch/in/evil%E2%80%AEgpj.exe.mp4", "<title>evil⟦U+202E⟧gpj.exe · "),
+        ("/watch/other.mp4", '<span class="name"><bdi>evil⟦U+202E⟧gpj.exe</bdi></span>'),
+    ],
+)
+def test_what_would_reorder_a_name_is_shown_and_links_keep_it(client, server, add_video, path, shown):
+    add_video(server.database, "in/evil\u202egpj.exe.mp4")
+    add_video(server.database, "other.mp4")
+    text = client.get(path).text
+    assert shown in text
+    assert "\u202e" not in re.sub(r'value="[^"]*"', "", text), "a form sends the real name"
+    if path == "/":
+        assert 'href="/watch/in/evil%E2%80%AEgpj.exe.mp4"' in text
+
+
+def test_files_that_are_left_out_are_shown_so_as_well(client, server):
+    (server.videos / "left\u202eout.\u202etxt").touch()
+    server.indexer.scan()
+    page = client.get("/admin/library").text
+    assert "<bdi>left⟦U+202E⟧out.⟦U+202E⟧txt</bdi>" in page
+    assert "\u202e" not in page
+
+
+def test_names_stand_by_themselves_among_other_text(client, server, add_video):
+    add_video(server.database, "סרטים/חופשה.mp4", tags=["ים"])
+    page = client.get("/watch/סרטים/חופשה.mp4").text
+    assert "<h1><bdi>חופשה</bdi></h1>" in page
+    assert "<code><bdi>סרטים</bdi>/<bdi>חופשה.mp4</bdi></code>" in page
+    assert "<bdi>#ים</bdi>" in page
+    assert "<bdi>#ים</bdi>" in client.get("/").text
+    assert "<h1><bdi>#ים</bdi></h1>" in client.get("/tag/ים").text
+    assert "“<bdi>ים</bdi>”" in client.get("/search?q=ים").text
 
 
 @pytest.mark.parametrize(
