@@ -9,7 +9,9 @@ import unicodedata
 from pathlib import PurePosixPath
 
 _SEPARATORS = re.compile(r"[\s_.\-–—/+,;:()\[\]{}]+")
-_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # Bidi_Control of UAX #9
+_DIRECTIONS = re.compile(
+    "[\u202a-\u202e\u2066-\u2069]"
+)  # UAX #9, without the marks that names in Hebrew or Arabic may need
 
 
 def fold(text: str) -> str:
@@ -34,7 +36,7 @@ def is_clean(text: str) -> bool:
 
 
 def revealed(text: str) -> str:
-    """Return `text` for display, with a mark such as `⟦U+202E⟧` for each character that does nothing but change the direction.
+    """Return `text` for display, with a mark such as `⟦U+202E⟧` for each character that turns what follows around.
 
     Without it, `evil` + U+202E + `gpj.exe` reads as `evilexe.jpg`.
     """
