@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from telemetry import figures
@@ -12,6 +12,8 @@ WIDTH: Final = 1000
 _LEAST: Final = 2.0
 _GAP: Final = 1.0  # what is less apart is one bar to the eye
 MOST_ROWS: Final = 60
+MOST_BARS: Final = 200
+"""Of more queries in a row, those that can't be told apart are drawn as one bar."""
 MOST_UNFOLDED: Final = 50
 _TICKS: Final = 4
 
@@ -51,30 +53,36 @@ class Row:
 
     group: int
     label: str
-    duration_ms: float = 0.0
-    runs: int = 0
-    failures: int = 0
-    first: list[Bar] = field(default_factory=list)
-    """The first queries, one by one."""
-    _good: list[Bar] = field(default_factory=list)
-    _failed: list[Bar] = field(default_factory=list)
+    queries: list[Bar] = field(default_factory=list)
+    """A bar for each of them."""
 
     @property
-    def bars(self) -> Iterator[Bar]:
-        """What is drawn: as many bars as the eye can tell apart, those of failures over the others."""
-        yield from self._good
-        yield from self._failed
+    def runs(self) -> int:
+        """How many queries there are."""
+        return len(self.queries)
 
-    def add(self, bar: Bar) -> None:
-        """Put a query at the end."""
-        self.runs += 1
-        self.failures += bar.is_failed
-        self.duration_ms += bar.end_ms - bar.start_ms
-        if len(self.first) < MOST_UNFOLDED:
-            self.first.append(bar)
-        bars = self._failed if bar.is_failed else self._good
-        if not bars or not bars[-1].joins(bar):
-            bars.append(Bar(bar.x, bar.width, bar.start_ms, bar.end_ms, bar.is_failed))
+    @property
+    def failures(self) -> int:
+        """How many of them have failed."""
+        return sum(bar.is_failed for bar in self.queries)
+
+    @property
+    def duration_ms(self) -> float:
+        """How long they took together."""
+        return sum(bar.end_ms - bar.start_ms for bar in self.queries)
+
+    @property
+    def first(self) -> list[Bar]:
+        """Those that are told one by one."""
+        return self.queries[:MOST_UNFOLDED]
+
+    @property
+    def bars(self) -> list[Bar]:
+        """What is drawn, failures over the others."""
+        by_outcome = [[bar for bar in self.queries if bar.is_failed is failed] for failed in (False, True)]
+        if self.runs > MOST_BARS:
+            by_outcome = list(map(_joined, by_outcome))
+        return [bar for bars in by_outcome for bar in bars]
 
 
 class Rest(NamedTuple):
@@ -127,7 +135,7 @@ def rows(detail: Mapping[str, Any]) -> list[Row]:
         if row is None or not (row is found[-1] or group in warned or len(found) >= MOST_ROWS):
             row = last[group] = Row(group, _label(detail["groups"][group]))
             found.append(row)
-        row.add(_bar(query, all_ms))
+        row.queries.append(_bar(query, all_ms))
     return found
 
 
@@ -140,6 +148,15 @@ def rest(detail: Mapping[str, Any]) -> Rest | None:
     duration_ms = detail["db_ms"] - sum(query["duration_ms"] for query in queries)
     start_ms = max((query["start_ms"] + query["duration_ms"] for query in queries), default=0.0)
     return Rest(runs, max(0.0, duration_ms), min(WIDTH, start_ms / whole_ms(detail) * WIDTH))
+
+
+def _joined(bars: Iterable[Bar]) -> list[Bar]:
+    """Return `bars`, those that can't be told apart as one."""
+    found: list[Bar] = []
+    for bar in bars:
+        if not found or not found[-1].joins(bar):
+            found.append(replace(bar))
+    return found
 
 
 def _label(group: Mapping[str, Any]) -> str:

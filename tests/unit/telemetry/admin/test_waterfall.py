@@ -83,8 +83,12 @@ def test_a_row_shows_its_last_query_however_many_there_are() -> None:
     assert bar.title == "500 queries from 0.00 ms to 10.0 ms"
 
 
-def test_what_the_eye_can_tell_apart_are_bars_of_their_own() -> None:
-    (row,) = waterfall.rows(detail(None, (1, 0.5), (1.505, 0.5), (2.1, 0.5)))
+def test_of_very_many_what_the_eye_can_tell_apart_are_bars_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = (1, 0.5), (1.505, 0.5), (2.1, 0.5)
+    (row,) = waterfall.rows(detail(None, *few))
+    assert [bar.runs for bar in row.bars] == [1, 1, 1]
+    monkeypatch.setattr(waterfall, "MOST_BARS", 2)
+    (row,) = waterfall.rows(detail(None, *few))
     assert [(round(bar.x, 1), round(bar.width, 1), bar.runs) for bar in row.bars] == [(100, 100.5, 2), (210, 50, 1)]
 
 
