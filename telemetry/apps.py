@@ -137,7 +137,7 @@ def instrument(
             telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
             if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
                 _mount_admin(app, telemetry, title or service_name, admin_links)
-            _set_up(app, telemetry, capture)
+            _set_up(app, telemetry, capture, tracer_provider, meter_provider)
         except BaseException:
             _detach(metrics, meter_provider)
             telemetry.meter_provider = telemetry.tracer_provider = None
@@ -173,7 +173,9 @@ def _choose(exporters: Sequence[str | Exporter] | None, settings: TelemetrySetti
     return chosen
 
 
-def _set_up(app: Flask, telemetry: Telemetry, capture: Capture) -> None:
+def _set_up(
+    app: Flask, telemetry: Telemetry, capture: Capture, tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> None:
     """Make `telemetry` the one of `app`, and have `capture` record its requests."""
     source.add_root(app.root_path)
     telemetry.metrics.add_routes(app.url_map)
@@ -181,7 +183,7 @@ def _set_up(app: Flask, telemetry: Telemetry, capture: Capture) -> None:
     if telemetry.workers is None:
         telemetry.workers = _workers(app, telemetry)
     telemetry.workers.folder = telemetry.settings.workers_dir
-    telemetry.middleware = _install(app, telemetry, capture)
+    telemetry.middleware = _install(app, telemetry, capture, tracer_provider, meter_provider)
 
 
 def uninstrument(app: Flask) -> None:
@@ -193,11 +195,12 @@ def uninstrument(app: Flask) -> None:
         telemetry = app.extensions.get(EXTENSION)
         if not isinstance(telemetry, Telemetry) or telemetry.middleware is None:
             return
-        telemetry.middleware.remove()
+        middleware, telemetry.middleware = telemetry.middleware, None
+        middleware.remove()
+        next(use for use in _in_use if use.app() is app).end()
         if telemetry.workers is not None:
             telemetry.workers.leave()
-        next(use for use in _in_use if use.app() is app).end()
-        telemetry.middleware = telemetry.meter_provider = telemetry.tracer_provider = None
+        telemetry.meter_provider = telemetry.tracer_provider = None
 
 
 def check_instrumentation(chosen: str) -> None:
@@ -210,15 +213,15 @@ def check_instrumentation(chosen: str) -> None:
         import_module("telemetry.instrumentation.stock")
 
 
-def _install(app: Flask, telemetry: Telemetry, capture: Capture) -> RequestMiddleware | StockMiddleware:
+def _install(
+    app: Flask, telemetry: Telemetry, capture: Capture, tracer_provider: TracerProvider, meter_provider: MeterProvider
+) -> RequestMiddleware | StockMiddleware:
     """Put in what the settings choose to capture requests and queries, and return its middleware."""
     begin = functools.partial(_join, telemetry)
     if telemetry.settings.instrumentation == "stock":
         from telemetry.instrumentation.stock import StockMiddleware
 
-        assert telemetry.tracer_provider is not None
-        assert telemetry.meter_provider is not None
-        stock = StockMiddleware(app, capture, telemetry.tracer_provider, telemetry.meter_provider, begin)
+        stock = StockMiddleware(app, capture, tracer_provider, meter_provider, begin)
         stock.install()
         return stock
     may_look = guard.quick_check(telemetry.authorize) if telemetry.settings.server_timing else None
@@ -237,7 +240,9 @@ def _join(telemetry: Telemetry) -> bool:
         app = use.app()
         if app is not None and use.metrics is telemetry.metrics:
             every.append(app.extensions[EXTENSION])
-    return all(each.workers.join() for each in every if each.workers is not None and each.settings.admin)
+    return all(
+        each.workers.join() for each in every if each.active and each.workers is not None and each.settings.admin
+    )
 
 
 def _workers(app: Flask, telemetry: Telemetry) -> Workers:
@@ -250,14 +255,23 @@ def _workers(app: Flask, telemetry: Telemetry) -> Workers:
         found = weak()
         return b"" if found is None else workers.answer(found, question)
 
-    def hand_over(worker_name: str, before: bytes | None) -> bytes:
+    def hand_over(worker_name: str) -> bytes:
         from telemetry import joint_figures
 
-        return joint_figures.hand_over(telemetry.metrics, worker_name, before)
+        return joint_figures.hand_over(telemetry.metrics, worker_name)
 
-    name = f"{app.import_name} {app.name} {app.root_path}"
+    def merge(read: Sequence[bytes]) -> bytes:
+        from telemetry import joint_figures
+
+        return joint_figures.merge(telemetry.metrics, read)
+
     return Workers(
-        name, telemetry.settings.workers_dir, answer, lambda: telemetry.metrics.begin_anew_in_child(), hand_over
+        f"{app.import_name} {app.name} {app.root_path}",
+        telemetry.settings.workers_dir,
+        answer,
+        lambda: telemetry.metrics.begin_anew_in_child(),
+        hand_over,
+        merge,
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _log = logging.getLogger(__name__)
-_told_pid: Final = [os.getpid()]
+_noticed_pid: Final = [os.getpid()]
 
 
 def lock() -> Any:
@@ -39,9 +39,11 @@ def call_at_end(function: Callable[[], object], priority: int = 0) -> None:
 
 
 @functools.cache
-def warn_if_untold() -> None:
-    """Warn where this process was forked by something that has not told Python, so that nothing has begun anew."""
-    if os.getpid() != _told_pid[0]:
+def warn_if_unnoticed() -> None:
+    """Warn where this process was forked and Python has not noticed, as by C code that calls `fork` itself: nothing has begun
+    anew then.
+    """
+    if os.getpid() != _noticed_pid[0]:
         _log.warning(
             "process %d was forked without telling Python, as uWSGI does unless it is set py-call-osafterfork or lazy-apps: "
             "the admin pages are right, but exporters do not run in it",
@@ -68,7 +70,7 @@ _numbers: Final = itertools.count()
 
 
 def _begin_anew() -> None:
-    _told_pid[0] = os.getpid()
+    _noticed_pid[0] = os.getpid()
     for held in list(_locks):
         held._at_fork_reinit()  # as `logging` does
 

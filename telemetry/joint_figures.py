@@ -9,6 +9,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -97,24 +98,36 @@ class HandedOver(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self.told, uptime_s=self.told.uptime_s + max(0.0, time.time() - self.unix_s))
 
 
-def hand_over(metrics: PerformanceMetrics, name: str, before: bytes | None) -> bytes:
-    """Return what `handed_over` reads: what the worker `name` has measured with `metrics`, and those that ended `before`."""
-    told, queries, names = [tell(metrics)], [queries_of(metrics)], [name]
-    earlier = handed_over(before)
-    if earlier is not None:
-        told.append(earlier.told_now())
-        queries.append(earlier.queries)
-        names = [*earlier.names, name][-_MOST_NAMES:]
-    joint = JointFigures(metrics, told, lambda: queries)
-    return msgspec.msgpack.encode(HandedOver(names, time.time(), joint.told(), joint.queries()))
+def hand_over(metrics: PerformanceMetrics, name: str) -> bytes:
+    """Return what the worker `name` leaves to the others: what it has measured with `metrics`."""
+    return _encoded(JointFigures(metrics, [tell(metrics)], lambda: [queries_of(metrics)]), [name])
 
 
-def handed_over(read: bytes | None) -> HandedOver | None:
-    """Return what workers have handed over; `None` where that is nothing, or of another version of this package."""
-    try:
-        return None if read is None else msgspec.msgpack.decode(read, type=HandedOver)
-    except msgspec.MsgspecError:
-        return None
+def merge(metrics: PerformanceMetrics, read: Sequence[bytes]) -> bytes:
+    """Return as one what several workers have left, with windows as large as those of `metrics`."""
+    found = handed_over(read)
+    names = [
+        name for each in reversed(found) for name in each.names
+    ]  # those that were merged before are the older ones
+    figures = JointFigures(metrics, [each.told_now() for each in found], lambda: [each.queries for each in found])
+    return _encoded(figures, names[-_MOST_NAMES:])
+
+
+def _encoded(figures: JointFigures, names: list[str]) -> bytes:
+    return msgspec.msgpack.encode(HandedOver(names, time.time(), figures.told(), figures.queries()))
+
+
+def handed_over(read: Sequence[bytes]) -> list[HandedOver]:
+    """Return what workers have left, each once; what another version of this package has left is passed over."""
+    found: list[HandedOver] = []
+    known: set[str] = set()
+    for content in reversed(read):  # what was merged first
+        with suppress(msgspec.MsgspecError):
+            each = msgspec.msgpack.decode(content, type=HandedOver)
+            if known.isdisjoint(each.names):
+                found.append(each)
+                known.update(each.names)
+    return found[::-1]
 
 
 class JointFigures:

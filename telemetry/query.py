@@ -33,21 +33,6 @@ SCRIPT: Final = 4
 """Flag of an `executescript`."""
 
 
-def with_fetch(query: Query, fetch: tuple[int, int] | None) -> Query:
-    """Return a query with what it took to fetch its rows, in nanoseconds, and how many these were, if any were."""
-    if fetch is None:
-        return query
-    took_ns, rows = fetch
-    duration_ns = query[DURATION_NS] + took_ns
-    return (
-        *query[:DURATION_NS],
-        duration_ns,
-        *query[ERROR_TYPE:ROWS],
-        max(query[ROWS], 0) + rows,
-        *query[TRANSACTION:],
-    )
-
-
 def with_span(query: Query) -> Query:
     """Return a query without `MADE`: its span is made from the record that it is in."""
     return (*query[:FLAGS], query[FLAGS] & ~MADE, *query[ROWS:])

@@ -7,7 +7,6 @@ ones and the sums of all. Everything told about them, fingerprints, source lines
 from __future__ import annotations
 
 import functools
-import itertools
 import sys
 from bisect import insort
 from collections import Counter, deque
@@ -21,7 +20,7 @@ from telemetry import forked, source
 from telemetry.query import DURATION_NS, ERROR_TYPE, FLAGS, SQL, START_NS
 from telemetry.readers.window import copied, route_name
 from telemetry.requests import url_path
-from telemetry.sums import Sums, by_query, merged, sums_of
+from telemetry.sums import Sums, by_query, flat, merged, sums_of
 
 if TYPE_CHECKING:
     from telemetry.query import Query
@@ -82,7 +81,10 @@ class KeptRequest(NamedTuple):
     """A number for each start of a query, equal where statement and parameters are; `None` if no two are."""
     sums: Sequence[Sums] | None
     fetches: Sequence[int]
-    """For each time that rows were fetched at once the start of their query, how long it took and how many there were."""
+    """For each time that rows were fetched at once the start of their query, how long it took and how many there were.
+
+    Where there are `sums`, these have what is told of `queries`, and what is in neither has a start of 0.
+    """
     estimated_bytes: int
 
     @property
@@ -116,12 +118,21 @@ class KeptRequest(NamedTuple):
         return self.transfer if self.transfer is None or isinstance(self.transfer, int) else self.transfer.ns
 
     @property
+    def complete_unix_ns(self) -> int:
+        """When it was complete: a stream is at its end."""
+        return self.start_unix_ns + (self.transfer_ns or self.duration_ns)
+
+    @property
     def db_time_ns(self) -> int:
         """Time in the database: all queries, and fetching their rows at once; with threads it may exceed the duration."""
-        fetched_ns = sum(self.fetches[1::3])
         if self.sums is not None:
-            return fetched_ns + sum(each.duration_ns for each in self.sums)
-        return fetched_ns + sum([query[DURATION_NS] for query in self.queries])
+            return sum(self._unsummed[1:2]) + sum(each.duration_ns for each in self.sums)
+        return sum(self.fetches[1::3]) + sum([query[DURATION_NS] for query in self.queries])
+
+    @property
+    def _unsummed(self) -> tuple[int, ...]:
+        """What was fetched of queries that are known by their sums alone, when these were made already."""
+        return tuple(self.fetches[:3]) if self.fetches and not self.fetches[0] else ()
 
     def shortened(self, max_bytes: int) -> Row:
         """Return it without what makes it large: long statements, queries beyond the first, sums of rare statements.
@@ -143,7 +154,7 @@ class KeptRequest(NamedTuple):
         while queries and _queries_bytes(queries) > room:
             queries = queries[: len(queries) // 2]
         cost = _REQUEST_BYTES + len(path) + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
-        fetches = () if self.sums is None else self.fetches
+        fetches = () if self.sums is None else self._unsummed
         return tuple(
             self._replace(path=path, queries=queries, repeats=None, sums=sums, fetches=fetches, estimated_bytes=cost)
         )
@@ -163,7 +174,8 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
     queries, repeats, sums, rule = record.queries, None, None, record.rule
     if record.sums is not None or len(queries) > MAX_KEPT_QUERIES:
         record.sum_up(queries)
-        queries = (record.first or [])[:MAX_KEPT_QUERIES]
+        first, fetched = record.first or ([], {})
+        queries = first[:MAX_KEPT_QUERIES]
         sums = settled(record.sums or {})
     elif record.calls:
         repeats = _ordinals(record.calls)
@@ -176,8 +188,10 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
     if sums is None:
         cost = _REQUEST_BYTES + len(path) + _QUERY_BYTES * len(queries) + _FETCHED_BYTES * len(fetches)
     else:
-        fetches = _together(fetches)
+        told = {query[START_NS]: fetched[query[START_NS]] for query in queries if query[START_NS] in fetched}
+        fetches = (*_together(fetches), *flat(told))
         cost = _REQUEST_BYTES + len(path) + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
+        cost += _FETCHED_BYTES * len(fetches)
     trace_id, span_id = ids
     return (
         record.method,
@@ -276,16 +290,7 @@ def weighed(kept: Row, statement_bytes: int) -> Row:
 class Worst:
     """The worst requests of one route; each list the least bad first, so that the first is the next to go."""
 
-    __slots__ = (
-        "_least_duration_ns",
-        "_least_queries",
-        "failing",
-        "least_duration_ns",
-        "least_queries",
-        "most_queries",
-        "numbers",
-        "slowest",
-    )
+    __slots__ = ("failing", "least_duration_ns", "least_queries", "most_queries", "numbers", "slowest")
 
     def __init__(self, size: int) -> None:
         self.failing: deque[Row] = deque(maxlen=size)
@@ -296,8 +301,8 @@ class Worst:
         self.slowest: list[Row] = []
         self.most_queries: list[Row] = []
         self.failing.clear()
-        self.least_duration_ns = self._least_duration_ns = -1  # what a request has to exceed, also where there is room
-        self.least_queries = self._least_queries = 0
+        self.least_duration_ns = -1  # what a request has to exceed
+        self.least_queries = 0
         self.numbers: frozenset[int] = frozenset()  # one request of each number of queries says all that ten would
 
     def __iter__(self) -> Iterator[Row]:
@@ -311,15 +316,11 @@ class Worst:
             yield from enumerate(reversed(ranked))
 
     def drop(self, dropped: Container[int], size: int) -> None:
-        """Forget the requests with these ids, and no others that are no worse take their places."""
+        """Forget the requests with these ids."""
 
         def is_kept(kept: Row) -> bool:
             return id(kept) not in dropped
 
-        for kept in itertools.filterfalse(is_kept, self.slowest):
-            self._least_duration_ns = max(self._least_duration_ns, kept[_DURATION])
-        for kept in itertools.filterfalse(is_kept, self.most_queries):
-            self._least_queries = max(self._least_queries, kept[QUERY_COUNT])
         self.slowest = list(filter(is_kept, self.slowest))
         self.most_queries = list(filter(is_kept, self.most_queries))
         self.failing = deque(filter(is_kept, self.failing), size)
@@ -327,10 +328,8 @@ class Worst:
 
     def set_limits(self, size: int) -> None:
         """Note what a request has to exceed to be among the worst `size`."""
-        is_full = 0 < size <= len(self.slowest)
-        self.least_duration_ns = self.slowest[0][_DURATION] if is_full else self._least_duration_ns
-        is_full = 0 < size <= len(self.most_queries)
-        self.least_queries = self.most_queries[0][QUERY_COUNT] if is_full else self._least_queries
+        self.least_duration_ns = self.slowest[0][_DURATION] if 0 < size <= len(self.slowest) else -1
+        self.least_queries = self.most_queries[0][QUERY_COUNT] if 0 < size <= len(self.most_queries) else 0
         self.numbers = frozenset(kept[QUERY_COUNT] for kept in self.most_queries)
 
 
@@ -432,7 +431,7 @@ class RecentRequests:
             self._worst_bytes -= ranked.pop(0)[_BYTES]
 
     def _make_room(self) -> None:
-        """Forget the least bad of the worst, the oldest first, until they fit with an eighth to spare; those that failed last."""
+        """Forget the least bad of the worst, the largest first, until they fit with an eighth to spare."""
         held: Counter[int] = Counter()
         places: dict[int, int] = {}
         every: dict[int, Row] = {}
@@ -442,8 +441,8 @@ class RecentRequests:
                 places[id(kept)] = min(place, places.get(id(kept), place))
                 every[id(kept)] = kept
 
-        def order(kept: Row) -> tuple[int, bool, int]:
-            return -places[id(kept)], kept[_ERROR] is not None, kept[_START]
+        def order(kept: Row) -> tuple[int, int]:
+            return -places[id(kept)], -kept[_BYTES]
 
         total, dropped = self._worst_bytes, set()
         for kept in sorted(every.values(), key=order)[:-1]:
@@ -483,7 +482,7 @@ class Traces:
         found = None if sample.trace_id is None else self._requests.get((sample.trace_id, route))
         if not found:
             return None
-        return min(found, key=lambda kept: abs(kept.start_unix_ns + kept.duration_ns - sample.time_unix_nano))
+        return min(found, key=lambda kept: abs(kept.complete_unix_ns - sample.time_unix_nano))
 
 
 NO_REQUESTS: Final = Traces()

@@ -14,7 +14,7 @@ from opentelemetry.context import Context, create_key, get_current
 
 from telemetry.failure import Failure, error_type_of
 from telemetry.forked import reentrant_lock
-from telemetry.query import DURATION_NS, START_NS, Query, with_fetch
+from telemetry.query import DURATION_NS, START_NS, Query
 from telemetry.sums import SumKey, Sums, by_query, flat, sums_of, with_room
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class RequestRecord:
         self._late = _NO_SUMS  # start of a query -> its sums, where rows of it may be fetched yet
         # For each time that rows were fetched at once the start of their query, how long it took and how many there were.
         self.fetches: list[int] = []
-        self.first: list[Query] | None = None  # the first queries, where there were too many to hold
+        # The first queries, where there were too many to hold, and by their starts what it took to fetch their rows.
+        self.first: tuple[list[Query], dict[int, tuple[int, int]]] | None = None
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
         self.kept: Row | None = None  # what is known of it, while the SDK's span of it ends
         self.wait_ns = 0  # lost to locks of the database
@@ -274,11 +275,11 @@ class RequestRecord:
         self.capture.spill(self, spilled)
 
     def sum_up(self, queries: list[Query]) -> None:
-        """Add `queries` to the sums; the first batch is kept beside them, each with what it took to fetch its rows."""
+        """Add `queries` to the sums; the first batch is kept beside them, with what it took to fetch its rows."""
         known = self.fetches[:]
         fetched = by_query(known)
         if self.sums is None:
-            self.sums, self.first = {}, [with_fetch(query, fetched.get(query[START_NS])) for query in queries]
+            self.sums, self.first = {}, (queries, fetched.copy())
         self.sums = with_room(self.sums, self._late.values())
         calls = self.calls[:]
         self._cursors = {**self._cursors, **dict(zip(calls[1::3], calls[::3], strict=True))}

@@ -1,7 +1,8 @@
 """How the workers of one server reach each other.
 
 Each worker that has begun to serve listens on a Unix socket in a folder that all of them know. Nothing goes through it until
-somebody looks at an admin page: the worker that answers asks the others. Requests know nothing of it.
+somebody looks at an admin page: the worker that answers asks the others. Requests know nothing of it. One that ends leaves
+what it would have answered in the folder.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -57,14 +58,15 @@ class Workers:
         folder: str,
         answer: Callable[[bytes], bytes],
         begin: Callable[[], object] = lambda: None,
-        hand_over: Callable[[str, bytes | None], bytes] | None = None,
+        hand_over: Callable[[str], bytes] | None = None,
+        merge: Callable[[Sequence[bytes]], bytes] = b"".join,
     ) -> None:
         """Meet in `folder`, or if that is empty where the server's workers do; tell others what `answer` returns.
 
-        `begin` is called before this worker serves its first request. When its process ends, what workers that have ended have
-        handed over is replaced by what `hand_over` makes of the name of this one and of that; not so in a `folder` that was
-        given, which does not say for how long a server runs. Apps of one name in one process, such as a factory makes, are told
-        apart by the order in which they were made, which all workers share.
+        `begin` is called before this worker serves its first request. When its process ends, it leaves to the others what
+        `hand_over` returns for its name; `merge` makes one of what several have left. Not so in a `folder` that was given, which
+        does not say for how long a server runs. Apps of one name in one process, such as a factory makes, are told apart by the
+        order in which they were made, which all workers share.
         """
         number = next(_numbers[app_name])
         self._tag = short_hash(f"{app_name} {number}")
@@ -72,6 +74,7 @@ class Workers:
         self._answer = answer
         self._begin = begin
         self._hand_over = hand_over
+        self._merge = merge
         self._handover: Handover | None = None
         self._lock = forked.lock()
         self._joined_in: int | None = None  # the process that has joined, or can't
@@ -146,14 +149,17 @@ class Workers:
         path, handover, hand_over = self._path, self._handover, self._hand_over
         if self._joined_in == os.getpid() and path is not None and handover is not None and hand_over is not None:
             try:
-                handover.replace(functools.partial(hand_over, path.name))
+                handover.add(path.name, hand_over(path.name))
             except Exception as error:
                 _log.warning("what this worker has measured ends with it: %s", error)
+            self.leave()
+            with suppress(Exception):  # then there are more files, until the next one ends
+                handover.merge(self._merge)
         self.leave()
 
-    def handed_over(self) -> bytes | None:
-        """Return what workers that have ended have handed over, if any has."""
-        return None if self._handover is None else self._handover.read()
+    def handed_over(self) -> list[bytes]:
+        """Return what workers that have ended have handed over: `Handover.read`."""
+        return [] if self._handover is None else self._handover.read()
 
     def has_figures_of_others(self) -> bool:
         """Tell whether there are others, or any that have ended have handed something over."""
@@ -238,7 +244,7 @@ class Workers:
         server = server_of_worker()
         if server is None:
             return None
-        self._handover = Handover(server.make_room() / f"{self._tag}.left")
+        self._handover = Handover(server.make_room(), self._tag)
         self._handover.forget_before(server.start_unix_s)
         return server.folder
 

@@ -160,7 +160,8 @@ def request_rate(processes: Sequence[Process], size: int, now_unix_nano: int) ->
     """Return how many requests there were of late, of all `processes`.
 
     Exact: it looks back a minute, or less where no process has run so long. Where a full window does not reach so far, it
-    counts the slices that begin within that time, if these reach further back.
+    counts the slices that begin within that time, if these reach further back; of workers that have ended, a part of one that
+    began before.
     """
     # A process that has begun of late has served nothing before that: its requests are of all the time that is looked at.
     uptime_s = max((process.uptime_s for process in processes), default=0.0)
@@ -181,12 +182,28 @@ def _parts(process: Process, size: int, uptime_s: float, now_unix_nano: int) -> 
     earliest = now_unix_nano - int(horizon_s * 1e9)
     full = [times[0] for times in process.times_unix_nano if len(times) >= size]
     start = max([earliest, *full])
+    if process.pid == ENDED_PID and start > earliest:
+        return earliest, _prorated(process.slices, earliest, now_unix_nano)
     within = [each for each in process.slices if earliest <= each.start_unix_nano <= now_unix_nano]
     if within and within[0].start_unix_nano < start:
         return within[0].start_unix_nano, [
             (each.start_unix_nano, each.end_unix_nano, each.request_count) for each in within
         ]
     return start, [(at, at, 1) for times in process.times_unix_nano for at in times if start < at <= now_unix_nano]
+
+
+def _prorated(slices: Sequence[Slice], earliest: int, now_unix_nano: int) -> list[_Part]:
+    """Return the requests of slices of several workers, which overlap: of one that began earlier, a part by its time."""
+    parts = []
+    for each in slices:
+        length, within = (
+            each.end_unix_nano - each.start_unix_nano,
+            each.end_unix_nano - max(earliest, each.start_unix_nano),
+        )
+        if within >= 0 and each.start_unix_nano <= now_unix_nano:
+            count = round(each.request_count * within / length) if length else each.request_count
+            parts.append((max(earliest, each.start_unix_nano), each.end_unix_nano, count))
+    return parts
 
 
 def _number(parts: Sequence[_Part]) -> int:

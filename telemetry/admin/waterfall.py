@@ -38,7 +38,7 @@ class Bar:
         return f"{figures.count(self.runs)} queries from {start} to {end}"
 
     def joins(self, other: Bar) -> bool:
-        """Take in a bar that begins no earlier, and return whether it can't be told apart."""
+        """Take in a bar that begins no earlier, if it can't be told apart, and return whether that is so."""
         if other.x - (self.x + self.width) >= _GAP:
             return False
         self.width = max(self.x + self.width, other.x + other.width) - self.x
@@ -105,7 +105,7 @@ class Waterfall(NamedTuple):
 def draw(detail: Mapping[str, Any]) -> Waterfall:
     """Return the waterfall of a request."""
     all_ms = whole_ms(detail)
-    return Waterfall(rows(detail), rest(detail), all_ms, ticks(all_ms))
+    return Waterfall(rows(detail, all_ms), rest(detail, all_ms), all_ms, ticks(all_ms))
 
 
 def whole_ms(detail: Mapping[str, Any]) -> float:
@@ -121,13 +121,14 @@ def ticks(whole_ms: float) -> list[str]:
     return ["0", *(figures.milliseconds(whole_ms * at / _TICKS) for at in range(1, _TICKS))]
 
 
-def rows(detail: Mapping[str, Any]) -> list[Row]:
+def rows(detail: Mapping[str, Any], all_ms: float) -> list[Row]:
     """Return the rows below the request itself, in the order of time; beyond `MOST_ROWS` the rest of a group is one row."""
-    all_ms = whole_ms(detail)
     warned = {finding["group"] for finding in detail["findings"] if finding["is_warning"]}
     found: list[Row] = []
     last: dict[int, Row] = {}
-    for query in detail["queries"]:
+    for query in sorted(
+        detail["queries"], key=lambda query: query["start_ms"]
+    ):  # of threads, those that ended come first
         group = query["group"]
         if group is None:
             continue
@@ -139,7 +140,7 @@ def rows(detail: Mapping[str, Any]) -> list[Row]:
     return found
 
 
-def rest(detail: Mapping[str, Any]) -> Rest | None:
+def rest(detail: Mapping[str, Any], all_ms: float) -> Rest | None:
     """Return what is not kept one by one of a request with very many queries."""
     queries = detail["queries"]
     runs = detail["query_count"] - len(queries)
@@ -147,7 +148,7 @@ def rest(detail: Mapping[str, Any]) -> Rest | None:
         return None
     duration_ms = detail["db_ms"] - sum(query["duration_ms"] for query in queries)
     start_ms = max((query["start_ms"] + query["duration_ms"] for query in queries), default=0.0)
-    return Rest(runs, max(0.0, duration_ms), min(WIDTH, start_ms / whole_ms(detail) * WIDTH))
+    return Rest(runs, max(0.0, duration_ms), min(WIDTH, start_ms / all_ms * WIDTH))
 
 
 def _joined(bars: Iterable[Bar]) -> list[Bar]:

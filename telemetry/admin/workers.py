@@ -233,8 +233,8 @@ class JointReader(Reader):
     @functools.cached_property
     def told(self) -> list[joint_figures.Told]:
         """What each worker that has answered has measured, this one first; last, what those have that have ended."""
-        told = [joint_figures.tell(self.metrics), *self._figures_told.values()]
-        return told if self._handed_over is None else [*told, self._handed_over.told_now()]
+        ended = (each.told_now() for each in self._handed_over)
+        return [joint_figures.tell(self.metrics), *self._figures_told.values(), *ended]
 
     @functools.cached_property
     def figures(self) -> Figures:
@@ -251,18 +251,16 @@ class JointReader(Reader):
 
     def _queries(self) -> list[joint_figures.Queries]:
         of_others = [details.queries for name, details in self._details.items() if name in self._figures_told]
-        told = [joint_figures.queries_of(self.metrics), *of_others]
-        return told if self._handed_over is None else [*told, self._handed_over.queries]
+        return [joint_figures.queries_of(self.metrics), *of_others, *(each.queries for each in self._handed_over)]
 
     @functools.cached_property
-    def _answers(self) -> tuple[dict[str, joint_figures.Told], joint_figures.HandedOver | None]:
+    def _answers(self) -> tuple[dict[str, joint_figures.Told], list[joint_figures.HandedOver]]:
         """The figures of the others, and of those that have ended; none is in both, nor in neither."""
         told = self._ask_all(AskFigures(), joint_figures.Told, self._figures_asked)
         handed_over = joint_figures.handed_over(self._siblings.handed_over())  # after the last answer
-        if handed_over is not None:
-            for name in handed_over.names:
-                told.pop(name, None)
-                self._figures_asked.discard(name)
+        for name in (name for each in handed_over for name in each.names):
+            told.pop(name, None)
+            self._figures_asked.discard(name)
         return told, handed_over
 
     @property
@@ -270,7 +268,7 @@ class JointReader(Reader):
         return self._answers[0]
 
     @property
-    def _handed_over(self) -> joint_figures.HandedOver | None:
+    def _handed_over(self) -> list[joint_figures.HandedOver]:
         return self._answers[1]
 
     @functools.cached_property

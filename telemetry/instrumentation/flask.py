@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Request, Response, got_request_exception, has_request_context, request
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
-from werkzeug.routing import Rule
+from werkzeug.routing import Map, Rule
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry import forked
@@ -141,7 +141,7 @@ class RequestMiddleware:
     def _is_ready(self) -> bool:
         """Begin, unless it has been switched off, which another thread may do meanwhile."""
         if self.active:
-            forked.warn_if_untold()
+            forked.warn_if_unnoticed()
             self._has_begun = self._begin()
         if not self.active:
             self._has_begun = False
@@ -286,7 +286,7 @@ class RequestMiddleware:
             rule = record.find_rule()
             if record.signalled is not None and record.error is None and record.status >= 500:
                 record.error = record.signalled
-            if rule is None and record.request is not None and record.request.routing_exception is None:
+            if rule is None and record.error is not None and record.request is not None:
                 rule = record.rule = self._rule_not_reached(record.request, record.error)
             if rule is None or rule.methods is None:
                 record.method = method_of(record.method, rule)
@@ -296,12 +296,20 @@ class RequestMiddleware:
         except Exception:
             self.capture.fail("a request could not be recorded")
 
-    def _rule_not_reached(self, failed: Request, error: BaseException | str | None) -> Rule | None:
-        """Return the rule of a request that has failed before it was routed, or by a converter of the rule."""
-        for frame, _ in traceback.walk_tb(getattr(error, "__traceback__", None)):
+    def _rule_not_reached(self, failed: Request, error: BaseException) -> Rule | None:
+        """Return the rule of a request that has failed before it was routed, or by a converter of the rule.
+
+        Converters of the app's own are not run again. The one that failed is known by Werkzeug's frame around it, whose variable
+        `rule` is no promise of Werkzeug's: without it, such a request is one to no route.
+        """
+        if failed.routing_exception is not None:
+            return None
+        for frame, _ in traceback.walk_tb(error.__traceback__):
             if frame.f_globals.get("__name__") == "werkzeug.routing.matcher":
                 known = frame.f_locals.get("rule")
                 return known if isinstance(known, Rule) else None
+        if not set(self._app.url_map.converters.values()) <= set(Map.default_converters.values()):
+            return None
         try:
             adapter = self._app.create_url_adapter(failed)
             return None if adapter is None else adapter.match(return_rule=True)[0]

@@ -7,6 +7,8 @@ window.telemetryAdmin = (() => {
   const LEADER_MS = 1000;
   const COPIED_MS = 2000;
   const AIM_MS = 2000; // who moves the pointer over rows is about to press one of them
+  const WALK_MS = 10000; // and who has walked them by key
+  const ELSEWHERE = "another page"; // as where one is led to a sign-in
   const PAUSED = "telemetry-paused"; // kept for the tab
   const live = document.getElementById("live"); // not on the page of one request, which does not change
   const pulse = document.getElementById("pulse");
@@ -54,7 +56,7 @@ window.telemetryAdmin = (() => {
   /** Return when the figures on the page were fetched, as the tables write a time. */
   const freshSince = () => new Date(Date.now() - (performance.now() - freshAt)).toISOString();
 
-  const isSignedOut = () => failures > 0 && [401, 403].includes(refusedWith);
+  const isSignedOut = () => failures > 0 && [401, 403, ELSEWHERE].includes(refusedWith);
 
   function show() {
     if (!live) return;
@@ -62,13 +64,14 @@ window.telemetryAdmin = (() => {
     let [kind, what, when] = ["live", "live", `${seconds(now - freshAt)} ago`];
     if (paused) kind = what = "paused";
     else if (failures) {
-      what = refusedWith ? `the server answers ${refusedWith}` : "no answer from the server";
+      what = refusedWith ? `the server answers with ${refusedWith}` : "no answer from the server";
       if (isSignedOut()) what += ": sign in again";
       kind = "away";
       when = `figures of ${freshSince().slice(11, 19)} UTC`;
       if (!isSignedOut()) when += ` · again in ${seconds(dueAt - now)}`;
     } else if (heldBy) [kind, what, when] = ["paused", "held", heldBy];
     pulse.dataset.pulse = kind;
+    if (kind !== "away" && document.activeElement === retryButton) pauseButton.focus();
     retryButton.hidden = kind !== "away";
     retryButton.textContent = isSignedOut() ? "Reload" : "Try now";
     if (announcer.textContent !== what) announcer.textContent = what; // once, not with each second
@@ -124,14 +127,13 @@ window.telemetryAdmin = (() => {
 
   live?.addEventListener("htmx:before:response", (event) => {
     const { raw } = event.detail.ctx.response;
-    answered = raw.ok && !raw.redirected; // a redirect leads to a sign-in page, not to figures
-    if (!answered) {
-      refusedWith = raw.status;
-      event.preventDefault();
-    }
+    if (raw.ok && !raw.redirected) return;
+    refusedWith = raw.redirected ? ELSEWHERE : raw.status;
+    event.preventDefault();
   });
 
   let movedAt = -AIM_MS;
+  let walkedAt = -WALK_MS;
   document.addEventListener("pointermove", (event) => {
     if (event.target.closest("#live tbody")) movedAt = performance.now();
   });
@@ -140,11 +142,13 @@ window.telemetryAdmin = (() => {
   function reasonToHold() {
     if (wanted) return "";
     const selection = getSelection();
-    if (String(selection) && live.contains(selection.anchorNode)) return "text is selected";
+    const isInField = document.activeElement.matches("input");
+    if (!isInField && String(selection) && live.contains(selection.anchorNode)) return "text is selected";
+    const now = performance.now();
     const hovers = matchMedia("(hover: hover)").matches;
-    if (live.querySelector("#requests tbody:focus-within") || (hovers && live.querySelector("#requests tbody:hover")))
-      return "you are at the list";
-    if (hovers && live.querySelector("tbody:hover") && performance.now() - movedAt < AIM_MS) return "you are at a row";
+    if (hovers && live.querySelector("#requests tbody:hover")) return "you are at the list";
+    if (live.querySelector("#requests tbody:focus-within") && now - walkedAt < WALK_MS) return "you are at the list";
+    if (hovers && live.querySelector("tbody:hover") && now - movedAt < AIM_MS) return "you are at a row";
     return "";
   }
 
@@ -161,6 +165,7 @@ window.telemetryAdmin = (() => {
   // Chromium scrolls to a row that has the focus and changes its place.
   let refocused = null;
   live?.addEventListener("htmx:before:swap", (event) => {
+    answered = true; // as a whole
     heldBy = reasonToHold();
     if (heldBy) {
       tellNewer(event.detail.ctx.text);
@@ -176,7 +181,9 @@ window.telemetryAdmin = (() => {
   });
 
   document.addEventListener("click", (event) => {
-    if (event.target.id === "newer") refresh({ asked: true });
+    if (event.target.id !== "newer") return;
+    document.querySelector(ROWS)?.focus({ preventScroll: true }); // the button goes
+    refresh({ asked: true });
   });
 
   retryButton.addEventListener("click", () => (isSignedOut() ? location.reload() : refresh({ asked: true })));
@@ -375,6 +382,7 @@ window.telemetryAdmin = (() => {
   };
 
   document.addEventListener("keydown", (event) => {
+    walkedAt = performance.now();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (help.open) {
       if (event.key === "?") help.close();
@@ -432,7 +440,9 @@ window.telemetryAdmin = (() => {
       return true;
     } catch {
       getSelection().selectAllChildren(element); // where the address is no secure context, as on a home network
-      return document.execCommand("copy");
+      const isDone = document.execCommand("copy");
+      if (isDone) getSelection().removeAllRanges();
+      return isDone;
     }
   }
 

@@ -39,15 +39,15 @@ def test_a_lock_that_another_thread_holds_is_free_in_a_forked_child(make: Callab
 def test_a_fork_that_python_is_not_told_of_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    forked.warn_if_untold.cache_clear()
-    monkeypatch.setattr(forked, "_told_pid", [os.getpid() + 1])
+    forked.warn_if_unnoticed.cache_clear()
+    monkeypatch.setattr(forked, "_noticed_pid", [os.getpid() + 1])
     for _ in range(2):
-        forked.warn_if_untold()
+        forked.warn_if_unnoticed()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "py-call-osafterfork" in caplog.text
-    forked.warn_if_untold.cache_clear()
+    forked.warn_if_unnoticed.cache_clear()
     monkeypatch.undo()
-    forked.warn_if_untold()
+    forked.warn_if_unnoticed()
     assert len(caplog.records) == 1
 
 

@@ -1,4 +1,4 @@
-"""What workers that end write down for the others."""
+"""What workers that end leave to the others."""
 
 from __future__ import annotations
 
@@ -6,61 +6,70 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from telemetry import handover
 from telemetry.handover import Handover
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "shop.left"
+def joined(contents: Sequence[bytes]) -> bytes:
+    return b"".join(sorted(b"".join(contents)[at : at + 1] for at in range(len(b"".join(contents)))))
 
 
-def test_each_adds_to_what_was_there(path: Path) -> None:
-    shared = Handover(path)
-    assert (shared.exists(), shared.read()) == (False, None)
+def test_nothing_of_those_that_end_at_once_is_lost_and_one_file_remains(tmp_path: Path) -> None:
+    assert (Handover(tmp_path, "shop").exists(), Handover(tmp_path, "shop").read()) == (False, [])
     barrier = threading.Barrier(8)
 
-    def add(number: int) -> None:
+    def end(number: int) -> None:
+        mine = Handover(tmp_path, "shop")
         barrier.wait()
-        Handover(path).replace(lambda before: (before or b"") + bytes([number]))
+        mine.add(f"shop-{number}.sock", bytes([65 + number]))
+        mine.merge(joined)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(add, range(8)))
-    assert (shared.exists(), sorted(shared.read() or b"")) == (True, list(range(8)))
-    assert path.stat().st_mode & 0o777 == 0o600
+        list(pool.map(end, range(8)))
+    shared = Handover(tmp_path, "shop")
+    assert sorted(b"".join(shared.read())) == list(b"ABCDEFGH")
+    shared.merge(joined)
+    assert shared.read() == [b"ABCDEFGH"]
+    (file,) = tmp_path.iterdir()
+    assert (file.name, file.stat().st_mode & 0o777) == ("shop.left", 0o600)
 
 
-def test_what_fails_in_the_middle_leaves_what_was_there(path: Path) -> None:
-    shared = Handover(path)
-    shared.replace(lambda _: b"before")
+def test_of_an_app_of_another_name_nothing_is_read(tmp_path: Path) -> None:
+    Handover(tmp_path, "shop").add("shop-1.sock", b"figures")
+    assert not Handover(tmp_path, "cafe").exists()
+
+
+def test_merging_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    shared = Handover(tmp_path, "shop")
+    for number in range(2):
+        shared.add(f"shop-{number}.sock", bytes([65 + number]))
     with pytest.raises(ZeroDivisionError):
-        shared.replace(lambda _: bytes(1 // 0))
-    assert shared.read() == b"before"
-    shared.replace(lambda before: (before or b"") + b" and after")
-    assert shared.read() == b"before and after"
+        shared.merge(lambda _: bytes(1 // 0))
+    assert shared.read() == [b"A", b"B"]
 
 
-def test_one_that_ends_does_not_wait_for_ever_for_another(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "PATIENCE_S", 0.05)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+def test_one_that_ends_waits_for_nobody(tmp_path: Path) -> None:
+    shared = Handover(tmp_path, "shop")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(TimeoutError, match=r"another process has kept .* locked for 0\.05 s"):
-        Handover(path).replace(lambda _: b"never")
+    for number in range(2):
+        shared.add(f"shop-{number}.sock", bytes([65 + number]))
+        shared.merge(joined)
+    assert shared.read() == [b"A", b"B"]
     os.close(descriptor)
-    Handover(path).replace(lambda _: b"now")
-    assert Handover(path).read() == b"now"
+    shared.merge(joined)
+    assert shared.read() == [b"AB"]
 
 
-def test_what_was_handed_over_under_an_earlier_server_is_forgotten(path: Path) -> None:
-    shared, now = Handover(path), time.time()
-    shared.forget_before(lambda: now)
-    shared.replace(lambda _: b"figures")
+def test_what_was_handed_over_under_an_earlier_server_is_forgotten(tmp_path: Path) -> None:
+    shared, now = Handover(tmp_path, "shop"), time.time()
+    shared.add("shop-1.sock", b"figures")
     shared.forget_before(lambda: now - 60)
-    assert shared.read() == b"figures"
+    assert shared.read() == [b"figures"]
     shared.forget_before(lambda: now + 60)
     assert not shared.exists()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.document import ENDED_PID
-from telemetry.joint_figures import JointFigures, Told, hand_over, handed_over, queries_of, tell
+from telemetry.joint_figures import JointFigures, Told, hand_over, handed_over, merge, queries_of, tell
 from telemetry.readers.window import ERROR, GOOD, Count, CountWindow, counts_of
 
 NOW = 1_700_000_000_000_000_000
@@ -72,22 +72,27 @@ def test_the_figures_are_those_of_one_process_that_has_served_all(
     assert sum(each.request_count for each in together.slices()) == len(every)
 
 
-@given(requests)
+@given(requests, st.booleans())
 def test_workers_that_end_one_after_another_hand_over_what_they_would_have_told(
-    every: list[tuple[str, float, int, bool, int]],
+    every: list[tuple[str, float, int, bool, int]], is_merged: bool
 ) -> None:
     alone = PerformanceMetrics(SETTINGS)
     living, *ending = (PerformanceMetrics(SETTINGS) for _ in range(3))
     for at, (route, duration_s, queries, failed, worker) in enumerate(every):
         for metrics in (alone, [living, *ending][worker]):
             record(metrics, at, route, duration_s, queries, failed)
-    ended = None
-    for number, metrics in enumerate(ending):
-        ended = hand_over(metrics, f"worker {number}", ended)
-    found = handed_over(ended)
-    assert found is not None
-    assert found.names == ["worker 0", "worker 1"]
-    together = JointFigures(living, [told(living), found.told_now()], lambda: [queries_of(living), found.queries])
+    left = [hand_over(metrics, f"worker {number}") for number, metrics in enumerate(ending)]
+    if is_merged:
+        left = [*left[:1], merge(living, left)]  # as it is read while the file of one has yet to be removed
+    found = handed_over(left)
+    assert [sorted(each.names) for each in found] == (
+        [["worker 0", "worker 1"]] if is_merged else [["worker 0"], ["worker 1"]]
+    )
+    together = JointFigures(
+        living,
+        [told(living), *(each.told_now() for each in found)],
+        lambda: [queries_of(living), *(each.queries for each in found)],
+    )
     assert settled(together.snapshot()) == settled(alone.snapshot())
     assert [(each.route, sorted(each.queries)) for each in together.route_windows()] == [
         (each.route, sorted(each.queries)) for each in alone.route_windows()
@@ -96,35 +101,33 @@ def test_workers_that_end_one_after_another_hand_over_what_they_would_have_told(
         [sample[1:] for sample in each.samples] for each in alone.route_windows()
     ]
     assert sum(each.request_count for each in together.slices()) == len(every)
-    assert [process.pid for process in together.processes()] == [os.getpid(), ENDED_PID]
+    assert [process.pid for process in together.processes()] == [os.getpid(), *(ENDED_PID for _ in found)]
 
 
 def test_the_time_that_a_server_is_up_goes_on_after_the_worker_that_began_it(monkeypatch: pytest.MonkeyPatch) -> None:
     first = PerformanceMetrics(SETTINGS)
     monkeypatch.setattr(first, "get_uptime_seconds", lambda: 100.0)
-    ended = hand_over(first, "first", None)
+    ended = hand_over(first, "first")
     later_s = time.time() + 20
     monkeypatch.setattr(time, "time", lambda: later_s)
     second = PerformanceMetrics(SETTINGS)
-    found = handed_over(hand_over(second, "second", ended))
-    assert found is not None
+    (found,) = handed_over([merge(second, [hand_over(second, "second"), ended])])
     assert found.told_now().uptime_s == pytest.approx(120, abs=1)
 
 
 def test_what_another_version_has_handed_over_is_nothing() -> None:
-    assert handed_over(msgspec.msgpack.encode({"names": ["first"], "figures": []})) is None
-    assert handed_over(b"") is None
-    found = handed_over(hand_over(PerformanceMetrics(SETTINGS), "second", b"of another version"))
-    assert found is not None
+    assert handed_over([msgspec.msgpack.encode({"names": ["first"], "figures": []}), b""]) == []
+    metrics = PerformanceMetrics(SETTINGS)
+    (found,) = handed_over([merge(metrics, [hand_over(metrics, "second"), b"of another version"])])
     assert found.names == ["second"]
 
 
 def test_names_of_the_workers_that_ended_last_are_kept() -> None:
-    ended = None
-    for number in range(130):
-        ended = hand_over(PerformanceMetrics(SETTINGS), str(number), ended)
-    found = handed_over(ended)
-    assert found is not None
+    metrics = PerformanceMetrics(SETTINGS)
+    left = [hand_over(metrics, "0")]
+    for number in range(1, 130):
+        left = [merge(metrics, [hand_over(metrics, str(number)), *left])]
+    (found,) = handed_over(left)
     assert found.names == [str(number) for number in range(30, 130)]
 
 

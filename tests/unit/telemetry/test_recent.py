@@ -94,6 +94,20 @@ def test_ordinary_requests_of_many_routes_push_out_none_of_the_worst() -> None:
     assert recent.estimated_bytes <= 65_536
 
 
+def test_large_requests_that_fail_push_out_no_others_for_good() -> None:
+    recent = RecentRequests(newest=1, worst=5, max_bytes=65_536)
+    for number in range(2000):
+        made = kept([], number=number, duration_ns=1000 + number % 97, query_count=number % 7)
+        add(recent, made._replace(estimated_bytes=250), f"/{number % 10}")
+        if number == 500:
+            for failing in range(5):
+                large = kept([], number=5000 + failing, error_type="500", duration_ns=1)
+                add(recent, large._replace(estimated_bytes=8000), f"/{failing}")
+    of_routes = {kept.request_id: kept for kept in recent.all()}
+    assert all(len(worst.slowest) >= 2 for worst in recent._routes.values())
+    assert len(of_routes) > 40
+
+
 def test_small_requests_after_large_ones_stay_within_the_bound() -> None:
     recent = RecentRequests(newest=200, worst=0, max_bytes=2**20)
     for number in range(1000):

@@ -19,13 +19,15 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from flask import Flask
 
-from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings, uninstrument, workers
+from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings, joint_figures, uninstrument, workers
 from telemetry.admin.requests_facts import Reader
 from telemetry.admin.workers import JointReader
 from telemetry.apps import Telemetry
+from telemetry.document import ENDED_PID
 from telemetry.meeting_place import MOST_FOLDER_BYTES
 from telemetry.workers import Workers, pid_of
 
@@ -474,6 +476,27 @@ def test_apps_whose_figures_are_the_same_meet_the_others_together(
     )
     front.test_client().get("/")
     assert len(list(folder.iterdir())) == 2
+
+
+def test_a_worker_that_has_handed_over_and_answers_yet_counts_once(metrics: PerformanceMetrics) -> None:
+    """As does one that is silent, of which what was handed over is all there is to tell."""
+    metrics.record_cache_hit(5)
+    asked = []
+
+    class Siblings:
+        def ask(self, question: bytes) -> dict[str, bytes | None]:
+            asked.append(question)
+            told = msgspec.msgpack.encode(joint_figures.tell(metrics))
+            return {"shop-1-0-a.sock": told, "shop-2-0-b.sock": told, "shop-3-0-c.sock": None}
+
+        def handed_over(self) -> list[bytes]:
+            assert asked  # who ends while it is asked is in what is read after that
+            return [joint_figures.hand_over(metrics, name) for name in ("shop-1-0-a.sock", "shop-3-0-c.sock")]
+
+    reader = JointReader(Reader(Telemetry(metrics, metrics.settings)), Siblings())  # type: ignore[arg-type]
+    assert [each.hits for each in reader.told] == [5] * 4
+    assert [each.pid for each in reader.told].count(ENDED_PID) == 2
+    assert reader.silent() == []
 
 
 @pytest.fixture

@@ -44,6 +44,10 @@ def test_a_query_that_begins_before_the_end_of_the_request_and_ends_after_it_str
     assert waterfall.whole_ms(detail(100.0, (8, 2))) == 10
 
 
+def rows(one: dict[str, Any]) -> list[waterfall.Row]:
+    return waterfall.draw(one).rows
+
+
 def alternating(changes: int) -> dict[str, Any]:
     """Return a request whose queries are of one group and of another in turns."""
     one = detail(None, *[(at / changes, 0.01) for at in range(changes)])
@@ -54,14 +58,14 @@ def alternating(changes: int) -> dict[str, Any]:
 
 
 def test_rows_are_in_the_order_of_time_until_there_are_too_many() -> None:
-    assert [row.group for row in waterfall.rows(alternating(4))] == [0, 1, 0, 1]
-    rows = waterfall.rows(alternating(waterfall.MOST_ROWS + 5))
-    assert len(rows) == waterfall.MOST_ROWS
-    assert [row.runs for row in rows[-3:]] == [1, 4, 3]
+    assert [row.group for row in rows(alternating(4))] == [0, 1, 0, 1]
+    found = rows(alternating(waterfall.MOST_ROWS + 5))
+    assert len(found) == waterfall.MOST_ROWS
+    assert [row.runs for row in found[-3:]] == [1, 4, 3]
 
 
 def test_a_bar_stands_at_its_share_of_the_whole() -> None:
-    (row,) = waterfall.rows(detail(7_200_000.0, (2.5, 5.0)))
+    (row,) = rows(detail(7_200_000.0, (2.5, 5.0)))
     (bar,) = row.bars
     assert (bar.x, bar.width, bar.title) == (250, 500, "at 2.50 ms, 5.00 ms")
 
@@ -69,14 +73,14 @@ def test_a_bar_stands_at_its_share_of_the_whole() -> None:
 def test_a_row_tells_how_many_of_its_queries_failed() -> None:
     one = detail(None, (1, 1), (2, 1), (3, 1))
     one["queries"][1]["error_type"] = "sqlite3.OperationalError"
-    (row,) = waterfall.rows(one)
+    (row,) = rows(one)
     assert (row.runs, row.failures) == (3, 1)
     assert [bar.is_failed for bar in row.first] == [False, True, False]
     assert [(bar.x, bar.is_failed) for bar in row.bars] == [(100, False), (300, False), (200, True)]
 
 
 def test_a_row_shows_its_last_query_however_many_there_are() -> None:
-    (row,) = waterfall.rows(detail(None, *[(at / 50, 0.02) for at in range(500)]))
+    (row,) = rows(detail(None, *[(at / 50, 0.02) for at in range(500)]))
     assert (row.runs, len(row.first)) == (500, waterfall.MOST_UNFOLDED)
     (bar,) = row.bars
     assert (bar.x, bar.width) == (0, pytest.approx(1000))
@@ -85,32 +89,40 @@ def test_a_row_shows_its_last_query_however_many_there_are() -> None:
 
 def test_of_very_many_what_the_eye_can_tell_apart_are_bars_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     few = (1, 0.5), (1.505, 0.5), (2.1, 0.5)
-    (row,) = waterfall.rows(detail(None, *few))
+    (row,) = rows(detail(None, *few))
     assert [bar.runs for bar in row.bars] == [1, 1, 1]
     monkeypatch.setattr(waterfall, "MOST_BARS", 2)
-    (row,) = waterfall.rows(detail(None, *few))
+    (row,) = rows(detail(None, *few))
     assert [(round(bar.x, 1), round(bar.width, 1), bar.runs) for bar in row.bars] == [(100, 100.5, 2), (210, 50, 1)]
+
+
+def test_what_a_thread_has_begun_first_and_ended_last_is_drawn_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waterfall, "MOST_BARS", 0)
+    (row,) = rows(detail(None, (3, 1), (1, 5)))
+    (bar,) = row.bars
+    assert (bar.x, bar.width, bar.runs) == (100, 500, 2)
 
 
 def test_a_failure_among_many_queries_has_a_bar() -> None:
     one = detail(None, *[(at / 50, 0.02) for at in range(500)])
     one["queries"][450]["error_type"] = "sqlite3.OperationalError"
-    (row,) = waterfall.rows(one)
+    (row,) = rows(one)
     assert [(round(bar.x), bar.is_failed) for bar in row.bars] == [(0, False), (902, False), (900, True)]
 
 
 def test_queries_of_a_finding_are_one_row_whatever_was_asked_in_between() -> None:
     one = alternating(40)
     one["findings"] = [{"group": 1, "is_warning": True}, {"group": 0, "is_warning": False}]
-    rows = waterfall.rows(one)
-    assert [(row.group, row.runs) for row in rows[:3]] == [(0, 1), (1, 20), (0, 19)]
+    assert [(row.group, row.runs) for row in rows(one)[:3]] == [(0, 1), (1, 20), (0, 19)]
 
 
 def test_what_is_not_kept_one_by_one_has_a_row_of_its_own() -> None:
     one = detail(None, (1, 1), (2, 1))
-    assert waterfall.rest(one) is None
+    assert waterfall.draw(one).rest is None
     one |= {"query_count": 2000, "db_ms": 7.5}
-    assert waterfall.rest(one) == (1998, 5.5, 300)
+    assert waterfall.draw(one).rest == (1998, 5.5, 300)
 
 
 def test_the_whole_is_divided_in_four() -> None:
