@@ -467,10 +467,8 @@ def _timed_elsewhere(
     if capture is None or context.get(_SUPPRESS_INSTRUMENTATION_KEY):
         return _only_told(call, cursor, sql, parameters, flags, frame) if _listeners else call(cursor, sql, parameters)
     span = outer = None
-    if record is not None and record not in (
-        serving.get(),
-        context.get(RECORD_KEY),
-    ):  # in a thread that has Flask's alone
+    is_of_context = record is serving.get() or record is context.get(RECORD_KEY)
+    if record is not None and not is_of_context:  # in a thread that was handed Flask's context alone
         context = record.context or context
         outer = attach(context)
     site = source.NO_SITE

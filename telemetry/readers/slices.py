@@ -21,7 +21,9 @@ MOST_S: Final = 60
 MOST_REQUESTS: Final = 2000
 """A slice with as many requests ends at once: sorting them takes the request that ends it a third of a millisecond."""
 MOST_SLICES: Final = 1000
-"""The slices that are kept: at least some three hours, and less above two hundred requests a second."""
+"""The slices that are kept: at least some three hours, and less above two hundred requests a second. All workers that have
+ended share as many.
+"""
 
 _NS: Final = 1_000_000_000
 
