@@ -165,6 +165,26 @@ def test_the_pause_key_stops_the_refresh_and_starts_it_again(overview, shop):
 
 
 @needs_libraries
+def test_who_is_led_to_another_page_is_told_to_sign_in_again(overview, shop):
+    shop.visit("/")
+    page = overview()
+    page.route(LIVE, lambda route: route.fulfill(status=302, headers={"Location": "/"}))
+    expect(page.locator("#announcer")).to_have_text("the server answers with another page: sign in again")
+    assert rows(page) == ["GET /"]
+
+
+@needs_libraries
+def test_without_a_secure_context_a_command_is_copied_and_the_page_goes_on(overview, shop):
+    page = overview()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("String(getSelection())") == ""
+    shop.visit("/")
+    expect_rows(page, "GET /")
+
+
+@needs_libraries
 def test_a_pause_lasts_while_other_pages_are_read(overview, shop):
     page = overview()
     page.keyboard.press("p")
@@ -472,9 +492,10 @@ def test_a_server_that_is_gone_gets_a_quiet_word_and_is_resumed(overview, shop, 
     finally:
         shop.start()
     shop.visit("/item/5")
-    page.get_by_role("button", name="Try now").click()
+    page.get_by_role("button", name="Try now").press("Enter")
     expect(page.locator("#pulse")).to_have_attribute("data-pulse", "live")
     expect(page.get_by_role("button", name="Try now")).to_be_hidden()
+    expect(page.get_by_role("button", name="Pause")).to_be_focused()
     expect(page.locator("#routes tbody tr")).to_have_count(2)
     shop.visit("/a/rather/long/name/1/a/route/that/must/be/cut")
     page.clock.resume()
@@ -490,9 +511,9 @@ def test_a_server_that_refuses_is_named_with_its_status_and_the_figures_stay(ove
     page = overview()
     shop.open = False
     expect(page.locator("#pulse-word")).to_have_text(
-        re.compile(r"^the server answers 403: sign in again · figures of [\d:]{8} UTC$")
+        re.compile(r"^the server answers with 403: sign in again · figures of [\d:]{8} UTC$")
     )
-    expect(page.locator("#announcer")).to_have_text("the server answers 403: sign in again")
+    expect(page.locator("#announcer")).to_have_text("the server answers with 403: sign in again")
     assert rows(page) == ["GET /"]
     shop.open = True
     page.get_by_role("button", name="Reload").click()
