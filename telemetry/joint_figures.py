@@ -106,9 +106,8 @@ def hand_over(metrics: PerformanceMetrics, name: str) -> bytes:
 def merge(metrics: PerformanceMetrics, read: Sequence[bytes]) -> bytes:
     """Return as one what several workers have left, with windows as large as those of `metrics`."""
     found = handed_over(read)
-    names = [
-        name for each in reversed(found) for name in each.names
-    ]  # those that were merged before are the older ones
+    # Those that were merged before, which are the older ones, come last.
+    names = [name for each in reversed(found) for name in each.names]
     figures = JointFigures(metrics, [each.told_now() for each in found], lambda: [each.queries for each in found])
     return _encoded(figures, names[-_MOST_NAMES:])
 

@@ -7,7 +7,8 @@ window.telemetryAdmin = (() => {
   const LEADER_MS = 1000;
   const COPIED_MS = 2000;
   const AIM_MS = 2000; // who moves the pointer over rows is about to press one of them
-  const WALK_MS = 10000; // and who has walked them by key
+  const READ_MS = 60000; // or reads them; after that the pointer was left there
+  const WALK_MS = 10000; // as who has walked them by key is
   const ELSEWHERE = "another page"; // as where one is led to a sign-in
   const PAUSED = "telemetry-paused"; // kept for the tab
   const live = document.getElementById("live"); // not on the page of one request, which does not change
@@ -132,7 +133,7 @@ window.telemetryAdmin = (() => {
     event.preventDefault();
   });
 
-  let movedAt = -AIM_MS;
+  let movedAt = -READ_MS;
   let walkedAt = -WALK_MS;
   document.addEventListener("pointermove", (event) => {
     if (event.target.closest("#live tbody")) movedAt = performance.now();
@@ -146,7 +147,7 @@ window.telemetryAdmin = (() => {
     if (!isInField && String(selection) && live.contains(selection.anchorNode)) return "text is selected";
     const now = performance.now();
     const hovers = matchMedia("(hover: hover)").matches;
-    if (hovers && live.querySelector("#requests tbody:hover")) return "you are at the list";
+    if (hovers && live.querySelector("#requests tbody:hover") && now - movedAt < READ_MS) return "you are at the list";
     if (live.querySelector("#requests tbody:focus-within") && now - walkedAt < WALK_MS) return "you are at the list";
     if (hovers && live.querySelector("tbody:hover") && now - movedAt < AIM_MS) return "you are at a row";
     return "";
