@@ -203,10 +203,7 @@ def test_workers_that_are_started_anew_hand_over_their_figures_and_nothing_outli
     folder = Server("granian", server.process.pid).folder
     before = server.workers()
     server.process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + PATIENCE_S
-    while set(before) & set(server.workers()):
-        assert time.monotonic() < deadline, server.output
-        time.sleep(0.1)
+    assert psutil.wait_procs(before, PATIENCE_S)[1] == [], server.output
     snapshot = json.loads(server.request("/admin/performance/json")[2])
     assert snapshot["endpoints"]["GET /search"]["request_count"] == 20
     assert folder.is_dir()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
@@ -40,36 +39,19 @@ instrument(app, authorize=lambda: True)
 
 
 class Gunicorn:
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
         self.process = process
-        self.port = port
+        self.url = url
 
     def get(self, path: str) -> bytes:
-        """Return what is answered; a worker that ends just now may have had the connection."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as answer:
-                    return bytes(answer.read())
-            except (URLError, ConnectionError):
-                assert self.process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        with urlopen(self.url + path, timeout=PATIENCE_S) as answer:
+            return bytes(answer.read())
 
     def snapshot(self) -> Any:
         return json.loads(self.get("/admin/performance/json"))
 
-    def workers(self) -> set[int]:
-        return {child.pid for child in psutil.Process(self.process.pid).children()}
-
-    def wait_for_other_workers(self, than: set[int]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while than & self.workers() or not self.workers():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-Start = Callable[..., Gunicorn]
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
 
 
 @contextmanager
@@ -88,23 +70,14 @@ def _started(folder: Path, temporary: str, *arguments: str) -> Iterator[Gunicorn
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LVS_", "OTEL_"))}
     environment |= {"TMPDIR": temporary, "LVS_TELEMETRY_WINDOW": "1000"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        yield Gunicorn(process, _port(process.pid))
+        assert process.stderr is not None
+        listening = next(filter(None, (re.search(r"Listening at: (\S+)", line) for line in process.stderr)))
+        yield Gunicorn(process, listening[1])
     finally:
         process.terminate()
-        process.wait(PATIENCE_S)
-
-
-def _port(pid: int) -> int:
-    """Return the port that a process listens on, once it does."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        for each in psutil.Process(pid).net_connections("tcp"):
-            if each.status == psutil.CONN_LISTEN:
-                return int(each.laddr.port)
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        process.communicate(timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -118,11 +91,11 @@ def test_no_figure_is_lost_where_workers_are_started_anew_after_some_requests(
     arguments: tuple[str, ...], tmp_path: Path, temporary: str
 ) -> None:
     with _started(tmp_path, temporary, "--max-requests", "15", *arguments) as server:
-        first = server.workers()
         for _ in range(100):
             server.get("/items")
-        server.wait_for_other_workers(first)
+        slices = json.loads(server.get("/api/admin/performance/timeline"))["slices"]
         snapshot = server.snapshot()
+    assert (sum(slices["count"]), len(set(slices["worker"])) >= 100 // 15) == (100, True)
     assert snapshot["endpoints"]["GET /items"]["request_count"] == 100
     assert (snapshot["database"]["count"], snapshot["database"]["total_queries"]) == (100, 300)
 
@@ -133,7 +106,7 @@ def test_figures_outlive_a_reload_and_not_a_new_start(tmp_path: Path, temporary:
             server.get("/items")
         before = server.workers()
         server.process.send_signal(signal.SIGHUP)
-        server.wait_for_other_workers(before)
+        assert psutil.wait_procs(before, PATIENCE_S)[1] == []
         assert server.snapshot()["endpoints"]["GET /items"]["request_count"] == 10
     with _started(tmp_path, temporary) as server:
         assert server.snapshot()["endpoints"] == {}
