@@ -9,9 +9,8 @@ import unicodedata
 from pathlib import PurePosixPath
 
 _SEPARATORS = re.compile(r"[\s_.\-–—/+,;:()\[\]{}]+")
-_DIRECTIONS = re.compile(
-    "[\u202a-\u202e\u2066-\u2069]"
-)  # UAX #9, without the marks that names in Hebrew or Arabic may need
+# Of UAX #9, without the marks that names in Hebrew or Arabic may need.
+_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def fold(text: str) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from telemetry.exporters.registry import Exporter
     from telemetry.exporters.status import Exporting
+    from telemetry.handover import Handover
     from telemetry.instrumentation.stock import StockMiddleware
     from telemetry.instruments import Instruments
 
@@ -255,23 +256,14 @@ def _workers(app: Flask, telemetry: Telemetry) -> Workers:
         found = weak()
         return b"" if found is None else workers.answer(found, question)
 
-    def hand_over(worker_name: str) -> bytes:
+    def hand_over(handover: Handover, worker_name: str) -> None:
         from telemetry import joint_figures
 
-        return joint_figures.hand_over(telemetry.metrics, worker_name)
+        joint_figures.hand_over(telemetry.metrics, handover, worker_name)
 
-    def merge(read: Sequence[bytes]) -> bytes:
-        from telemetry import joint_figures
-
-        return joint_figures.merge(telemetry.metrics, read)
-
+    name = f"{app.import_name} {app.name} {app.root_path}"
     return Workers(
-        f"{app.import_name} {app.name} {app.root_path}",
-        telemetry.settings.workers_dir,
-        answer,
-        lambda: telemetry.metrics.begin_anew_in_child(),
-        hand_over,
-        merge,
+        name, telemetry.settings.workers_dir, answer, lambda: telemetry.metrics.begin_anew_in_child(), hand_over
     )
 
 

@@ -18,7 +18,7 @@ class Handover:
     """What workers of an app have handed over, in files of a folder. For many processes."""
 
     def __init__(self, folder: Path, tag: str) -> None:
-        """Use files whose names begin with `tag`."""
+        """Use files whose names begin with `tag`, as those of workers do."""
         self._folder = folder
         self._tag = tag
         self._merged = folder / f"{tag}{_SUFFIX}"
@@ -33,7 +33,7 @@ class Handover:
 
     def add(self, name: str, content: bytes) -> None:
         """Hand over what the worker `name` has to. Raises `OSError` if it can't be written."""
-        _write(self._folder / f"{self._tag}-{Path(name).stem}{_SUFFIX}", content)
+        _write((self._folder / name).with_suffix(_SUFFIX), content)
 
     def merge(self, merged: Callable[[Sequence[bytes]], bytes]) -> None:
         """Replace what `read` returns by what `merged` makes of it, unless another process does so just now.

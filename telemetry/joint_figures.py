@@ -29,6 +29,7 @@ from telemetry.readers.window import (
 )
 
 if TYPE_CHECKING:
+    from telemetry.handover import Handover
     from telemetry.performance import PerformanceMetrics
 
 
@@ -98,9 +99,19 @@ class HandedOver(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self.told, uptime_s=self.told.uptime_s + max(0.0, time.time() - self.unix_s))
 
 
-def hand_over(metrics: PerformanceMetrics, name: str) -> bytes:
-    """Return what the worker `name` leaves to the others: what it has measured with `metrics`."""
-    return _encoded(JointFigures(metrics, [tell(metrics)], lambda: [queries_of(metrics)]), [name])
+def hand_over(metrics: PerformanceMetrics, handover: Handover, name: str) -> None:
+    """Leave to the others what the worker `name` has measured with `metrics`. Raises `OSError` if that can't be written."""
+    handover.add(name, left(metrics, name))
+    with suppress(Exception):  # then there are more files, until the next one ends
+        handover.merge(functools.partial(merge, metrics))
+
+
+def left(metrics: PerformanceMetrics, name: str) -> bytes:
+    """Return what `hand_over` leaves."""
+    told = tell(metrics)
+    slices = [each._replace(worker=told.pid) for each in told.slices]
+    told = msgspec.structs.replace(told, pid=ENDED_PID, percentages={}, memory_bytes=None, slices=slices)
+    return msgspec.msgpack.encode(HandedOver([name], time.time(), told, queries_of(metrics)))
 
 
 def merge(metrics: PerformanceMetrics, read: Sequence[bytes]) -> bytes:
@@ -109,11 +120,7 @@ def merge(metrics: PerformanceMetrics, read: Sequence[bytes]) -> bytes:
     # Those that were merged before, which are the older ones, come last.
     names = [name for each in reversed(found) for name in each.names]
     figures = JointFigures(metrics, [each.told_now() for each in found], lambda: [each.queries for each in found])
-    return _encoded(figures, names[-_MOST_NAMES:])
-
-
-def _encoded(figures: JointFigures, names: list[str]) -> bytes:
-    return msgspec.msgpack.encode(HandedOver(names, time.time(), figures.told(), figures.queries()))
+    return msgspec.msgpack.encode(HandedOver(names[-_MOST_NAMES:], time.time(), figures.told(), figures.queries()))
 
 
 def handed_over(read: Sequence[bytes]) -> list[HandedOver]:

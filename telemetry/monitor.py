@@ -43,7 +43,6 @@ MOST_METRICS: Final = 1000
 """How many of the newest calls `PerformanceMonitor.metrics` holds."""
 
 _MOST_NAMES = 1000
-_OTHER = "_OTHER"
 _ROUTE_LIKE = re.compile(r"(?:CONNECT|DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT|TRACE) \S")
 _EXTENSION = "telemetry.monitor"
 _STARTED: Final = "telemetry.monitor.started."
@@ -129,7 +128,8 @@ class PerformanceMonitor:
         try:
             duration_s = _seconds(metric.duration)
             attributes = {
-                instruments.CODE_FUNCTION_NAME: self._bounded(self._names, metric.name, _MOST_NAMES) or _OTHER
+                instruments.CODE_FUNCTION_NAME: self._bounded(self._names, metric.name, _MOST_NAMES)
+                or instruments.OTHER
             }
             if metric.error is not None:
                 attributes[instruments.ERROR_TYPE] = metric.error

@@ -228,7 +228,7 @@ class PerformanceMetrics:
         if method:
             attributes[instruments.HTTP_REQUEST_METHOD] = method
         if is_error:
-            attributes[instruments.ERROR_TYPE] = "_OTHER"
+            attributes[instruments.ERROR_TYPE] = instruments.OTHER
         self._instruments.request_duration.record(duration, attributes)
 
     def count_failure(self) -> None:

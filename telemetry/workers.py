@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -58,15 +58,14 @@ class Workers:
         folder: str,
         answer: Callable[[bytes], bytes],
         begin: Callable[[], object] = lambda: None,
-        hand_over: Callable[[str], bytes] | None = None,
-        merge: Callable[[Sequence[bytes]], bytes] = b"".join,
+        hand_over: Callable[[Handover, str], object] = lambda _, __: None,
     ) -> None:
         """Meet in `folder`, or if that is empty where the server's workers do; tell others what `answer` returns.
 
-        `begin` is called before this worker serves its first request. When its process ends, it leaves to the others what
-        `hand_over` returns for its name; `merge` makes one of what several have left. Not so in a `folder` that was given, which
-        does not say for how long a server runs. Apps of one name in one process, such as a factory makes, are told apart by the
-        order in which they were made, which all workers share.
+        `begin` is called before this worker serves its first request, and `hand_over` when its process ends, with its name and
+        with what takes what it leaves to the others. Not so in a `folder` that was given, which does not say for how long a
+        server runs. Apps of one name in one process, such as a factory makes, are told apart by the order in which they were
+        made, which all workers share.
         """
         number = next(_numbers[app_name])
         self._tag = short_hash(f"{app_name} {number}")
@@ -74,7 +73,6 @@ class Workers:
         self._answer = answer
         self._begin = begin
         self._hand_over = hand_over
-        self._merge = merge
         self._handover: Handover | None = None
         self._lock = forked.lock()
         self._joined_in: int | None = None  # the process that has joined, or can't
@@ -146,15 +144,12 @@ class Workers:
 
     def _end(self) -> None:
         """At the end of the process, hand over what it has measured; whoever asks has it from there once it answers no more."""
-        path, handover, hand_over = self._path, self._handover, self._hand_over
-        if self._joined_in == os.getpid() and path is not None and handover is not None and hand_over is not None:
+        path, handover = self._path, self._handover
+        if self._joined_in == os.getpid() and path is not None and handover is not None:
             try:
-                handover.add(path.name, hand_over(path.name))
+                self._hand_over(handover, path.name)
             except Exception as error:
                 _log.warning("what this worker has measured ends with it: %s", error)
-            self.leave()
-            with suppress(Exception):  # then there are more files, until the next one ends
-                handover.merge(self._merge)
         self.leave()
 
     def handed_over(self) -> list[bytes]:

@@ -196,13 +196,11 @@ def _prorated(slices: Sequence[Slice], earliest: int, now_unix_nano: int) -> lis
     """Return the requests of slices of several workers, which overlap: of one that began earlier, a part by its time."""
     parts = []
     for each in slices:
-        length, within = (
-            each.end_unix_nano - each.start_unix_nano,
-            each.end_unix_nano - max(earliest, each.start_unix_nano),
-        )
+        start = max(earliest, each.start_unix_nano)
+        length, within = each.end_unix_nano - each.start_unix_nano, each.end_unix_nano - start
         if within >= 0 and each.start_unix_nano <= now_unix_nano:
             count = round(each.request_count * within / length) if length else each.request_count
-            parts.append((max(earliest, each.start_unix_nano), each.end_unix_nano, count))
+            parts.append((start, each.end_unix_nano, count))
     return parts
 
 

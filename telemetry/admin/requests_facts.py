@@ -35,7 +35,7 @@ REQUEST_ID: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:-(?P<span>[0-9a-f]{16
 SLOW_STATEMENT_NS: Final = 10_000_000
 """From this time on, all runs together, a statement's plan is looked at without being asked for."""
 _MOST_PLANS: Final = 5
-_lock: Final = forked.lock()  # one for all readers: what is renewed in a forked child stays registered for that
+_lock: Final = forked.lock()  # one for all readers, of which each request for a page may make one
 _LEAST_KNOWN: Final = 100
 OF_LATE_NS: Final = 15 * 60 * 10**9
 """A finding is told of its route for so long, or as long as its request is in the route's window."""

@@ -198,7 +198,7 @@ def _one(settings: TelemetrySettings, detail: dict[str, Any]) -> dict[str, Any]:
         "order": order,
         "asked": None,
         "warned": warned,
-        "waterfall": waterfall.draw(detail),
+        "waterfall": waterfall.draw(detail, warned),
         "settings": settings,
         "verdict_name": fanout.name_of,
         "request_status": request_status,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from telemetry import figures
@@ -102,18 +103,23 @@ class Waterfall(NamedTuple):
     ticks: list[str]
 
 
-def draw(detail: Mapping[str, Any]) -> Waterfall:
-    """Return the waterfall of a request."""
+def draw(detail: Mapping[str, Any], warned: Container[int]) -> Waterfall:
+    """Return the waterfall of a request; `warned` are the groups that a warning is about."""
     all_ms = whole_ms(detail)
-    return Waterfall(rows(detail, all_ms), rest(detail, all_ms), all_ms, ticks(all_ms))
+    return Waterfall(rows(detail, warned, all_ms), rest(detail, all_ms), all_ms, ticks(all_ms))
 
 
 def whole_ms(detail: Mapping[str, Any]) -> float:
     """Return what the bars are parts of: the request, and the transfer of a body that made queries while it was sent."""
     duration_ms: float = detail["duration_ms"]
-    ends_ms = max((query["start_ms"] + query["duration_ms"] for query in detail["queries"]), default=0.0)
+    ends_ms = _ends_ms(detail)
     transfer_ms: float = detail["transfer_ms"] or 0.0
     return max(duration_ms, transfer_ms if ends_ms > duration_ms else 0.0, 0.001)
+
+
+def _ends_ms(detail: Mapping[str, Any]) -> float:
+    """Return when the last query that is kept one by one has ended."""
+    return max((query["start_ms"] + query["duration_ms"] for query in detail["queries"]), default=0.0)
 
 
 def ticks(whole_ms: float) -> list[str]:
@@ -121,14 +127,12 @@ def ticks(whole_ms: float) -> list[str]:
     return ["0", *(figures.milliseconds(whole_ms * at / _TICKS) for at in range(1, _TICKS))]
 
 
-def rows(detail: Mapping[str, Any], all_ms: float) -> list[Row]:
+def rows(detail: Mapping[str, Any], warned: Container[int], all_ms: float) -> list[Row]:
     """Return the rows below the request itself, in the order of time; beyond `MOST_ROWS` the rest of a group is one row."""
-    warned = {finding["group"] for finding in detail["findings"] if finding["is_warning"]}
     found: list[Row] = []
     last: dict[int, Row] = {}
-    for query in sorted(
-        detail["queries"], key=lambda query: query["start_ms"]
-    ):  # of threads, those that ended come first
+    # They are kept in the order in which they ended, which with threads is another one.
+    for query in sorted(detail["queries"], key=itemgetter("start_ms")):
         group = query["group"]
         if group is None:
             continue
@@ -147,8 +151,7 @@ def rest(detail: Mapping[str, Any], all_ms: float) -> Rest | None:
     if runs <= 0:
         return None
     duration_ms = detail["db_ms"] - sum(query["duration_ms"] for query in queries)
-    start_ms = max((query["start_ms"] + query["duration_ms"] for query in queries), default=0.0)
-    return Rest(runs, max(0.0, duration_ms), min(WIDTH, start_ms / all_ms * WIDTH))
+    return Rest(runs, max(0.0, duration_ms), min(WIDTH, _ends_ms(detail) / all_ms * WIDTH))
 
 
 def _joined(bars: Iterable[Bar]) -> list[Bar]:

@@ -491,7 +491,7 @@ def _server(environ: Mapping[str, Any]) -> tuple[str, str]:
 
 def span_name(method: str, rule: str | None) -> str:
     """Return `METHOD rule`, or the method alone where no rule matched (HTTP conventions, "Name")."""
-    shown = "HTTP" if method == "_OTHER" else method
+    shown = "HTTP" if method == instruments.OTHER else method
     return shown if rule is None else f"{shown} {rule}"
 
 

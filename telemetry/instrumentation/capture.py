@@ -61,7 +61,6 @@ _MAX_STATEMENTS = 1024
 _MAX_STATEMENT_CHARACTERS = 2_000_000
 _MAX_COLLECTIONS = 200
 _MAX_SERIES = 10_000
-_OTHER: Final = "_OTHER"
 _OVERFLOW: Final = {"otel.metric.overflow": True}
 _SHORT_SQL = 500
 _KIND = itemgetter(SQL, ERROR_TYPE)
@@ -435,7 +434,7 @@ def _coarse(key: _SeriesKey) -> _SeriesKey:
     There are no more of these than an app has rules and methods, whatever clients ask for.
     """
     rule, method, _, error_type = key
-    return rule, method, 0, None if error_type is None else _OTHER
+    return rule, method, 0, None if error_type is None else instruments.OTHER
 
 
 def excludes(rule: Rule, patterns: Sequence[str]) -> bool:
@@ -455,4 +454,4 @@ def _is_static(rule: Rule) -> bool:
 def method_of(environ_method: str, rule: Rule | None) -> str:
     """Return the method as `http.request.method` wants it: one that is not known only where `rule` names it."""
     is_named = rule is not None and rule.methods is not None
-    return environ_method if is_named or environ_method in KNOWN_METHODS else _OTHER
+    return environ_method if is_named or environ_method in KNOWN_METHODS else instruments.OTHER

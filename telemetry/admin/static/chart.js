@@ -41,6 +41,8 @@ window.telemetryChart = (() => {
     return `${value.toFixed(decimals)} ${name}`; // as the tables have it
   }
 
+  const isOfLastDay = (seconds) => Math.floor(seconds / DAY) === Math.floor(body.end / DAY);
+
   /** Return a time, with the seconds where the `span` is short, and with its day where that is not the day of the newest. */
   function clock(seconds, span) {
     const when = new Date(seconds * 1000);
@@ -49,7 +51,7 @@ window.telemetryChart = (() => {
     const style = { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: "UTC" }; // as the tables have it
     if (span < 600) style.second = "2-digit";
     const time = when.toLocaleTimeString([], style);
-    return Math.floor(seconds / DAY) === Math.floor(body.end / DAY) ? time : `${day} ${time}`;
+    return isOfLastDay(seconds) ? time : `${day} ${time}`;
   }
 
   function drawLines(u) {
@@ -186,7 +188,7 @@ window.telemetryChart = (() => {
         axis({
           incrs: STEPS_S,
           values: (u, splits) => splits.map((at) => clock(at, body.end - body.start)),
-          space: () => (Math.floor(body.start / DAY) === Math.floor(body.end / DAY) ? 72 : 108), // else labels have their day
+          space: () => (isOfLastDay(body.start) ? 72 : 108), // else labels have their day
           size: 28,
         }),
         axis({

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.document import ENDED_PID
-from telemetry.joint_figures import JointFigures, Told, hand_over, handed_over, merge, queries_of, tell
+from telemetry.joint_figures import JointFigures, Told, handed_over, left, merge, queries_of, tell
 from telemetry.readers.window import ERROR, GOOD, Count, CountWindow, counts_of
 
 NOW = 1_700_000_000_000_000_000
@@ -81,10 +81,10 @@ def test_workers_that_end_one_after_another_hand_over_what_they_would_have_told(
     for at, (route, duration_s, queries, failed, worker) in enumerate(every):
         for metrics in (alone, [living, *ending][worker]):
             record(metrics, at, route, duration_s, queries, failed)
-    left = [hand_over(metrics, f"worker {number}") for number, metrics in enumerate(ending)]
+    files = [left(metrics, f"worker {number}") for number, metrics in enumerate(ending)]
     if is_merged:
-        left = [*left[:1], merge(living, left)]  # as it is read while the file of one has yet to be removed
-    found = handed_over(left)
+        files = [*files[:1], merge(living, files)]  # as it is read while the file of one has yet to be removed
+    found = handed_over(files)
     assert [sorted(each.names) for each in found] == (
         [["worker 0", "worker 1"]] if is_merged else [["worker 0"], ["worker 1"]]
     )
@@ -107,27 +107,27 @@ def test_workers_that_end_one_after_another_hand_over_what_they_would_have_told(
 def test_the_time_that_a_server_is_up_goes_on_after_the_worker_that_began_it(monkeypatch: pytest.MonkeyPatch) -> None:
     first = PerformanceMetrics(SETTINGS)
     monkeypatch.setattr(first, "get_uptime_seconds", lambda: 100.0)
-    ended = hand_over(first, "first")
+    ended = left(first, "first")
     later_s = time.time() + 20
     monkeypatch.setattr(time, "time", lambda: later_s)
     second = PerformanceMetrics(SETTINGS)
-    (found,) = handed_over([merge(second, [hand_over(second, "second"), ended])])
+    (found,) = handed_over([merge(second, [left(second, "second"), ended])])
     assert found.told_now().uptime_s == pytest.approx(120, abs=1)
 
 
 def test_what_another_version_has_handed_over_is_nothing() -> None:
     assert handed_over([msgspec.msgpack.encode({"names": ["first"], "figures": []}), b""]) == []
     metrics = PerformanceMetrics(SETTINGS)
-    (found,) = handed_over([merge(metrics, [hand_over(metrics, "second"), b"of another version"])])
+    (found,) = handed_over([merge(metrics, [left(metrics, "second"), b"of another version"])])
     assert found.names == ["second"]
 
 
 def test_names_of_the_workers_that_ended_last_are_kept() -> None:
     metrics = PerformanceMetrics(SETTINGS)
-    left = [hand_over(metrics, "0")]
+    files = [left(metrics, "0")]
     for number in range(1, 130):
-        left = [merge(metrics, [hand_over(metrics, str(number)), *left])]
-    (found,) = handed_over(left)
+        files = [merge(metrics, [left(metrics, str(number)), *files])]
+    (found,) = handed_over(files)
     assert found.names == [str(number) for number in range(30, 130)]
 
 

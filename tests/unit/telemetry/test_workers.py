@@ -491,7 +491,7 @@ def test_a_worker_that_has_handed_over_and_answers_yet_counts_once(metrics: Perf
 
         def handed_over(self) -> list[bytes]:
             assert asked  # who ends while it is asked is in what is read after that
-            return [joint_figures.hand_over(metrics, name) for name in ("shop-1-0-a.sock", "shop-3-0-c.sock")]
+            return [joint_figures.left(metrics, name) for name in ("shop-1-0-a.sock", "shop-3-0-c.sock")]
 
     reader = JointReader(Reader(Telemetry(metrics, metrics.settings)), Siblings())  # type: ignore[arg-type]
     assert [each.hits for each in reader.told] == [5] * 4

@@ -45,7 +45,7 @@ def test_a_query_that_begins_before_the_end_of_the_request_and_ends_after_it_str
 
 
 def rows(one: dict[str, Any]) -> list[waterfall.Row]:
-    return waterfall.draw(one).rows
+    return waterfall.draw(one, {finding["group"] for finding in one["findings"] if finding["is_warning"]}).rows
 
 
 def alternating(changes: int) -> dict[str, Any]:
@@ -120,10 +120,10 @@ def test_queries_of_a_finding_are_one_row_whatever_was_asked_in_between() -> Non
 
 def test_what_is_not_kept_one_by_one_has_a_row_of_its_own() -> None:
     one = detail(None, (1, 1), (2, 1))
-    assert waterfall.draw(one).rest is None
+    assert waterfall.draw(one, ()).rest is None
     one |= {"query_count": 2000, "db_ms": 7.5}
-    assert waterfall.draw(one).rest == (1998, 5.5, 300)
+    assert waterfall.draw(one, ()).rest == (1998, 5.5, 300)
 
 
 def test_the_whole_is_divided_in_four() -> None:
-    assert waterfall.draw(detail(None)).ticks == ["0", "2.50 ms", "5.00 ms", "7.50 ms"]
+    assert waterfall.draw(detail(None), ()).ticks == ["0", "2.50 ms", "5.00 ms", "7.50 ms"]

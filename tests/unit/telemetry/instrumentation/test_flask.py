@@ -541,6 +541,7 @@ def test_a_stream_is_complete_at_its_end_and_so_among_the_newest(
     for _ in range(2):  # the first measurement of a series takes another way
         app.test_client().get("/").get_data()
     for window in (metrics.store.samples("GET /"), metrics.store.queries()):
+        assert len(window) == 2
         assert all(map(operator.ge, [each.time_unix_nano for each in window], ends_unix_ns))
 
 
