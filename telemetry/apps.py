@@ -20,6 +20,7 @@ from telemetry.admin.guard import EXTENSION
 from telemetry.admin.routes import METRICS_PATH
 from telemetry.errors import InstrumentationError, SettingsError
 from telemetry.exporters import registry
+from telemetry.exporters.options import Options
 from telemetry.instrumentation import sqlite
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
 from telemetry.instrumentation.flask import RequestMiddleware, middleware_class
@@ -127,7 +128,7 @@ def instrument(
         meter_provider = meter_provider or pipeline.meter_provider(service_name, service_version)
         tracer_provider = tracer_provider or pipeline.tracer_provider(service_name, service_version)
         is_asked = exporters is not None or bool(settings.exporters)
-        options = registry.Options.of(settings)
+        options = Options.of(settings)
         pipeline.export(chosen, options, tracer_provider, meter_provider, to_foreign=is_asked)
         made = _attach(metrics, meter_provider)
         if not isinstance(telemetry, Telemetry):

@@ -18,8 +18,8 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from time import perf_counter, time
+from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from flask import Flask, current_app, got_request_exception, has_request_context, request
@@ -32,6 +32,7 @@ from telemetry.instrumentation.capture import excludes
 from telemetry.performance import PerformanceMetrics, SampleList, get_metrics
 from telemetry.settings import TelemetrySettings
 from telemetry.system import BYTES_PER_MB, SystemStats
+from telemetry.timing import PerformanceMetric as PerformanceMetric
 from telemetry.timing import timed
 
 if TYPE_CHECKING:
@@ -49,18 +50,6 @@ _STARTED: Final = "telemetry.monitor.started."
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _App = TypeVar("_App", bound=Flask)
-
-
-@dataclass(slots=True)
-class PerformanceMetric:
-    """One call of a function. `memory_before` and `memory_after` are the process's, in MiB; `None` where it can't be read."""
-
-    name: str
-    duration: float  # seconds
-    memory_before: float | None = None
-    memory_after: float | None = None
-    timestamp: float = field(default_factory=time)  # when it began, Unix seconds
-    error: str | None = None  # the class of what it raised
 
 
 class PerformanceMonitor:
@@ -364,7 +353,7 @@ def performance_report() -> str:
     """Return what the figures of this process say, as a page of text: what is slow, fails, fans out, and the caches."""
     from telemetry import report
 
-    return report.of_process(monitor)
+    return report.of_process(monitor.source, monitor.metrics)
 
 
 def load_test_simulation(

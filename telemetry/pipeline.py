@@ -24,7 +24,8 @@ from telemetry import forked
 from telemetry.binding import begin_anew
 from telemetry.errors import SettingsError
 from telemetry.exporters import exporter_metrics
-from telemetry.exporters.registry import Chosen, Exporter, Options
+from telemetry.exporters.options import Options
+from telemetry.exporters.registry import Chosen, Exporter
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue

@@ -19,8 +19,8 @@ from werkzeug.urls import uri_to_iri
 from telemetry import forked, source
 from telemetry.query import DURATION_NS, ERROR_TYPE, FLAGS, SQL, START_NS
 from telemetry.readers.window import copied, route_name
-from telemetry.requests import url_path
 from telemetry.sums import Sums, by_query, flat, merged, sums_of
+from telemetry.urls import url_path
 
 if TYPE_CHECKING:
     from telemetry.query import Query

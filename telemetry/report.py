@@ -16,8 +16,8 @@ from telemetry.figures import GOOD, WARNING, Status
 from telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
-    from telemetry.monitor import PerformanceMonitor
     from telemetry.performance import PerformanceMetrics
+    from telemetry.timing import PerformanceMetric
 
 MOST_LINES: Final = 10
 """How many routes a section names at most."""
@@ -164,12 +164,11 @@ def write(
     return Report(everything, headline, sections)
 
 
-def of_process(monitor: PerformanceMonitor) -> str:
-    """Return the report on this process as text, with the newest calls that `@performance_monitor` has timed."""
-    source = monitor.source
-    source.attach(source.meter_provider)  # the process's figures come through a provider, as all others
-    extra = (_calls(monitor, source.settings), _usage(dict(source.usage.stats())))
-    return write(facts_of(source, source.settings), extra=extra).text()
+def of_process(metrics: PerformanceMetrics, calls: Sequence[PerformanceMetric]) -> str:
+    """Return the report on this process as text, with the newest `calls` that `@performance_monitor` has timed."""
+    metrics.attach(metrics.meter_provider)  # the process's figures come through a provider, as all others
+    extra = (_calls(calls, metrics.settings), _usage(dict(metrics.usage.stats())))
+    return write(facts_of(metrics, metrics.settings), extra=extra).text()
 
 
 def _extent(routes: Sequence[Mapping[str, Any]], settings: TelemetrySettings) -> str:
@@ -294,9 +293,8 @@ def _process(resources: Mapping[str, Any]) -> Section:
     return Section("process", "The process", (), text)
 
 
-def _calls(monitor: PerformanceMonitor, settings: TelemetrySettings) -> Section:
+def _calls(calls: Sequence[PerformanceMetric], settings: TelemetrySettings) -> Section:
     found = []
-    calls = monitor.metrics
     for call in sorted(calls, key=lambda call: -call.duration):
         status = figures.latency_status(call.duration * 1000, settings)
         if call.error is not None:

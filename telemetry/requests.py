@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flask import has_request_context, request
 from opentelemetry.context import Context, create_key, get_current
@@ -23,9 +22,8 @@ if TYPE_CHECKING:
     from werkzeug.routing import Rule
 
     from telemetry.exporters.processor import DeferredSpanProcessor, Item
-    from telemetry.exporters.tail import Decision
     from telemetry.instrumentation.capture import Capture
-    from telemetry.recent import Row
+    from telemetry.tail import Decision
 
 RECORD_KEY = create_key("telemetry.request")
 ENVIRON_KEY: Final = "telemetry.request"
@@ -146,7 +144,7 @@ class RequestRecord:
         # The first queries, where there were too many to hold, and by their starts what it took to fetch their rows.
         self.first: tuple[list[Query], dict[int, tuple[int, int]]] | None = None
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
-        self.kept: Row | None = None  # what is known of it, while the SDK's span of it ends
+        self.kept: tuple[Any, ...] | None = None  # its `Row` of `telemetry.recent`, while the SDK's span of it ends
         self.wait_ns = 0  # lost to locks of the database
         self.waited_for: tuple[int, str] | None = None  # the longest of that, in ns, and the route of who held the lock
         self._spilled = self._in_time = 0
@@ -334,14 +332,6 @@ def begin_transfer() -> Transfer:
         return Transfer(perf_counter_ns())
     record.handed_over = Transfer(record.start_ns)
     return record.handed_over
-
-
-def url_path(path: str) -> str:
-    """Return a path, each character of which is a byte as WSGI has it, as an address has it: percent-encoded."""
-    return quote(path, safe=_OF_PATHS, encoding="latin-1", errors="replace")
-
-
-_OF_PATHS: Final = "/!$&'()*+,:;=@~"  # RFC 3986, section 3.3
 
 
 _lock = reentrant_lock()  # which a finalizer that asks the database may take again

@@ -14,9 +14,8 @@ from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from telemetry import meeting_place
+from telemetry import meeting_place, tail
 from telemetry.errors import SettingsError
-from telemetry.exporters import tail
 
 ENV_PREFIX = "LVS_TELEMETRY_"
 _DAY_MS = 86_400_000

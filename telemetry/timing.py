@@ -10,10 +10,23 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from time import perf_counter, time
 from typing import Any, Protocol, Self, TypeVar, cast
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class PerformanceMetric:
+    """One call of a function. `memory_before` and `memory_after` are the process's, in MiB; `None` where it can't be read."""
+
+    name: str
+    duration: float  # seconds
+    memory_before: float | None = None
+    memory_after: float | None = None
+    timestamp: float = field(default_factory=time)  # when it began, Unix seconds
+    error: str | None = None  # the class of what it raised
 
 
 class Recorder(Protocol):

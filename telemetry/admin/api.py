@@ -12,7 +12,7 @@ from flask import Response
 from telemetry.admin import answers, parameters, timeline
 
 if TYPE_CHECKING:
-    from telemetry.admin.routes import Admin
+    from telemetry.admin.site import Admin
     from telemetry.document import RouteStats
 
 SORT_KEYS: Final = ("p95_ms", "p99_ms", "avg_ms", "request_count")

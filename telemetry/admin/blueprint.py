@@ -10,7 +10,7 @@ from flask import Blueprint, Flask, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
-from telemetry.admin import answers, guard, parameters, routes
+from telemetry.admin import answers, guard, parameters, routes, site
 from telemetry.admin.missing_request import MissingRequestError
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT
 from telemetry.requests import serving
@@ -31,7 +31,7 @@ def create_blueprint(
     title: str = "Performance",
     links: Mapping[str, str] | None = None,
     is_active: Callable[[], bool] = lambda: True,
-    look_at_exporters: routes.Look = tuple,
+    look_at_exporters: site.Look = tuple,
 ) -> Blueprint:
     """Return the admin pages and their JSON over `source`, as a blueprint named `telemetry_admin`.
 
@@ -73,14 +73,16 @@ def create_blueprint(
     blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.after_request(harden)
-    blueprint.admin = routes.Admin(source, title, links or {}, look_at_exporters)
+    blueprint.admin = site.Admin(source, title, links or {}, look_at_exporters)
     blueprint.register_error_handler(parameters.ParameterError, parameters.ParameterError.answer)
-    blueprint.register_error_handler(MissingRequestError, lambda error: error.answer(blueprint.admin))
+    blueprint.register_error_handler(
+        MissingRequestError, lambda error: routes.answer("requests_pages:missing", blueprint.admin, error)
+    )
     routes.add_routes(blueprint, blueprint.admin)
     return blueprint
 
 
-def admin_of(app: Flask) -> routes.Admin:
+def admin_of(app: Flask) -> site.Admin:
     """Return what the admin pages of `app` show."""
     blueprint = app.blueprints[ADMIN_BLUEPRINT]
     assert isinstance(blueprint, _AnyHostBlueprint)
@@ -97,7 +99,7 @@ class _AnyHostState(BlueprintSetupState):
 class _AnyHostBlueprint(Blueprint):
     """A blueprint whose rules hold for every host, also in an app with `host_matching`, where a rule must name one."""
 
-    admin: routes.Admin
+    admin: site.Admin
     enable_openapi = False  # asked for by APIFlask of each blueprint that has functions before its requests
 
     def make_setup_state(

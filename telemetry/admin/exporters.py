@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,10 @@ from flask import Response, abort, request
 from telemetry import figures
 from telemetry.admin import answers
 from telemetry.document import rfc3339
-from telemetry.exporters.status import ExportStatus
 
 if TYPE_CHECKING:
-    from telemetry.admin.routes import Admin, Look
-    from telemetry.exporters.status import Exporting
+    from telemetry.admin.site import Admin, Look
+    from telemetry.exporters.status import Exporting, ExportStatus
     from telemetry.settings import TelemetrySettings
 
 JAEGER_UI_PORT = 16686
@@ -60,7 +58,7 @@ def metrics(admin: Admin) -> Response:
     if of_server is None or not of_server.is_one_of_several():
         content, content_type = scraped.page(accept)
     else:
-        from telemetry.admin.workers import families
+        from telemetry.admin.joint_reader import families
         from telemetry.exporters.prometheus import joint_page
 
         content, content_type = joint_page(families(scraped.families(), of_server), accept)
@@ -90,23 +88,6 @@ def body(exporter: Exporting) -> dict[str, Any]:
 def rows(exporting: Iterable[Exporting], now_unix_nano: int) -> list[Row]:
     """Return what the panel shows."""
     return [_row(exporter, exporter.status, now_unix_nano) for exporter in exporting]
-
-
-def summed(one: ExportStatus, other: ExportStatus) -> ExportStatus:
-    """Return how two exporters of one kind are doing, as one."""
-    worse = max(one, other, key=lambda status: (status.is_failing, status.last_error_unix_ns or 0))
-    successes = [at for at in (one.last_success_unix_ns, other.last_success_unix_ns) if at is not None]
-    return ExportStatus(
-        queued=one.queued + other.queued,
-        queue_limit=one.queue_limit + other.queue_limit,
-        sent=one.sent + other.sent,
-        dropped_by=Counter(one.dropped_by) + Counter(other.dropped_by),
-        failures=one.failures + other.failures,
-        is_failing=one.is_failing or other.is_failing,
-        last_success_unix_ns=max(successes, default=None),
-        last_error=worse.last_error,
-        last_error_unix_ns=worse.last_error_unix_ns,
-    )
 
 
 def trace_url(settings: TelemetrySettings, look: Look) -> str:

@@ -18,13 +18,16 @@ from telemetry.admin.requests_api import VERDICT_CHOICES, as_file, find, is_chos
 from telemetry.admin.requests_facts import REQUEST_ID
 
 if TYPE_CHECKING:
+    from telemetry.admin.missing_request import MissingRequestError
     from telemetry.admin.requests_facts import Reader
-    from telemetry.admin.routes import Admin
+    from telemetry.admin.site import Admin
     from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
 
 MOST_ROWS: Final = 200
 _WORST_IN_REPORT: Final = 10
+_MOST_OF_ID: Final = 64  # characters that are shown of an id; ours have 49
+_RETRY_AFTER_S: Final = 5
 
 
 COLUMNS: Final = (
@@ -105,6 +108,27 @@ def _is_in(row: Mapping[str, Any], word: str, span_ids: Container[str]) -> bool:
 def listed(admin: Admin) -> Response:
     """Answer with the list of the kept requests."""
     return answers.page("requests.html", **common(admin) | _list(admin.reader))
+
+
+def missing(admin: Admin, error: MissingRequestError) -> Response:
+    """Answer with 404 or 503 where a request that was asked for can't be shown, as JSON or as a page."""
+    status = 503 if error.is_silent else 404
+    shown = error.request_id
+    if len(shown) > _MOST_OF_ID:
+        shown = shown[: _MOST_OF_ID - 1] + "…"
+    if answers.wants_json(request):
+        why = "kept are the newest requests and the worst of each route; this one is not, or not any more"
+        told = f"no request with the id {shown!r}: {why}"
+        if error.is_silent:
+            told = "a worker of the server that may keep this request does not answer: try again"
+        response = answers.json({"error": told}, status)
+    else:
+        query = ListState.parse(request.args).query()
+        view = {"is_silent": error.is_silent, "request_id": shown, "list_query": query}
+        response = answers.page("request_gone.html", status, **common(admin) | view)
+    if error.is_silent:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
+    return response
 
 
 def live(admin: Admin) -> Response:

@@ -3,69 +3,18 @@ looks at starts quicker and is the smaller for it, as `docs/PERFORMANCE.md` has 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
-if TYPE_CHECKING:
-    from telemetry.admin.requests_facts import Reader, Source
-    from telemetry.exporters.prometheus import ScrapedReader
-    from telemetry.exporters.status import Exporting
-    from telemetry.workers import Workers
+from telemetry.admin.site import Admin
 
-Look = Callable[[], Sequence["Exporting"]]
 METRICS_PATH: Final = "/metrics"
-_READER: Final = "telemetry.admin.reader"
 _PAGES: Final = "/admin/performance"
 _REQUESTS: Final = f"{_PAGES}/requests"
 API: Final = "/api/admin/performance"
-
-
-@dataclass(frozen=True)
-class Admin:
-    """What the admin pages of one app show, and how."""
-
-    source: Source
-    title: str
-    links: Mapping[str, str]
-    look_at_exporters: Look
-
-    @functools.cached_property
-    def own_reader(self) -> Reader:
-        """What the figures and the kept requests of this process are read by."""
-        from telemetry.admin.requests_facts import Reader
-
-        return Reader(self.source)
-
-    @property
-    def reader(self) -> Reader:
-        """What the figures and the kept requests are read by, of all workers of the server, for the request that is served."""
-        found: Reader | None = request.environ.get(_READER)
-        if found is None:
-            found, workers = self.own_reader, self.workers()
-            if workers is not None and workers.has_figures_of_others():
-                from telemetry.admin.workers import JointReader
-
-                found = JointReader(found, workers)
-            request.environ[_READER] = found
-        return found
-
-    def workers(self) -> Workers | None:
-        """Return the workers of the server, where the app is instrumented."""
-        return getattr(self.source, "workers", None)
-
-    def scraped(self) -> ScrapedReader | None:
-        """Return the exporter of this process that Prometheus fetches from, if there is one."""
-        found = (exporter for exporter in self.look_at_exporters() if hasattr(exporter, "page"))
-        return cast("ScrapedReader | None", next(found, None))
-
-    def exporting(self) -> Sequence[Exporting]:
-        """Return the exporters of all workers of the server."""
-        return self.reader.exporting(self.look_at_exporters())
 
 
 class Route(NamedTuple):
@@ -113,13 +62,18 @@ def add_routes(blueprint: Blueprint, admin: Admin) -> None:
         blueprint.add_url_rule(_METRICS.rule, _METRICS.endpoint, _view(_METRICS, admin), methods=["GET"])
 
 
+def answer(view: str, admin: Admin, *given: Any, **arguments: Any) -> Response:
+    """Return what the function `view` of this package answers, imported when it is first called."""
+    module, _, name = view.partition(":")
+    function: Callable[..., Response] = getattr(import_module(f"telemetry.admin.{module}"), name)
+    return function(admin, *given, **arguments)
+
+
 def _view(route: Route, admin: Admin) -> Callable[..., Response]:
     """Return a function with a name of its own: Flask-Limiter, Flask-WTF and Flasgger ask every view for one."""
 
     def view(**arguments: Any) -> Response:
-        module, _, name = route.view.partition(":")
-        answer: Callable[..., Response] = getattr(import_module(f"telemetry.admin.{module}"), name)
-        return answer(admin, **arguments)
+        return answer(route.view, admin, **arguments)
 
     view.__name__ = view.__qualname__ = route.endpoint
     return view

@@ -99,7 +99,9 @@ def select(
         ),
         key=lambda point: (point.sample.time_unix_nano, point.sample.sequence),
     )
-    slices = slices_of_all if route is None else cut(point.sample for point in every)
+    slices = slices_of_all
+    if route is not None:
+        slices = cut((point.sample.value, point.sample.time_unix_nano) for point in every)
     newest = every[-1].sample.time_unix_nano if every else None
     first = min(
         every[0].sample.time_unix_nano if every else now_unix_nano,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from telemetry.exporters.registry import Options
+    from telemetry.exporters.options import Options
     from telemetry.exporters.status import Signal
 
 JAEGER_ENDPOINT = "http://localhost:4318/v1/traces"

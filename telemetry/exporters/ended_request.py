@@ -23,19 +23,19 @@ from telemetry.failure import failure_in
 from telemetry.memo import Memo
 from telemetry.query import CODE, ERROR_TYPE, FLAGS, MADE, POSITION, SQL
 from telemetry.recent import QUERY_COUNT, KeptRequest
-from telemetry.requests import url_path
 from telemetry.settings import TelemetrySettings
 from telemetry.source import line_of
+from telemetry.urls import url_path
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.util.instrumentation import InstrumentationInfo
     from opentelemetry.util.types import AttributeValue
 
-    from telemetry.exporters.tail import Decision
     from telemetry.failure import Failure
     from telemetry.query import Query
     from telemetry.recent import Row
+    from telemetry.tail import Decision
 
 ENVIRON_KEYS = (
     "wsgi.url_scheme",

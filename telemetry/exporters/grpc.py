@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from telemetry.exporters.registry import Options
+    from telemetry.exporters.options import Options
 
 _LATER: Final = frozenset(  # OTLP specification, "Failures" of OTLP/gRPC
     {

@@ -35,7 +35,7 @@ except ImportError:  # Windows; there, one process writes a folder
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from telemetry.exporters.registry import Options
+    from telemetry.exporters.options import Options
 
 FILES: Final = 4
 """So many files of each signal are kept, the one that is written included."""

@@ -27,7 +27,7 @@ from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
 
 if TYPE_CHECKING:
-    from telemetry.exporters.registry import Options
+    from telemetry.exporters.options import Options
 
 _log = logging.getLogger(__name__)
 _silent: Final = logging.getLogger(f"{__name__}.attempts")

@@ -13,7 +13,7 @@ from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.exporters.reader import PushReader
 
 if TYPE_CHECKING:
-    from telemetry.exporters.registry import Options
+    from telemetry.exporters.options import Options
 
 
 def processor(name: str, point: EntryPoint, options: Options) -> DeferredSpanProcessor:

@@ -15,13 +15,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, runtime_checkable
 
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 
 from telemetry.errors import SettingsError
 from telemetry.exporters import choice, endpoints
+from telemetry.exporters.options import Options
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -50,20 +50,6 @@ PACKAGES: Final[Mapping[str, str]] = {
     "zipkin_proto": "opentelemetry-exporter-zipkin-proto-http",
 }
 """The package that brings an exporter of a known name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What exporters are told beside the standard variables."""
-
-    shutdown_timeout_s: float = 3.0
-    jsonfile_folder: Path = Path("telemetry-export")
-    jsonfile_bytes: int = 100 * 1024 * 1024
-
-    @classmethod
-    def of(cls, settings: TelemetrySettings) -> Options:
-        """Return the options that the settings say."""
-        return cls(settings.shutdown_timeout_s, Path(settings.jsonfile_folder), settings.jsonfile_max_mb * 1024 * 1024)
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -62,6 +63,22 @@ class ExportStatus:
     def dropped(self) -> int:
         """How many are lost."""
         return sum(self.dropped_by.values())
+
+    def with_sibling(self, other: ExportStatus) -> ExportStatus:
+        """Return how this one and the same exporter of another worker are doing, as one."""
+        worse = max(self, other, key=lambda status: (status.is_failing, status.last_error_unix_ns or 0))
+        successes = [at for at in (self.last_success_unix_ns, other.last_success_unix_ns) if at is not None]
+        return ExportStatus(
+            queued=self.queued + other.queued,
+            queue_limit=self.queue_limit + other.queue_limit,
+            sent=self.sent + other.sent,
+            dropped_by=Counter(self.dropped_by) + Counter(other.dropped_by),
+            failures=self.failures + other.failures,
+            is_failing=self.is_failing or other.is_failing,
+            last_success_unix_ns=max(successes, default=None),
+            last_error=worse.last_error,
+            last_error_unix_ns=worse.last_error_unix_ns,
+        )
 
 
 class Exporting(Protocol):

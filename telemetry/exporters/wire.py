@@ -36,13 +36,13 @@ from telemetry.exporters.ended_request import (
 from telemetry.failure import Failure, failure_in
 from telemetry.memo import Memo
 from telemetry.query import FLAGS, MADE
-from telemetry.requests import url_path
+from telemetry.urls import url_path
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
-    from telemetry.exporters.tail import Decision
     from telemetry.recent import Row
+    from telemetry.tail import Decision
 
 _BREATH_SPANS = 64
 """So many spans are encoded before other threads may run: a request should not wait for the whole batch."""

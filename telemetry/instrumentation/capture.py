@@ -14,14 +14,14 @@ from opentelemetry.context import Context
 from telemetry import instruments, source
 from telemetry.binding import NO_IDS, BoundHistogram, Ids
 from telemetry.exporters.ended_request import ServerFacts, decision_attributes, environ_facts, request_path, span_name
-from telemetry.exporters.tail import TailPolicy, stronger
 from telemetry.failure import Failure, error_type_of
 from telemetry.instrumentation.spans import DeferredSpan, Tracing, end_span, random_ids
 from telemetry.instruments import Instruments
 from telemetry.query import DURATION_NS, ERROR_TYPE, SQL
 from telemetry.readers.window import route_name
 from telemetry.recent import RecentRequests, Row, Worst, row, weighed
-from telemetry.requests import serving
+from telemetry.requests import MAX_PENDING_QUERIES, serving
+from telemetry.tail import TailPolicy, stronger
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, TracerProvider
@@ -93,7 +93,9 @@ class Capture:
     ) -> None:
         self.instruments = made
         self.recent = recent or RecentRequests()
-        self.tracing = Tracing(tracer_provider, self.operation, TailPolicy.of(settings), settings.repeats_warning)
+        fan_out = min(settings.fan_out_warning, MAX_PENDING_QUERIES)  # no request keeps more of them back
+        tail = TailPolicy.of(settings.export, settings.poor_above_ms, fan_out)
+        self.tracing = Tracing(tracer_provider, self.operation, tail, settings.repeats_warning)
         self.site = source.find if settings.source_lines else source.none
         self._excluded_rules = settings.excluded_routes
         self._requests: dict[_SeriesKey, _Series] = {}

@@ -36,7 +36,6 @@ from telemetry.exporters.ended_request import (
     span_name,
 )
 from telemetry.exporters.processor import DeferredSpanProcessor
-from telemetry.exporters.tail import stronger
 from telemetry.failure import Failure, failure_in
 from telemetry.forked import reentrant_lock
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, traceparent
@@ -44,6 +43,7 @@ from telemetry.instrumentation.sampling import decider
 from telemetry.query import DURATION_NS, ERROR_TYPE, FLAGS, MADE, SITE, SQL, START_NS, with_span
 from telemetry.settings import TelemetrySettings
 from telemetry.source import NO_SITE, Site
+from telemetry.tail import stronger
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from telemetry.exporters.ended_request import Plain, ServerFacts
     from telemetry.exporters.processor import Item
-    from telemetry.exporters.tail import Decision, TailPolicy
     from telemetry.query import Query
     from telemetry.requests import Held, RequestRecord
+    from telemetry.tail import Decision, TailPolicy
 
 _log = logging.getLogger(__name__)
 _SPAN_ID = 2**64 - 1

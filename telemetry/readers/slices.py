@@ -5,13 +5,10 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from telemetry import forked
 from telemetry.percentiles import of_ordered
-
-if TYPE_CHECKING:
-    from telemetry.readers.window import Sample
 
 LEAST_S: Final = 10
 """A slice is at least this long, in seconds, unless it has `MOST_REQUESTS`."""
@@ -106,9 +103,9 @@ def _sliced(durations_s: array[float], start_unix_nano: int, end_unix_nano: int)
         yield Slice(start_unix_nano, max(start_unix_nano, end_unix_nano), len(ordered), p50_s, p95_s, p99_s)
 
 
-def cut(samples: Iterable[Sample]) -> list[Slice]:
-    """Return the slices of `samples`, which are oldest first."""
+def cut(requests: Iterable[tuple[float, int]]) -> list[Slice]:
+    """Return the slices of requests, oldest first: the duration of each in seconds, and when it was complete."""
     store = SliceStore()
-    for sample in samples:
-        store.add(sample.value, sample.time_unix_nano)
+    for duration_s, time_unix_nano in requests:
+        store.add(duration_s, time_unix_nano)
     return store.slices()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,6 +17,8 @@ ALLOWED = {
     "service": {"service", "config", "telemetry"},
     "local_video_server": {"local_video_server", "service", "config"},
 }
+NAMED_BY_A_RECORD = {"telemetry.instrumentation.capture", "telemetry.exporters.processor"}
+"""What a request's record names although it stands above it: the types of who records it, and of who exports it."""
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
@@ -35,12 +38,22 @@ def module_name(path: Path) -> str:
 
 
 NAMES = {module_name(path) for path in MODULES}
+FACES = {module_name(path) for path in MODULES if path.name == "__init__.py"}
 
 
 def imported_on_loading(path: Path) -> set[str]:
     """Return the modules of ours that a module imports as soon as it is imported itself."""
+    return modules_of(ast.parse(path.read_text("utf-8")).body)
+
+
+def imported_ever(path: Path) -> set[str]:
+    """Return what a module imports for its types and when its functions are called as well."""
+    return modules_of(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
+def modules_of(nodes: Iterable[ast.AST]) -> set[str]:
     found: set[str] = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -55,8 +68,12 @@ def test_imports_go_in_one_direction(path: Path) -> None:
     assert imported(path) & {*PACKAGES, "tests", "tools", "benchmarks"} <= ALLOWED[package]
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
-    graph = {module_name(path): imported_on_loading(path) for path in MODULES}
+def test_no_modules_know_each_other_in_a_circle() -> None:
+    graph = {module_name(path): imported_ever(path) - {module_name(path)} for path in MODULES}
+    graph = {name: known for name, known in graph.items() if name not in FACES}
+    of_record = graph["telemetry.requests"]
+    assert of_record >= NAMED_BY_A_RECORD
+    of_record -= NAMED_BY_A_RECORD
     assert [*TopologicalSorter(graph).static_order()]  # or CycleError, which names the circle
 
 

@@ -11,8 +11,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
-from telemetry import TelemetrySettings
-from telemetry.exporters.tail import TailPolicy
+from telemetry.tail import TailPolicy
 from tests.backends import servers, traffic
 from tests.backends.servers import get
 from tests.backends.traffic import Sent
@@ -32,7 +31,7 @@ def by_the_sampler(trace_id: int) -> bool:
 
 
 def by_the_share(trace_id: int) -> bool:
-    policy = TailPolicy.of(TelemetrySettings(export="1/10"))
+    policy = TailPolicy.of("1/10", slow_ms=200.0, fan_out=20)
     assert policy is not None
     return policy.decide(trace_id, None, 0, 0) is not None
 

@@ -214,7 +214,7 @@ class OnlyTraces:
 
     def span_processor(self, options: object) -> object:
         from telemetry.exporters import otlp
-        from telemetry.exporters.registry import Options
+        from telemetry.exporters.options import Options
 
         assert isinstance(options, Options)
         return otlp.processor(options)

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from telemetry import PerformanceMetrics, fanout, locks
 from telemetry.exporters import otlp
-from telemetry.exporters.registry import Options
+from telemetry.exporters.options import Options
 from telemetry.instrumentation import sqlite
 from tests.conftest import Instrument
 

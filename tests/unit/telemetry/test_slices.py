@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.readers import slices
 from telemetry.readers.slices import Slice, SliceStore, cut
-from telemetry.readers.window import Sample
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
@@ -85,17 +84,17 @@ def test_every_request_is_in_one_slice_and_the_figures_are_those_of_its_duration
     gaps: list[tuple[float, float]],
 ) -> None:
     now = START
-    samples = []
-    for number, (gap_s, duration_s) in enumerate(gaps):
+    completed = []
+    for gap_s, duration_s in gaps:
         now += int(gap_s * SECOND)
-        samples.append(Sample(number, now, duration_s, None, False))
-    found = cut(samples)
-    assert sum(each.request_count for each in found) == len(samples)
-    remaining = iter(samples)
+        completed.append((duration_s, now))
+    found = cut(completed)
+    assert sum(each.request_count for each in found) == len(completed)
+    remaining = iter(completed)
     for each in found:
         members = [next(remaining) for _ in range(each.request_count)]
-        assert (each.start_unix_nano, each.end_unix_nano) == (members[0].time_unix_nano, members[-1].time_unix_nano)
-        values = [sample.value for sample in members]
+        assert (each.start_unix_nano, each.end_unix_nano) == (members[0][1], members[-1][1])
+        values = [duration_s for duration_s, _ in members]
         hundredths = statistics.quantiles(values, n=100, method="inclusive") if len(values) > 1 else values * 99
         assert (each.p50_s, each.p95_s, each.p99_s) == pytest.approx(
             (hundredths[49], hundredths[94], hundredths[98]), rel=1e-12

@@ -24,8 +24,8 @@ import pytest
 from flask import Flask
 
 from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings, joint_figures, uninstrument, workers
+from telemetry.admin.joint_reader import JointReader
 from telemetry.admin.requests_facts import Reader
-from telemetry.admin.workers import JointReader
 from telemetry.apps import Telemetry
 from telemetry.document import ENDED_PID
 from telemetry.meeting_place import MOST_FOLDER_BYTES
@@ -47,7 +47,7 @@ def shop() -> str:
 SIBLING = """
 import sys, time
 from telemetry.admin.requests_facts import Reader
-from telemetry.admin.workers import JointReader
+from telemetry.admin.joint_reader import JointReader
 from telemetry.apps import Telemetry
 from telemetry.workers import Workers
 

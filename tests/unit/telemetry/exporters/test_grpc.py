@@ -42,8 +42,8 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.exporters import grpc as exporters
 from telemetry.exporters.ended_request import EndedRequest, Source
+from telemetry.exporters.options import Options
 from telemetry.exporters.processor import MAX_BODY_BYTES, DeferredSpanProcessor
-from telemetry.exporters.registry import Options
 from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(

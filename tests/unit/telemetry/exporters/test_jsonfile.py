@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from telemetry.exporters import jsonfile
 from telemetry.exporters.ended_request import EndedRequest, Source
 from telemetry.exporters.jsonfile import RotatedFile, SpanFileExporter
-from telemetry.exporters.registry import Options
+from telemetry.exporters.options import Options
 from tests.unit.telemetry.exporters.queries import query
 
 SOURCE = Source(

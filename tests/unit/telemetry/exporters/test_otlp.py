@@ -25,8 +25,8 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.exporters import answer, otlp
 from telemetry.exporters.ended_request import EndedRequest, Source
+from telemetry.exporters.options import Options
 from telemetry.exporters.otlp import RecordSender
-from telemetry.exporters.registry import Options
 from tests.serving import serving
 from tests.unit.telemetry.exporters.queries import query
 

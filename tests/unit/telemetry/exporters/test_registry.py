@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from telemetry import SettingsError, pipeline
+from telemetry.exporters.options import Options
 from telemetry.exporters.processor import DeferredSpanProcessor
-from telemetry.exporters.registry import PACKAGES, Chosen, Options, choose, known
+from telemetry.exporters.registry import PACKAGES, Chosen, choose, known
 
 
 def names(exporters: tuple[Any, ...]) -> list[str]:

@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.sampling import Decision as SamplingDecision
 
 from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings
 from telemetry.exporters.processor import DeferredSpanProcessor
-from telemetry.exporters.tail import Decision, TailPolicy, mixed
 from telemetry.requests import MAX_PENDING_QUERIES
+from telemetry.tail import Decision, TailPolicy, mixed
 
 BY_SHARE = sorted(range(1, 2000), key=mixed)
 KEPT, LEFT_OUT = BY_SHARE[0], BY_SHARE[-1]  # trace ids at both ends of the shares below
@@ -131,13 +131,13 @@ def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
 
 
 def of(export: str) -> TailPolicy:
-    policy = TailPolicy.of(TelemetrySettings.load(export=export, poor_above_ms=200.0, fan_out_warning=20))
+    policy = TailPolicy.of(export, slow_ms=200.0, fan_out=20)
     assert policy is not None
     return policy
 
 
 def test_all_needs_no_policy() -> None:
-    assert TailPolicy.of(TelemetrySettings.load(export="all")) is None
+    assert TailPolicy.of("all", slow_ms=200.0, fan_out=20) is None
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
-
-from telemetry.requests import MAX_PENDING_QUERIES
-
-if TYPE_CHECKING:
-    from telemetry.settings import TelemetrySettings
+from typing import Final, NamedTuple, Self
 
 MUST_BE: Final = "all, a share of the requests such as 1/10 or 0.1, notable, or notable+ and such a share of the rest"
 _RANDOM: Final = 2**64
@@ -37,13 +32,16 @@ class TailPolicy:
     fan_out: int
 
     @classmethod
-    def of(cls, settings: TelemetrySettings) -> Self | None:
-        """Return the policy of the setting `export`; `None` for `all`."""
-        if settings.export == "all":
+    def of(cls, export: str, slow_ms: float, fan_out: int) -> Self | None:
+        """Return the policy of the setting `export`; `None` for `all`.
+
+        Raises:
+            ValueError: `export` is no such thing.
+        """
+        if export == "all":
             return None
-        keeps_notable, share = parse(settings.export)
-        fan_out = min(settings.fan_out_warning, MAX_PENDING_QUERIES)  # no request keeps more of them back
-        return cls(keeps_notable, share, int(settings.poor_above_ms * 1e6), fan_out)
+        keeps_notable, share = parse(export)
+        return cls(keeps_notable, share, int(slow_ms * 1e6), fan_out)
 
     def decide(self, trace_id: int, error_type: str | None, duration_ns: int, queries: int) -> Decision | None:
         """Return why the request is exported; `None` if it is not."""
