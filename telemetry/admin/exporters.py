@@ -36,8 +36,10 @@ class Row:
     word: str
     """How it goes: `works`, `fails`, or `waits` for the first thing to send."""
     status: figures.Status
-    last_success: str
-    queue: str
+    last_success: str | None
+    """How long ago the backend has last taken something; `None` if it never has."""
+    queue: str | None
+    """`None` where nothing waits, because figures are sent as they are."""
     sent: str
     dropped: str
     why_dropped: str
@@ -105,9 +107,9 @@ def _row(exporter: Exporting, status: ExportStatus, now_unix_nano: int) -> Row:
     else:
         word = "works" if status.last_success_unix_ns else "waits"
         judged = figures.WARNING if status.dropped else figures.GOOD
-    queue = (
-        f"{figures.count(status.queued)} of {figures.count(status.queue_limit)}" if status.queue_limit else figures.NONE
-    )
+    queue = None
+    if status.queue_limit:
+        queue = f"{figures.count(status.queued)} of {figures.count(status.queue_limit)}"
     error = status.last_error or ""
     if error and not status.is_failing:
         error = f"{error} ({_since(status.last_error_unix_ns, now_unix_nano)})"
@@ -128,8 +130,8 @@ def _row(exporter: Exporting, status: ExportStatus, now_unix_nano: int) -> Row:
     )
 
 
-def _since(unix_ns: int | None, now_unix_nano: int) -> str:
-    return "never" if unix_ns is None else figures.ago(unix_ns, now_unix_nano)
+def _since(unix_ns: int | None, now_unix_nano: int) -> str | None:
+    return None if unix_ns is None else figures.ago(unix_ns, now_unix_nano)
 
 
 def _time(unix_ns: int | None) -> str | None:

@@ -24,7 +24,7 @@ class ParameterError(Exception):
     def __init__(self, parameter: str, must_be: str, got: str | list[str]) -> None:
         self.parameter = parameter
         self.must_be = must_be
-        self.got = _cut(got) if isinstance(got, str) else [_cut(value) for value in got[:_MOST_VALUES]]
+        self.got = cut(got) if isinstance(got, str) else [cut(value) for value in got[:_MOST_VALUES]]
         super().__init__(f"{parameter} must be {must_be}, got {self.got!r}")
 
     def answer(self) -> Response:
@@ -63,5 +63,6 @@ def one_of(parameter: str, allowed: Sequence[str], default: str | None = None) -
     return given
 
 
-def _cut(value: str) -> str:
+def cut(value: str) -> str:
+    """Return what a client gave as an answer repeats it: not all of it where it is long."""
     return value if len(value) <= _MOST_CHARACTERS else value[: _MOST_CHARACTERS - 1] + "…"

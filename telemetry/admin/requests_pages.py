@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from flask import Response, request
 
 from telemetry import fanout, figures
-from telemetry.admin import answers, attention, exporters, overview, waterfall
+from telemetry.admin import answers, attention, exporters, overview, parameters, waterfall
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
 from telemetry.admin.requests_api import VERDICT_CHOICES, as_file, find, is_chosen
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 200
 _WORST_IN_REPORT: Final = 10
-_MOST_OF_ID: Final = 64  # characters that are shown of an id; ours have 49
 _RETRY_AFTER_S: Final = 5
 
 
@@ -113,9 +112,7 @@ def listed(admin: Admin) -> Response:
 def missing(admin: Admin, error: MissingRequestError) -> Response:
     """Answer with 404 or 503 where a request that was asked for can't be shown, as JSON or as a page."""
     status = 503 if error.is_silent else 404
-    shown = error.request_id
-    if len(shown) > _MOST_OF_ID:
-        shown = shown[: _MOST_OF_ID - 1] + "…"
+    shown = parameters.cut(error.request_id)
     if answers.wants_json(request):
         why = "kept are the newest requests and the worst of each route; this one is not, or not any more"
         told = f"no request with the id {shown!r}: {why}"
