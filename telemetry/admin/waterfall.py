@@ -54,6 +54,9 @@ class Row:
 
     group: int
     label: str
+    runs_of_group: int
+    total_ms: float
+    """How long all queries of the group took; rounded once, and not each of them."""
     queries: list[Bar] = field(default_factory=list)
     """A bar for each of them."""
 
@@ -70,6 +73,8 @@ class Row:
     @property
     def duration_ms(self) -> float:
         """How long they took together."""
+        if self.runs == self.runs_of_group:
+            return self.total_ms
         return sum(bar.end_ms - bar.start_ms for bar in self.queries)
 
     @property
@@ -138,7 +143,8 @@ def rows(detail: Mapping[str, Any], warned: Container[int], all_ms: float) -> li
             continue
         row = last.get(group)
         if row is None or not (row is found[-1] or group in warned or len(found) >= MOST_ROWS):
-            row = last[group] = Row(group, _label(detail["groups"][group]))
+            whole = detail["groups"][group]
+            row = last[group] = Row(group, _label(whole), whole["runs"], whole["total_ms"])
             found.append(row)
         row.queries.append(_bar(query, all_ms))
     return found

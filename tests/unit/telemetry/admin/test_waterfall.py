@@ -17,7 +17,9 @@ def detail(transfer_ms: float | None, *queries: tuple[float, float]) -> dict[str
         "db_ms": sum(took for _, took in queries),
         "query_count": len(queries),
         "findings": [],
-        "groups": [{"statement": "SELECT * FROM t"}],
+        "groups": [
+            {"statement": "SELECT * FROM t", "runs": len(queries), "total_ms": sum(took for _, took in queries)}
+        ],
         "queries": [
             {"group": 0, "start_ms": start, "duration_ms": took, "error_type": None} for start, took in queries
         ],
@@ -68,6 +70,16 @@ def test_a_bar_stands_at_its_share_of_the_whole() -> None:
     (row,) = rows(detail(7_200_000.0, (2.5, 5.0)))
     (bar,) = row.bars
     assert (bar.x, bar.width, bar.title) == (250, 500, "at 2.50 ms, 5.00 ms")
+
+
+def test_the_time_of_all_queries_of_a_group_is_the_groups_own_which_was_rounded_once() -> None:
+    one = detail(None, *[(at, 0.010) for at in range(35)])
+    one["groups"][0]["total_ms"] = 0.364  # 10.4 µs each
+    (row,) = rows(one)
+    assert row.duration_ms == 0.364
+    one["groups"][0]["runs"] = 36  # one is not kept
+    (row,) = rows(one)
+    assert row.duration_ms == pytest.approx(0.350)
 
 
 def test_a_row_tells_how_many_of_its_queries_failed() -> None:
