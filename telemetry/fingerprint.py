@@ -223,6 +223,8 @@ def _words(sql: str) -> tuple[list[str], int | None]:
             is_limit = kind == "NUMBER" and words[-1:] == ["LIMIT"] and (following is None or following.text != ",")
             if is_limit and text.isdecimal() and len(text) < _INT_DIGITS:
                 limit = int(text)
+            if kind == "NUMBER" and words[-1:] == ["."]:  # of .5
+                words.pop()
             if words and words[-1] == "-" and _is_sign(words):
                 words.pop()
             words.append("?")
@@ -289,6 +291,8 @@ def _collapsed(words: list[str]) -> tuple[list[str], int]:
                 row_end = end + 1 if words[end : end + 1] == [","] else end
                 if row_end == end:
                     break
+            if words[row_end : row_end + 1] == ["("] and row_end > at:  # the statement is cut off in this row
+                row_end = len(words)
             if row_end > at:
                 out.append(_ELLIPSIS)
                 at = row_end
@@ -303,9 +307,14 @@ def _list_end(words: Sequence[str], at: int) -> int:
     while words[end : end + 2] == ["?", ","]:
         end += 2
     rest = list(words[end : end + 2])
+    if end > at + 1 and len(words) - end <= _MOST_OF_TAIL and ")" not in words[end:]:
+        return len(words)
     if rest in (["?", ")"], ["?"]):
         return end + len(rest)
     return end + 1 if rest[:1] == [")"] and end == at + 1 else end if not rest else 0
+
+
+_MOST_OF_TAIL: Final = 3  # words of a value that the statement is cut off in, such as - 1 .
 
 
 def _group_end(words: Sequence[str], at: int) -> int:

@@ -15,10 +15,10 @@ import re
 import sqlite3
 import weakref
 from collections import deque
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from telemetry.clock import perf_counter_ns
 from telemetry.forked import reentrant_lock
 from telemetry.readers.window import copied, route_name
 
@@ -83,12 +83,14 @@ _BLANK: Final = r"(?>\s|--[^\n]*\n|/\*.*?\*/)"
 _DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
 _BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
 _DML: Final = "INSERT|UPDATE|DELETE|REPLACE"
+_SETS: Final = r"PRAGMA\s+(?:\w+\s*\.\s*)?(?:user_version|application_id)\s*[=(]"
+_OF_LOCKS: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _HOW: Final = re.IGNORECASE | re.DOTALL
 _OF_CTE: Final = rf"{_BLANK}*WITH\b"
 """A write, where it returns no rows, of which Python tells no number of rows either."""
 _NO_CODE: Final = r"""--[^\n]*|/\*.*?(?:\*/|\Z)|'[^']*'?|"[^"]*"?"""
-_LOCKS: Final = rf"{_BLANK}*(?:{_BEGIN_NOW}|{_DDL})\b"
-_WAITS: Final = rf"(?:^|;)\s*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b"
+_LOCKS: Final = rf"{_BLANK}*(?:(?:{_BEGIN_NOW}|{_DDL})\b|{_SETS})"
+_WAITS: Final = rf"(?:^|;)\s*(?:BEGIN|COMMIT|END|{_DDL}|{_DML})\b|(?:^|;)\s*{_SETS}"
 _ELSEWHERE: Final = r"(?:^|;)\s*(?:create\s+temp(?:orary)?|attach)\b"
 """Of a connection with tables in other files or in none, it can't be told which file a statement writes to."""
 _WRITES_AT_ONCE: Final = (
@@ -222,16 +224,23 @@ def ran_long(connection: sqlite3.Connection, sql: str) -> None:
 def failed(
     connection: sqlite3.Connection, record: RequestRecord | None, error: BaseException, start_ns: int, duration_ns: int
 ) -> None:
-    """Note a statement that raised: with SQLITE_BUSY, all of its time was lost. It may have ended the transaction."""
+    """Note a statement that raised: with SQLITE_BUSY, all of its time was lost. It may have ended the transaction, or have begun
+    one, whose lock it keeps: a row that is refused is a write that had the lock.
+    """
     released(connection)
     code = getattr(error, "sqlite_errorcode", None)
-    if record is None or not isinstance(code, int) or code & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    kind = code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_OK
+    if kind not in _OF_LOCKS and kind != sqlite3.SQLITE_CONSTRAINT:
         return
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
-    waited_ns = 0
-    if state is not None and state.file is not None:
-        waited_ns = _waited(record, state, state.file, start_ns, start_ns + duration_ns)
-    record.wait_ns += duration_ns - waited_ns
+    end_ns, waited_ns = start_ns + duration_ns, 0
+    if state is not None and state.file is not None and (kind in _OF_LOCKS or duration_ns >= WORTH_ASKING_NS):
+        waited_ns = _waited(record, state, state.file, start_ns, end_ns)
+    if kind in _OF_LOCKS:
+        if record is not None:
+            record.wait_ns += duration_ns - waited_ns
+    elif state is not None and not state.transaction and connection.in_transaction:
+        state.begin(connection, start_ns + waited_ns, end_ns, record)
 
 
 def released(connection: sqlite3.Connection, *, has_ended: bool = False) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from time import perf_counter_ns, time_ns
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flask import has_request_context, request
 from opentelemetry.context import Context, create_key, get_current
 
+from telemetry.clock import perf_counter_ns
 from telemetry.failure import Failure, error_type_of
 from telemetry.forked import reentrant_lock
 from telemetry.query import DURATION_NS, START_NS, Query

@@ -45,6 +45,8 @@ _PROXY_HEADERS: Final = frozenset(
 )
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 _OF_BROWSERS: Final = re.compile(r"HTTP/(?:1\.1|[23](?:\.0)?)")
+_OF_EVENTLET: Final = "eventlet.input"
+_AUTHORIZE: Final = "to telemetry.instrument(): a callable that says who may look."
 _LOCALHOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII | re.IGNORECASE)
 
 
@@ -94,6 +96,10 @@ def why_not_local(environ: dict[str, Any]) -> str | None:
             header = name.removeprefix("HTTP_").replace("_", "-").title()
             return f"the request came through a proxy: it has the header {header}"
     protocol = str(environ.get("SERVER_PROTOCOL") or "")
+    if _OF_EVENTLET in environ and protocol == "HTTP/1.0":
+        return (
+            "eventlet's server calls every request HTTP/1.0, as those of reverse proxies are: they can't be told apart"
+        )
     if not _OF_BROWSERS.fullmatch(protocol):  # Granian says HTTP/1 for HTTP/1.0
         return f"the request came as {protocol or 'HTTP of no known version'}, as reverse proxies send it"
     return None
@@ -162,12 +168,15 @@ def _ask(authorize: Authorize) -> object:
 
 
 def _how_to_get_in(environ: dict[str, Any]) -> str:
+    name = current_app.config.get("SERVER_NAME")
+    if _OF_EVENTLET in environ or (current_app.subdomain_matching and name and not _is_loopback_host(name)):
+        return f"Pass authorize= {_AUTHORIZE}"  # the pages have no address that would do
     seen = {**environ, **_before_proxy_fix(environ)}
     port = str(seen.get("SERVER_PORT") or "")
     shown = f":{port}" if port.isascii() and port.isdecimal() and port != "80" else ""
     return (
         f"On that machine, open http://127.0.0.1{shown}{request.script_root}{request.path} directly. "
-        "To let others in, pass authorize= to telemetry.instrument(): a callable that says who may look."
+        f"To let others in, pass authorize= {_AUTHORIZE}"
     )
 
 

@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from threading import Thread, current_thread
-from time import perf_counter_ns, time_ns
+from time import time_ns
 from types import FrameType, MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry import forked
+from telemetry.clock import perf_counter_ns
 from telemetry.exporters.ended_request import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent

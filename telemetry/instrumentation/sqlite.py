@@ -19,7 +19,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Hashable
-from time import perf_counter_ns, time_ns
+from time import time_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -28,6 +28,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach,
 from opentelemetry.trace import TraceFlags
 
 from telemetry import forked, locks, source
+from telemetry.clock import perf_counter_ns
 from telemetry.failure import clean, error_type_of
 from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
@@ -354,7 +355,10 @@ def _subclass(base: Hashable, traced: Hashable) -> Any:
         return base
     if issubclass(traced, base):
         return traced
-    return type(f"Traced{base.__name__}", (base, traced), {"__module__": base.__module__, "__doc__": base.__doc__})
+    # As `__class__` the app's own is told, whose methods may say `super(self.__class__, self)`: of ours, that leads back to them.
+    told = property(lambda _: base, object.__dict__["__class__"].__set__)
+    namespace = {"__module__": base.__module__, "__doc__": base.__doc__, "__class__": told}
+    return type(f"Traced{base.__name__}", (base, traced), namespace)
 
 
 def _traced_class(base: type, traced: type) -> Any:

@@ -19,7 +19,7 @@ LITERALS = st.one_of(
         lambda text: "'" + text.replace("'", "''") + "'"
     ),
     st.binary(max_size=8).map(lambda blob: f"x'{blob.hex()}'"),
-    st.sampled_from(["?", "?1", ":name", "@name", "$name", "-1", "- 2.5"]),
+    st.sampled_from(["?", "?1", ":name", "@name", "$name", "-1", "- 2.5", ".5", "-.5"]),
 )
 SPACE = st.text(" \t\n", min_size=1, max_size=3) | st.sampled_from([" /* why */ ", " -- why\n "])
 
@@ -179,6 +179,16 @@ def test_a_very_long_list_is_a_list() -> None:
     short, long = (f"SELECT a FROM t WHERE b IN ({', '.join(['?'] * number)})" for number in (2, 20_000))
     words = ", ".join(f"'word {number}'" for number in range(5000))
     assert statement(short).text == statement(long).text == statement(f"SELECT a FROM t WHERE b IN ({words})").text
+
+
+@pytest.mark.parametrize(
+    ("begin", "rest"),
+    [("INSERT INTO t VALUES (-1.5, 'name'), (", "-20.25, 'other name')"), ("SELECT a IN (-1,", " 2.5, -3)")],
+)
+@pytest.mark.parametrize("tail", ["", " …"])
+def test_a_list_that_the_statement_is_cut_off_in_is_a_list(begin: str, rest: str, tail: str) -> None:
+    texts = {statement(begin + rest[:cut] + tail).text for cut in range(len(rest))}
+    assert texts == {statement(begin + rest).text}
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,34 @@ def test_the_time_another_connection_held_the_lock_is_time_waited(taken: list[st
         assert hold.end_ns - hold.start_ns >= kept.wait_ns
 
 
+def test_a_write_that_is_refused_keeps_the_lock_until_its_transaction_ends(file: Path, kept_of: Kept) -> None:
+    with opened(file) as db:
+
+        def view() -> None:
+            fail(db, "INSERT INTO one VALUES (1)")
+            assert db.in_transaction
+            assert is_held(file)
+            db.execute("INSERT INTO one VALUES (2)")
+            db.rollback()
+            assert not is_held(file)
+            with pytest.raises(sqlite3.IntegrityError):
+                db.executemany("INSERT INTO one VALUES (?)", [(3,), (1,)])
+            assert is_held(file)
+            fail(db, "INSERT OR ROLLBACK INTO one VALUES (1)")
+            assert not is_held(file)
+            with pytest.raises(sqlite3.OperationalError):
+                db.execute("INSERT INTO nowhere VALUES (1)")
+            assert not is_held(file)
+
+        kept_of(view)
+
+
+def test_a_write_that_is_refused_without_a_transaction_holds_nothing(file: Path, kept_of: Kept) -> None:
+    with opened(file, isolation_level=None) as db:
+        kept_of(lambda: fail(db, "INSERT INTO one VALUES (1)"))
+        assert not is_held(file)
+
+
 def is_held(file: Path) -> bool:
     return any(state.holds and state.file == str(file) for state in locks._writers.values())
 
@@ -304,6 +332,8 @@ def is_held(file: Path) -> bool:
         (["BEGIN", "CREATE TEMP TABLE u (a)"], False),
         (["BEGIN"], False),
         (["BEGIN", "PRAGMA user_version"], False),
+        (["BEGIN", "PRAGMA user_version = 5"], True),
+        (["BEGIN", "pragma main.application_id(7)"], True),
         (["CREATE TABLE u (a)"], False),
     ],
 )

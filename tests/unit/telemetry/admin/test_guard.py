@@ -102,6 +102,22 @@ def test_the_old_protocol_of_reverse_proxies_may_not(protocol: str) -> None:
     assert not guard.is_local(environ)
 
 
+def test_of_a_server_that_calls_every_request_an_old_one_that_is_said(client: FlaskClient) -> None:
+    refused = client.get(JSON, environ_overrides={"SERVER_PROTOCOL": "HTTP/1.0", "eventlet.input": object()})
+    assert refused.status_code == 403
+    assert refused.json["reason"].startswith("eventlet's server calls every request HTTP/1.0")
+    assert refused.json["remedy"] == "Pass authorize= to telemetry.instrument(): a callable that says who may look."
+
+
+def test_an_address_that_the_app_does_not_answer_to_is_no_remedy(instrumented: Instrumented) -> None:
+    shop = Flask("shop", subdomain_matching=True)
+    shop.config["SERVER_NAME"] = "shop.example:5000"
+    instrumented(shop)
+    refused = shop.test_client().get(JSON, base_url="http://shop.example:5000")
+    assert refused.status_code == 403
+    assert refused.json["remedy"].startswith("Pass authorize=")
+
+
 @pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2", "HTTP/2.0", "HTTP/3"])
 def test_the_protocols_of_browsers_may(protocol: str) -> None:
     assert guard.is_local(LOCAL | {"SERVER_PROTOCOL": protocol})

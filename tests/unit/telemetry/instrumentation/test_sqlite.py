@@ -130,6 +130,22 @@ def test_a_callers_own_connection_class_keeps_its_behaviour_and_what_reaches_sql
 
 @pytest.mark.skipif(sys.version_info >= (3, 15), reason="from Python 3.15 on it has to be named")
 @pytest.mark.filterwarnings("ignore:Passing more than 1 positional argument:DeprecationWarning")  # since Python 3.13
+class OddConnection(sqlite3.Connection):
+    """Goes by the class of the object and not by its own, as many do."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super(self.__class__, self).__init__(*args, **options)
+        self.execute("SELECT 1")
+
+
+def test_a_class_whose_methods_go_by_the_class_of_the_object_works(count: Callable[..., int]) -> None:
+    def connect() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:", factory=OddConnection)) as opened:
+            assert opened.__class__ is OddConnection
+
+    assert count(connect) == 1
+
+
 def test_the_factory_may_be_passed_by_position(count: Callable[..., int]) -> None:
     with contextlib.closing(sqlite3.connect(":memory:", 5.0, 0, "", True, AppConnection)) as opened:
         assert isinstance(opened, AppConnection)
