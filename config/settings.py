@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from limits import parse as parse_limit
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -45,6 +45,10 @@ class SettingsError(Exception):
         self.must_be = must_be
         self.got = got
         super().__init__(f"{setting} must be {must_be}, got {got!r}")
+
+
+class _UnfitError(ValueError):
+    """A value that is unfit for a reason of its own; the text is what it must be."""
 
 
 def _must_be(text: str) -> dict[str, Any]:
@@ -178,6 +182,15 @@ class Settings(BaseSettings):
             raise ValueError("NUL in a path")
         return value
 
+    @field_validator("data")
+    @classmethod
+    def _is_apart(cls, value: Path, info: ValidationInfo) -> Path:
+        # Each write to the database would be a change in the folder that is watched.
+        videos = info.data.get("videos")
+        if videos is not None and os.path.realpath(value) == os.path.realpath(videos):
+            raise _UnfitError("another folder than that of the videos")
+        return value
+
     @field_validator("host")
     @classmethod
     def _address(cls, value: str) -> str:
@@ -272,8 +285,11 @@ def load_settings(options: Mapping[str, object] | None = None, config_file: Path
 
 
 def _first_error(error: ValidationError, values: Mapping[str, object], names: Mapping[str, str]) -> SettingsError:
-    field = str(error.errors()[0]["loc"][0])
-    return SettingsError(names.get(field, field), must_be(field), values.get(field))
+    first = error.errors()[0]
+    field, raised = str(first["loc"][0]), first.get("ctx", {}).get("error")
+    words = str(raised) if isinstance(raised, _UnfitError) else must_be(field)
+    got = values.get(field, Settings.model_fields[field].default)
+    return SettingsError(names.get(field, option_name(field)), words, got)
 
 
 def _read_file(config_file: Path | None) -> tuple[dict[str, object], str]:

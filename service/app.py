@@ -14,6 +14,7 @@ from service import admin, errors, security
 from service.filters import install as install_filters
 from service.routes import BLUEPRINTS
 from service.state import EXTENSION, Server, end_request
+from service.text import TITLE
 from telemetry import PerformanceMetrics, TelemetrySettings, get_metrics, instrument, uninstrument
 
 ADMIN_LINKS = {"Videos": "main.index", "Library status": "library_admin.index"}
@@ -59,7 +60,7 @@ def create_app(
         admin_links=ADMIN_LINKS,
         service_name="local-video-server",
         service_version=_installed_version(),
-        title="Local Video Server",
+        title=TITLE,
     )
     app.wsgi_app = admin.TokenParameter(app.wsgi_app)  # type: ignore[method-assign]
     if settings.trusted_proxies:

@@ -89,7 +89,7 @@ def _check_start(settings: Settings) -> str:
     from telemetry.exporters import registry
 
     loaded = telemetry.TelemetrySettings.load()
-    registry.check(loaded)
+    registry.of_settings(loaded)
     apps.check_instrumentation(loaded.instrumentation)
     pipeline.check()
     Database(settings.data.resolve() / DATABASE_FILE).close()

@@ -13,20 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.errors import ServerError, sqlite_kind
+from service.errors import ServerError, sqlite_kind, sqlite_remedy
 
 DATABASE_FILE = "library.sqlite3"
 BUSY_TIMEOUT_S = 10.0
 WAL_PATIENCE_S = 2.5
-_MAY_WRITE = "give the user who runs the server the right to write it and its folder"
-_REMEDIES = {
-    "READONLY": _MAY_WRITE,
-    "CANTOPEN": _MAY_WRITE,
-    "PERM": _MAY_WRITE,
-    "BUSY": "stop what else uses it",
-    "FULL": "make room on its disk",
-    "IOERR": "look whether its disk is sound and has room",
-}
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -90,9 +81,9 @@ class DatabaseUnusableError(ServerError):
     """SQLite can't read or change the database; the text is for the user."""
 
     def __init__(self, path: Path, error: sqlite3.Error) -> None:
-        remedy = _REMEDIES.get(
-            sqlite_kind(error), "put a backup in its place or move it away; 'local-video-server doctor' says more"
-        )
+        remedy = sqlite_remedy(error)
+        if remedy is None:
+            remedy = "put a backup in its place or move it away; 'local-video-server doctor' says more"
         super().__init__(f"the database {path} can't be used: {error}; {remedy}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 
@@ -12,6 +13,7 @@ from werkzeug.exceptions import BadHost, HTTPException, InternalServerError, Una
 
 from telemetry.admin.answers import wants_json
 
+_log = logging.getLogger(__name__)
 _JSON_PREFIXES = ("/api/", "/admin/cache/")
 _JSON_PATHS = {"/rate", "/ping"}
 _TITLES = {
@@ -24,6 +26,16 @@ _TITLES = {
     429: "Too fast",
     500: "Something broke",
     503: "Busy",
+    507: "The disk is in the way",
+}
+_MAY_WRITE = "give the user who runs the server the right to write it and its folder"
+_REMEDIES = {
+    "READONLY": _MAY_WRITE,
+    "CANTOPEN": _MAY_WRITE,
+    "PERM": _MAY_WRITE,
+    "BUSY": "stop what else uses it",
+    "FULL": "make room on its disk",
+    "IOERR": "look whether its disk is sound and has room",
 }
 
 
@@ -82,9 +94,20 @@ class BusyError(ServerError):
     retry_after_s = 2
 
 
+class StorageError(ServerError):
+    """The file system keeps the database from being used; the text is for visitors too."""
+
+    status = 507
+
+
 def sqlite_kind(error: sqlite3.Error) -> str:
     """Return SQLite's primary name of an error without its prefix, such as `BUSY`; empty for one that isn't SQLite's own."""
     return str(getattr(error, "sqlite_errorname", "")).removeprefix("SQLITE_").partition("_")[0]
+
+
+def sqlite_remedy(error: sqlite3.Error) -> str | None:
+    """Return what to do about an error that comes from outside of the database; `None` for other ones."""
+    return _REMEDIES.get(sqlite_kind(error))
 
 
 def shown(value: object) -> str:
@@ -117,9 +140,13 @@ def _answer_ours(error: Exception) -> ResponseReturnValue:
 
 def _answer_sqlite(error: Exception) -> ResponseReturnValue:
     assert isinstance(error, sqlite3.OperationalError)
-    if sqlite_kind(error) != "BUSY":
+    if sqlite_kind(error) == "BUSY":
+        return _answer_ours(BusyError("another process holds the database, try again in a moment"))
+    remedy = sqlite_remedy(error)
+    if remedy is None:
         raise error
-    return _answer_ours(BusyError("another process holds the database, try again in a moment"))
+    _log.warning("the database can't be used: %s; %s", error, remedy)
+    return _answer_ours(StorageError(f"the server's database can't be used: {error}"))
 
 
 def _answer_http(error: Exception) -> ResponseReturnValue:

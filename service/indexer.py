@@ -66,10 +66,14 @@ class Examined:
 
 @dataclass(slots=True)
 class ScanResult:
-    """How many files one look has found, examined and dropped, and the folders that it has looked into."""
+    """How many files one look has found, examined and dropped, and the folders that it has looked into.
+
+    `changed` are those that were examined and are not what they were.
+    """
 
     files: int = 0
     examined: int = 0
+    changed: int = 0
     gone: int = 0
     folders: frozenset[str] = frozenset()
 
@@ -118,6 +122,7 @@ class Indexer:
                 for batch in _batches(examined):
                     result.examined += len(batch)
                     news = [item for item in batch if not _is_known(item, known.get(item.file.path))]
+                    result.changed += len(news)
                     if news:
                         self._tell(self._keep(connection, news), known)
         return result

@@ -139,7 +139,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
 MEDIA_HASH = parameter(
     "media_hash", "path", {"type": "string", "minLength": 1}, "What the content of a video is known by."
 )
-WRITE_ERRORS = (403, 404, 413, 429, 503)
+WRITE_ERRORS = (403, 404, 413, 429, 503, 507)
 PATHS: Final[dict[str, dict[str, Any]]] = {
     "/ping": {"get": operation("Is the server there?", answers(200, "It is.", exactly({"status": {"const": "ok"}})))},
     "/api/openapi.json": {"get": operation("This document.", answers(200, "OpenAPI 3.1.", {"type": "object"}))},
@@ -192,7 +192,7 @@ PATHS: Final[dict[str, dict[str, Any]]] = {
                 200,
                 "It is asked for.",
                 exactly({"success": {"const": True}, "dropped": COUNT, "scan": TEXT}),
-                *(401, 403, 413, 503),
+                *(401, 403, 413, 503, 507),
             ),
             admin=True,
         )
@@ -265,12 +265,13 @@ SCHEMAS.update(openapi_requests.SCHEMAS)
 SCHEMAS["Report"] = {
     "type": "object",
     "properties": {
+        "app": TEXT,
         "snapshot": reference("Snapshot"),
         "queries": {"type": "object"},
         "silent_workers": {"type": "array", "items": {"type": "integer"}},
         "thresholds": {"type": "object"},
     },
-    "required": ["snapshot", "queries", "silent_workers", "thresholds"],
+    "required": ["app", "snapshot", "queries", "silent_workers", "thresholds"],
 }
 DOCUMENT: Final[dict[str, Any]] = {
     "openapi": "3.1.0",

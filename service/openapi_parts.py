@@ -37,6 +37,7 @@ ERRORS: Final = {
     413: "The body is too large.",
     429: "Past the write limit, or too many wrong tokens; `Retry-After` says when to come again.",
     503: "Too many requests are being received, or another process holds the database; `Retry-After` says when to come again.",
+    507: "The database can't be written: its disk is full, say, or read-only.",
 }
 
 

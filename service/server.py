@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from granian import Granian
 from granian.constants import Interfaces
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 # A worker that is still sending a film, or waits for a body, is ended after this long: with all around it, within 5 s.
 _KILL_TIMEOUT_S = 4
 _ENDING = {signal.SIGINT, signal.SIGTERM}
+# Granian's own lines, such as that a worker has died, go where ours do, and look like them.
+_GRANIANS_LOG: dict[str, Any] = {
+    "formatters": {},
+    "handlers": {},
+    "loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}},
+}
 
 
 class CannotListenError(ServerError):
@@ -111,7 +117,8 @@ def pick_port(host: str, port: int) -> int:
                 probe.listen(1)
             return int(probe.getsockname()[1])
     except OSError as error:
-        is_elsewhere = error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+        # EINVAL: a link-local address without its interface.
+        is_elsewhere = error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL}
         remedy = "--host must be an address of this machine" if is_elsewhere else "try --port 0"
         raise CannotListenError(f"can't listen on {host} port {port}: {error.strerror}; {remedy}") from error
 
@@ -191,6 +198,7 @@ def _ends_with_a_terminal() -> bool:
 
 def run(settings: Settings) -> None:
     """Serve until a signal ends it. `settings.port` is a real port."""
+    set_up_logging(settings)
     multiprocessing.set_start_method("spawn", force=True)
     server = Granian(
         "local-video-server",
@@ -202,6 +210,7 @@ def run(settings: Settings) -> None:
         workers_kill_timeout=_KILL_TIMEOUT_S,
         respawn_failed_workers=True,
         log_level=LogLevels.debug if settings.log_level == "debug" else LogLevels.error,
+        log_dictconfig=_GRANIANS_LOG,
     )
     if sys.platform != "win32":
         _wait_for_signals(server.signal_handler_interrupt)

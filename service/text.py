@@ -8,6 +8,9 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
+TITLE = "Local Video Server"
+"""What the pages, and the figures, call this app."""
+
 _SEPARATORS = re.compile(r"[\s_.\-–—/+,;:()\[\]{}]+")
 # Of UAX #9, without the marks that names in Hebrew or Arabic may need.
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -26,7 +29,7 @@ def words(text: str) -> str:
 def title_of(path: str) -> str:
     """Return a title for a file that brings none: its name without the extension, underscores as spaces."""
     stem = PurePosixPath(path).stem
-    return re.sub(r"[_\s]+", " ", stem).strip() or stem
+    return re.sub(r"[_\s]+", " ", stem).strip() or stem.strip() or PurePosixPath(path).name.strip()
 
 
 def is_clean(text: str) -> bool:

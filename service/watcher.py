@@ -142,7 +142,7 @@ class Watcher:
         """Look at the folder and return what is to be watched."""
         result = self._indexer.scan(self._stop)
         self._complaint = ""
-        if result.examined or result.gone:
+        if result.changed or result.gone:
             _log.info("library: %d files, %d examined, %d gone", result.files, result.examined, result.gone)
         return result.folders
 

@@ -169,7 +169,7 @@ def _tell_settings_that_come_late(app: Flask, metrics: PerformanceMetrics, given
 
 def _choose(exporters: Sequence[str | Exporter] | None, settings: TelemetrySettings) -> registry.Chosen:
     """Return what is exported to: what the argument `exporters` names, else the setting, else the standard variables."""
-    chosen = registry.choose(exporters if exporters is not None else settings.exporters or None)
+    chosen = registry.of_settings(settings) if exporters is None else registry.choose(exporters)
     if not settings.admin and any(getattr(each, "name", None) == "prometheus" for each in chosen.metrics):
         raise SettingsError("admin must be true with the exporter prometheus, whose page is an admin page, got false")
     return chosen

@@ -213,6 +213,12 @@ class TelemetrySettings:
         return found
 
 
+def shown_name(name: str) -> str:
+    """Return what a message calls a setting: its variable where that is set."""
+    variable = ENV_PREFIX + name.upper()
+    return variable if variable in os.environ else name
+
+
 @functools.cache
 def _hints() -> Mapping[str, Any]:
     hints = get_type_hints(TelemetrySettings, include_extras=True)
@@ -229,6 +235,8 @@ def _must_be(hint: Any) -> str:
     if get_origin(kind) is tuple:
         return f"a JSON list of texts such as {meta.examples[0]}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[kind]
+    if meta.min_length:
+        return "a text that is not empty"
     limits = (("over", meta.gt), ("from", meta.ge), ("to", meta.le))
     return " ".join([words, *(f"{word} {limit}" for word, limit in limits if limit is not None)])
 

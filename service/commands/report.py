@@ -11,6 +11,7 @@ from config import Settings
 from service.client import FetchError, Target, WrongURLError
 from service.commands.options import FAILED, WRONG_SETTING, fail, load
 from service.commands.output import say, width
+from service.text import TITLE
 from telemetry import report as writer
 
 SERVER_HELP = (
@@ -65,6 +66,8 @@ def _read(target: Target) -> tuple[dict[str, Any], dict[str, Any] | None]:
         raise FetchError(f"{target} has no performance figures (status 404): is it the server that was meant?")
     if status != 200 or not isinstance(known, dict):
         raise FetchError(f"{target} does not answer with its figures (status {status})")
+    if known.get("app") != TITLE:  # to another app, that would be one more request to measure
+        return known, None
     status, found = target.get("/admin/cache/status")
     caches = found.get("caches") if status == 200 and isinstance(found, dict) else None
     return known, caches if isinstance(caches, dict) else None

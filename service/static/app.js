@@ -13,6 +13,13 @@ if (toggle) {
   });
 }
 
+// A token that was refused, by a slip of a letter perhaps, stays neither in the address nor in the history.
+const here = new URL(location);
+if (document.querySelector("form.token") && here.searchParams.has("token")) {
+  here.searchParams.delete("token");
+  history.replaceState(null, "", here);
+}
+
 // `/` goes to the search, Esc leaves it.
 const search = document.querySelector("[data-search]");
 document.addEventListener("keydown", (event) => {
@@ -57,6 +64,7 @@ const complaintOf = (answer, body) => {
   if (status === 404) return "Not saved. This video is gone.";
   if (status === 429) return `Not saved. Too many changes in a short time. ${again}`;
   if (status === 503) return `Not saved. The server is busy. ${again}`;
+  if (status === 507) return "Not saved. The server can't write to its disk, which may be full.";
   if (status >= 500) return "Not saved. The server failed. Its log says why.";
   if (body?.must_be) return `Not saved. The ${body.parameter} must be ${body.must_be}.`;
   return "Not saved. The server refuses this. Reload the page and try again.";

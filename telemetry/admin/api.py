@@ -44,7 +44,7 @@ def report_facts(admin: Admin) -> Response:
     """Answer with what the report says."""
     from telemetry import report  # for the few who ask
 
-    return answers.json(report.facts(admin.reader))
+    return answers.json({"app": admin.title, **report.facts(admin.reader)})
 
 
 def ranked(rows: Sequence[RouteStats], sort_by: str, order: str) -> list[RouteStats]:

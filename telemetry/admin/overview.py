@@ -297,9 +297,9 @@ def _resources(resources: dict[str, Any], memory_bytes: int | None, processes: i
 def _ratings(ratings: dict[str, Any], settings: TelemetrySettings) -> Card:
     made = ratings["request_count"]
     if not made:
-        return Card("ratings", "ratings POST p95", NONE, "", f"No {RATINGS_POST_ROUTE} yet.")
+        return Card("ratings", "ratings p95", NONE, "", f"No {RATINGS_POST_ROUTE} yet.")
     p95_ms = ratings["p95_latency_ms"]
     detail = f"avg {figures.milliseconds(ratings['avg_latency_ms'])} · n {figures.count(made)}"
     title = f"{RATINGS_POST_ROUTE}, the last n = {figures.count(made)}; {figures.latency_rule(settings)}"
     status = figures.latency_status(p95_ms, settings)
-    return Card("ratings", "ratings POST p95", figures.milliseconds(p95_ms), detail, title, status)
+    return Card("ratings", "ratings p95", figures.milliseconds(p95_ms), detail, title, status)

@@ -22,6 +22,7 @@ from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRAC
 from telemetry.errors import SettingsError
 from telemetry.exporters import choice, endpoints
 from telemetry.exporters.options import Options
+from telemetry.settings import shown_name
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -135,8 +136,14 @@ class Chosen:
     metrics: tuple[Exporter, ...] = ()
 
 
-def choose(given: Sequence[str | Exporter] | None = None, environment: Mapping[str, str] = os.environ) -> Chosen:
-    """Return the exporters that `given` names, for both signals; without it, those of the standard variables.
+def choose(
+    given: Sequence[str | Exporter] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    name: str = "exporters",
+) -> Chosen:
+    """Return the exporters that `given` names, which errors call `name`, for both signals; without it, those of the standard
+    variables.
 
     Where those are not set either, that is `otlp` for a signal with an endpoint, and nothing for one without.
 
@@ -146,7 +153,7 @@ def choose(given: Sequence[str | Exporter] | None = None, environment: Mapping[s
     if is_switched_off(environment):
         return Chosen()
     if given is not None:
-        resolved = _resolve(given, "exporters", ("traces", "metrics"), environment)
+        resolved = _resolve(given, name, ("traces", "metrics"), environment)
         return Chosen(resolved, resolved)
     return Chosen(_from_environment("traces", environment), _from_environment("metrics", environment))
 
@@ -156,9 +163,9 @@ def is_switched_off(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
 
 
-def check(settings: TelemetrySettings) -> None:
-    """Raise `SettingsError` if `instrument` would, with these settings and this environment."""
-    choose(settings.exporters or None)
+def of_settings(settings: TelemetrySettings) -> Chosen:
+    """Return what `choose` does, of the setting `exporters`. Raises what it does."""
+    return choose(settings.exporters or None, name=shown_name("exporters"))
 
 
 def known(signals: Sequence[Signal] = ("traces", "metrics")) -> list[str]:
@@ -178,23 +185,23 @@ def _from_environment(signal: Signal, environment: Mapping[str, str]) -> tuple[E
 
 
 def _resolve(
-    given: Sequence[str | Exporter], shown: str, signals: Sequence[Signal], environment: Mapping[str, str]
+    given: Sequence[str | Exporter], name: str, signals: Sequence[Signal], environment: Mapping[str, str]
 ) -> tuple[Exporter, ...]:
     if isinstance(given, str):
-        raise SettingsError(f"{shown} must be a list of names such as ['otlp'], got {given!r}")
+        raise SettingsError(f"{name} must be a list of names such as ['otlp'], got {given!r}")
     found: dict[object, Exporter] = {}
     for each in given:
         if not isinstance(each, str):
             if not isinstance(each, Exporter):
                 raise SettingsError(
-                    f"{shown} must be names, or objects with span_processor() and metric_reader(), "
+                    f"{name} must be names, or objects with span_processor() and metric_reader(), "
                     f"got {type(each).__name__}"
                 )
             found[id(each)] = each
         elif each != NONE:
-            found[each] = _named(each, shown, signals, environment)
+            found[each] = _named(each, name, signals, environment)
         elif len(given) > 1:
-            raise SettingsError(f"{shown} must be none alone or without it, got {', '.join(map(str, given))!r}")
+            raise SettingsError(f"{name} must be none alone or without it, got {', '.join(map(str, given))!r}")
     return tuple(found.values())
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect
@@ -31,6 +33,7 @@ REFUSALS = [
     ((429, HTML), "Not saved. Too many changes in a short time. Try again in a moment."),
     ((503, {"Retry-After": "2"}), "Not saved. The server is busy. Try again in 2 s."),
     ((500, {}), "Not saved. The server failed. Its log says why."),
+    ((507, {}), "Not saved. The server can't write to its disk, which may be full."),
     ((502, HTML), NO_ANSWER),
     ((404, {}), "Not saved. This video is gone."),
     ((403, {}), "Not saved. The server refuses this. Reload the page and try again."),
@@ -119,6 +122,17 @@ def test_a_browser_in_the_network_may_rate_and_tag(server, browse, script):
     if not script:
         page.get_by_role("button", name="Rate").click()
     expect(page.get_by_text("4.0 from 1 rating")).to_be_visible()
+
+
+def test_a_token_that_is_refused_does_not_stay_in_the_address(server, browse, watched):
+    server.restart(LVS_HOST="0.0.0.0")
+    page = browse(f"http://127.0.0.1:{urlsplit(server.url).port}")
+    page.goto("/admin/library?from=mail")
+    page.get_by_label("Admin token").fill("nearly-right")
+    page.get_by_role("button", name="Open").click()
+    expect(page).to_have_url(re.compile(r"/admin/library\?from=mail$"))
+    expect(page.get_by_text("That is not the admin token.")).to_be_visible()
+    watched.complaints.clear()  # two answers of 401
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,16 @@ def test_it_ends_with_its_terminal(folder):
     assert alive == []
 
 
+def test_that_a_worker_has_died_is_a_line_of_the_log_like_any_other(start):
+    server = start("serve", "--port", "0", "--log-format", "json")
+    server.request("/ping")
+    server.worker().kill()
+    server.wait_for_output("Unexpected exit from worker-1")
+    (line,) = [line for line in server.output.splitlines() if "Unexpected exit" in line]
+    assert json.loads(line)["level"] == "ERROR"
+    assert server.request("/ping")[0] == 200
+
+
 @pytest.mark.parametrize(("version", "status"), [("1.0", 401), ("1.1", 200)])
 def test_the_protocol_of_reverse_proxies_gets_no_figures(start, version, status):
     server = start("serve", "--port", "0")

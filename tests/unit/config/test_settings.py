@@ -75,6 +75,18 @@ def test_a_wrong_option_is_one_line_with_its_name_what_it_must_be_and_what_it_wa
     assert (caught.value.setting, caught.value.must_be, caught.value.got) == (option, must_be, value)
 
 
+def test_the_data_folder_is_another_one_than_that_of_the_videos(tmp_path, monkeypatch):
+    monkeypatch.setenv("LVS_VIDEOS", str(tmp_path))
+    given = tmp_path / "inner" / ".."
+    with pytest.raises(SettingsError, match=r"^--data must be another folder than that of the videos, got ") as error:
+        load_settings({"data": str(given)})
+    assert error.value.got == str(given)
+    monkeypatch.setenv("LVS_VIDEOS", "var/data")
+    with pytest.raises(SettingsError, match=r"^--data must be another folder than that of the videos, got .*data"):
+        load_settings()
+    assert load_settings({"data": str(tmp_path / "inner")}).settings.data == tmp_path / "inner"
+
+
 def test_a_wrong_variable_is_named_as_the_variable(monkeypatch):
     monkeypatch.setenv("LVS_PAGE_SIZE", "many")
     with pytest.raises(SettingsError, match=r"^LVS_PAGE_SIZE must be a whole number from 1 to 200, got 'many'$"):

@@ -69,6 +69,33 @@ def test_a_write_that_another_process_keeps_from_the_database_is_503_with_the_ti
     assert answer.json == {"error": "another process holds the database, try again in a moment"}
 
 
+@pytest.mark.parametrize(
+    ("trouble", "why", "remedy"),
+    [
+        ("PRAGMA max_page_count = 1", "database or disk is full", "make room on its disk"),
+        ("PRAGMA query_only = ON", "attempt to write a readonly database", "give the user who runs the server"),
+    ],
+)
+def test_a_write_that_the_disk_does_not_take_is_507_and_one_line_of_the_log(
+    trouble, why, remedy, make_app, add_video, caplog
+):
+    app = make_app(write_limit="1000/second")
+    database = app.extensions["local_video_server"].database
+    videos = [add_video(database, f"{number}.mp4") for number in range(8)]
+    with database.connection() as connection:  # the one that is idle next
+        connection.execute(trouble)
+    client = app.test_client()
+    tags = ((media_hash, f"{at:030}") for media_hash in videos for at in range(30))  # more than a page of them
+    answers = (client.post(f"/api/tags/{media_hash}", json={"tag": tag}) for media_hash, tag in tags)
+    answer = next(answer for answer in answers if answer.status_code != 201)
+    assert (answer.status_code, answer.json) == (507, {"error": f"the server's database can't be used: {why}"})
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        f"the database can't be used: {why}"
+    ]
+    assert remedy in caplog.text
+    assert client.get("/watch/0.mp4").status_code == 200
+
+
 def test_other_trouble_of_the_database_is_500(make_app, add_video, query):
     app = make_app()
     database = app.extensions["local_video_server"].database

@@ -224,8 +224,8 @@ def test_a_video_that_could_not_be_read_is_listed_as_soon_as_it_can(indexer, pat
         patched.setattr("service.indexer.media_hash", refuse)
         changes = []
         patched.setattr("service.indexer._bump_all", changes.append)
-        for _ in range(3):
-            indexer.scan()
+        found = [indexer.scan() for _ in range(3)]
+        assert [(each.examined, each.changed) for each in found] == [(1, 1), (1, 0), (1, 0)]
         assert problems() == {"red.mp4": "can't be read: Permission denied"}
         assert len(changes) == 1, "nothing new was found by the later looks"
         assert caplog.text.count("red.mp4 is left out") == 1

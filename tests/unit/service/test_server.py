@@ -28,6 +28,11 @@ def test_an_address_of_another_machine_is_one_line_that_names_the_option():
         pick_port("192.0.2.1", 5000)
 
 
+def test_an_address_without_its_interface_is_told_by_its_option():
+    with pytest.raises(CannotListenError, match=r"fe80::1 .*; --host must be an address of this machine$"):
+        pick_port("fe80::1", 0)
+
+
 def test_of_servers_that_start_together_on_a_data_folders_port_one_is_let_through(tmp_path):
     claimed = claim_port(tmp_path, 5000)
     with pytest.raises(CannotListenError, match=r"another server with the data folder '.*' has port 5000"):

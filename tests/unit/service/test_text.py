@@ -31,6 +31,7 @@ def test_words_stand_between_spaces():
         ("a/b/My_clip_1.mp4", "My clip 1"),
         ("100% fun.webm", "100% fun"),
         ("___.mp4", "___"),
+        (" .mp4", ".mp4"),
         ("noext", "noext"),
         ("a.b.mkv", "a.b"),
     ],

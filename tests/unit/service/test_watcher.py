@@ -159,6 +159,22 @@ def test_a_look_that_fails_is_told_once_and_tried_again(make_watcher, caplog):
     assert caplog.text.count("the disk is away") == 1
 
 
+def test_a_look_that_finds_nothing_new_is_not_told(make_watcher, caplog):
+    class Unreadable(FakeIndexer):
+        def scan(self, stop=None):
+            super().scan(stop)
+            return ScanResult(files=3, examined=1, changed=1 if self.scans == 1 else 0)
+
+    indexer = Unreadable()
+    with caplog.at_level(logging.INFO):
+        watcher = make_watcher(indexer)
+        indexer.wait_for(2)
+        watcher.request_scan()
+        indexer.wait_for(3)
+        watcher.close()
+    assert caplog.text.count("library: 3 files, 1 examined, 0 gone") == 1
+
+
 def test_after_each_look_that_fails_it_waits_longer_unless_a_look_is_asked_for(make_watcher):
     indexer = FakeIndexer(OSError("the disk is full"))
     started = time.monotonic()

@@ -179,6 +179,7 @@ def test_an_endpoint_of_the_admin_json_has_what_a_report_is_written_from(
     client = instrumented(Flask("app")).test_client()
     metrics.record_endpoint_latency("GET /", 0.5)
     answer = client.get("/api/admin/performance/report")
-    assert set(answer.json) == {"snapshot", "queries", "silent_workers", "thresholds"}
+    assert set(answer.json) == {"app", "snapshot", "queries", "silent_workers", "thresholds"}
+    assert answer.json["app"] == "app"
     assert answer.json["snapshot"]["endpoints"] == client.get("/admin/performance/json").json["endpoints"]
     assert write(answer.json).sections[0].findings[0].subject == "GET /"

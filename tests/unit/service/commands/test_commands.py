@@ -158,14 +158,16 @@ def test_an_app_that_only_has_the_endpoints_of_the_spec_is_read_as_well(run, ser
 
 
 def test_an_instrumented_app_that_is_no_video_server_is_read_as_well(run, serve):
-    from flask import Flask
+    from flask import Flask, request
 
-    app = instrument(
-        Flask("foreign"), metrics=PerformanceMetrics(), tracer_provider=TracerProvider(shutdown_on_exit=False)
-    )
+    metrics = PerformanceMetrics()
+    app = instrument(Flask("foreign"), metrics=metrics, tracer_provider=TracerProvider(shutdown_on_exit=False))
+    asked = []
+    app.before_request(lambda: asked.append(request.path))
     result = run("report", "--url", serve(app))
     uninstrument(app)
     assert "No cache lookup yet" in result.stdout
+    assert asked == ["/api/admin/performance/report"], "anything else would be a request of the app, in its figures"
 
 
 @pytest.mark.parametrize(

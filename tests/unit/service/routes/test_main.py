@@ -42,6 +42,16 @@ def test_an_empty_library_names_its_folder_in_full_as_the_status_page_does(make_
     assert folder in re.sub("</?bdi>", "", client.get("/admin/library").text)
 
 
+def test_a_folder_that_is_away_is_told_on_the_status_page(make_app, tmp_path):
+    app = make_app(videos=tmp_path / "disk")
+    (tmp_path / "disk").mkdir(exist_ok=True)
+    assert "can't be read" not in app.test_client().get("/admin/library").text
+    (tmp_path / "disk").rmdir()
+    page = app.test_client().get("/admin/library").text
+    assert "The folder can't be read: no such file or directory." in page
+    assert "Every file in the folder" not in page
+
+
 def test_the_library_lists_the_newest_first(client, shelf):
     page = client.get("/")
     assert titles(page) == ["Clip 4", "Clip 3", "Clip 2", "Clip 1", "Clip 0"]
