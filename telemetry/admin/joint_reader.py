@@ -14,23 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from telemetry import joint_figures, workers
-from telemetry.admin import requests_facts
+from telemetry.admin import questions, requests_facts
 from telemetry.admin.missing_request import MissingRequestError
-from telemetry.admin.questions import (
-    AskDetails,
-    AskFacts,
-    AskFamilies,
-    AskFigures,
-    AskFind,
-    AskPlan,
-    AskSpans,
-    AskTest,
-    Details,
-    Question,
-    ToldExporter,
-    ToldRequest,
-    kept_of,
-)
 from telemetry.admin.requests_facts import REQUEST_ID, Known, Reader
 from telemetry.recent import KeptRequest
 
@@ -87,7 +72,7 @@ class JointReader(Reader):
     @functools.cached_property
     def _answers(self) -> tuple[dict[str, joint_figures.Told], list[joint_figures.HandedOver]]:
         """The figures of the others, and of those that have ended; none is in both, nor in neither."""
-        told = self._ask_all(AskFigures(), joint_figures.Told, self._figures_asked)
+        told = self._ask_all(questions.AskFigures(), joint_figures.Told, self._figures_asked)
         handed_over = joint_figures.handed_over(self._siblings.handed_over())  # after the last answer
         for name in (name for each in handed_over for name in each.names):
             told.pop(name, None)
@@ -103,8 +88,8 @@ class JointReader(Reader):
         return self._answers[1]
 
     @functools.cached_property
-    def _details(self) -> dict[str, Details]:
-        return self._ask_all(AskDetails(), Details, self._details_asked)
+    def _details(self) -> dict[str, questions.Details]:
+        return self._ask_all(questions.AskDetails(), questions.Details, self._details_asked)
 
     @functools.cached_property
     def _all(self) -> list[KeptRequest]:
@@ -121,20 +106,20 @@ class JointReader(Reader):
         if named is None or (ours and named["span"]):
             return ours
         asked = set[str]()
-        told = self._ask_all(AskFind(request_id), list[ToldRequest], asked)
+        told = self._ask_all(questions.AskFind(request_id), list[questions.ToldRequest], asked)
         found = self._with_others(ours, told)
         if not found and not asked <= told.keys():
             raise MissingRequestError(request_id, is_silent=True)
         return found
 
     def _with_others(
-        self, ours: Sequence[KeptRequest], of_others: Mapping[str, Sequence[ToldRequest]]
+        self, ours: Sequence[KeptRequest], of_others: Mapping[str, Sequence[questions.ToldRequest]]
     ) -> list[KeptRequest]:
         found = {kept.request_id: kept for kept in ours}
         for name, requests in of_others.items():
             for told in requests:
                 if told.request_id not in found:
-                    found[told.request_id] = kept_of(told)
+                    found[told.request_id] = questions.kept_of(told)
                     self._kept_by[told.request_id] = name, told.known
         return sorted(found.values(), key=lambda kept: kept.start_unix_ns, reverse=True)
 
@@ -148,7 +133,7 @@ class JointReader(Reader):
         ours, of_others = self._by_keeper(requests)
         found = {kept.request_id: detail for kept, detail in zip(ours, self._own.facts(ours), strict=True)}
         for name, request_ids in of_others.items():
-            found |= self._ask(name, AskFacts(request_ids), dict[str, dict[str, Any]]) or {}
+            found |= self._ask(name, questions.AskFacts(request_ids), dict[str, dict[str, Any]]) or {}
         return [found[kept.request_id] for kept in requests if kept.request_id in found]
 
     def plan(self, kept: KeptRequest, at: int) -> requests_facts.GroupPlan:
@@ -156,21 +141,21 @@ class JointReader(Reader):
         elsewhere = self._kept_by.get(kept.request_id)
         if elsewhere is None:
             return self._own.plan(kept, at)
-        return self._ask_keeper(elsewhere[0], AskPlan(kept.request_id, at), requests_facts.GroupPlan)
+        return self._ask_keeper(elsewhere[0], questions.AskPlan(kept.request_id, at), requests_facts.GroupPlan)
 
     def test(self, kept: KeptRequest) -> str:
         """Return a test that holds a request to its number of queries."""
         elsewhere = self._kept_by.get(kept.request_id)
         if elsewhere is None:
             return self._own.test(kept)
-        return self._ask_keeper(elsewhere[0], AskTest(kept.request_id), str)
+        return self._ask_keeper(elsewhere[0], questions.AskTest(kept.request_id), str)
 
     def spans(self, requests: Sequence[KeptRequest], app: Flask) -> list[dict[str, Any]]:
         """Return the spans of `requests` as `resourceSpans` of OTLP JSON."""
         ours, of_others = self._by_keeper(requests)
         found = self._own.spans(ours, app)
         for name, request_ids in of_others.items():
-            found += self._ask_keeper(name, AskSpans(request_ids), list[dict[str, Any]])
+            found += self._ask_keeper(name, questions.AskSpans(request_ids), list[dict[str, Any]])
         return found
 
     def _by_keeper(self, requests: Iterable[KeptRequest]) -> tuple[list[KeptRequest], dict[str, list[str]]]:
@@ -196,29 +181,27 @@ class JointReader(Reader):
 
     def exporting(self, own: Sequence[Exporting]) -> Sequence[Exporting]:
         """Return the exporters of all workers, those of one kind as one."""
-        found: dict[tuple[str, str, str], ToldExporter] = {}
-        told = [ToldExporter(each.name, each.signal, each.target, each.status) for each in own]
+        found: dict[tuple[str, str, str], questions.ToldExporter] = {}
+        told = [questions.ToldExporter(each.name, each.signal, each.target, each.status) for each in own]
         for each in (*told, *(exporter for details in self._details.values() for exporter in details.exporters)):
             key = (each.name, each.signal, each.target)
             known = found.get(key)
             if known is not None:
-                each = ToldExporter(*key, known.status.with_sibling(each.status))
+                each = questions.ToldExporter(*key, known.status.with_sibling(each.status))
             found[key] = each
         return list(found.values())
 
-    def _ask_all(
-        self, question: AskFigures | AskDetails | AskFind, kind: type[_Answer], asked: set[str]
-    ) -> dict[str, _Answer]:
+    def _ask_all(self, question: questions.Question, kind: type[_Answer], asked: set[str]) -> dict[str, _Answer]:
         """Return the answers of the others by their names, and put the names of all of them into `asked`."""
         answers = self._siblings.ask(msgspec.msgpack.encode(question))
         asked.update(answers)
         decoded = ((name, _decoded(answered, kind)) for name, answered in answers.items())
         return {name: found for name, found in decoded if found is not None}
 
-    def _ask(self, name: str, question: Question, kind: type[_Answer]) -> _Answer | None:
+    def _ask(self, name: str, question: questions.Question, kind: type[_Answer]) -> _Answer | None:
         return _decoded(self._siblings.ask_one(name, msgspec.msgpack.encode(question), REQUEST_PATIENCE_S), kind)
 
-    def _ask_keeper(self, name: str, question: AskPlan | AskTest | AskSpans, kind: type[_Answer]) -> _Answer:
+    def _ask_keeper(self, name: str, question: questions.OfKept, kind: type[_Answer]) -> _Answer:
         """Return what the worker that keeps a request tells of it.
 
         Raises:
@@ -226,7 +209,7 @@ class JointReader(Reader):
         """
         found = self._ask(name, question, kind)
         if found is None:
-            asked = question.request_ids[0] if isinstance(question, AskSpans) else question.request_id
+            asked = question.request_ids[0] if isinstance(question, questions.AskSpans) else question.request_id
             raise MissingRequestError(asked, is_silent=True)
         return found
 
@@ -244,7 +227,7 @@ def families(own: list[Family], siblings: Workers) -> dict[str, list[Family]]:
     from telemetry.exporters.prometheus import Family
 
     found = {str(os.getpid()): own}
-    for name, answered in siblings.ask(msgspec.msgpack.encode(AskFamilies())).items():
+    for name, answered in siblings.ask(msgspec.msgpack.encode(questions.AskFamilies())).items():
         of_one, pid = _decoded(answered, list[Family]), str(workers.pid_of(name))
         if of_one is not None:
             found[pid if pid not in found else name.partition("-")[2].partition(".")[0]] = of_one

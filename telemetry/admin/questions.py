@@ -94,7 +94,9 @@ class AskFamilies(msgspec.Struct, frozen=True, tag=True):
     """Asks for the metrics that Prometheus fetches."""
 
 
-Question = AskFigures | AskDetails | AskFind | AskFacts | AskPlan | AskTest | AskSpans | AskFamilies
+OfKept = AskPlan | AskTest | AskSpans
+"""What is asked of the worker that keeps a request."""
+Question = AskFigures | AskDetails | AskFind | AskFacts | OfKept | AskFamilies
 
 
 def told(kept: KeptRequest, known: Known) -> ToldRequest:

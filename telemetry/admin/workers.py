@@ -10,22 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from telemetry import joint_figures
-from telemetry.admin import answers, blueprint, overview, requests_facts
+from telemetry.admin import answers, blueprint, overview, questions, requests_facts
 from telemetry.admin.joint_reader import JointReader
-from telemetry.admin.questions import (
-    AskDetails,
-    AskFacts,
-    AskFamilies,
-    AskFigures,
-    AskFind,
-    AskPlan,
-    AskSpans,
-    AskTest,
-    Details,
-    Question,
-    ToldExporter,
-    told,
-)
 from telemetry.document import ENDED_PID, rounded
 
 if TYPE_CHECKING:
@@ -37,45 +23,50 @@ if TYPE_CHECKING:
 
 def answer(app: Flask, question: bytes) -> bytes:
     """Return what another worker of the server has asked of this one."""
-    return msgspec.msgpack.encode(_found(app, msgspec.msgpack.decode(question, type=Question)), enc_hook=_plain)
+    return msgspec.msgpack.encode(
+        _found(app, msgspec.msgpack.decode(question, type=questions.Question)), enc_hook=_plain
+    )
 
 
-def _found(app: Flask, asked: Question) -> object:
+def _found(app: Flask, asked: questions.Question) -> object:
     admin = blueprint.admin_of(app)
     reader = admin.own_reader
     match asked:
-        case AskFigures():
+        case questions.AskFigures():
             return joint_figures.tell(reader.metrics)
-        case AskDetails():
+        case questions.AskDetails():
             return _details(admin)
-        case AskFind(request_id):
-            return [told(kept, reader.known(kept)) for kept in reader.find(request_id)]
-        case AskFacts(request_ids):
+        case questions.AskFind(request_id):
+            return [questions.told(kept, reader.known(kept)) for kept in reader.find(request_id)]
+        case questions.AskFacts(request_ids):
             kept = [each for each in reader.all() if each.request_id in request_ids]
             return {each.request_id: detail for each, detail in zip(kept, reader.facts(kept), strict=True)}
-        case AskSpans(request_ids):
+        case questions.AskSpans(request_ids):
             return reader.spans([each for each in reader.all() if each.request_id in request_ids], app)
-        case AskFamilies():
+        case questions.AskFamilies():
             scraped = admin.scraped()
             return [] if scraped is None else scraped.families()
-        case AskPlan(request_id) | AskTest(request_id):
+        case questions.AskPlan(request_id) | questions.AskTest(request_id):
             found = reader.find(request_id)
             if not found:
                 return None
-            return reader.plan(found[0], asked.group) if isinstance(asked, AskPlan) else reader.test(found[0])
+            return reader.plan(found[0], asked.group) if isinstance(asked, questions.AskPlan) else reader.test(found[0])
 
 
 def _plain(value: object) -> object:
     return dict(value) if isinstance(value, MappingProxyType) else answers.plain(value)
 
 
-def _details(admin: Admin) -> Details:
+def _details(admin: Admin) -> questions.Details:
     reader = admin.own_reader
-    return Details(
+    return questions.Details(
         joint_figures.queries_of(reader.metrics),
-        [told(kept, reader.known(kept)) for kept in reader.all()],
+        [questions.told(kept, reader.known(kept)) for kept in reader.all()],
         requests_facts.databases(),
-        [ToldExporter(each.name, each.signal, each.target, each.status) for each in admin.look_at_exporters()],
+        [
+            questions.ToldExporter(each.name, each.signal, each.target, each.status)
+            for each in admin.look_at_exporters()
+        ],
     )
 
 
