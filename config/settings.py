@@ -289,7 +289,7 @@ def _first_error(error: ValidationError, values: Mapping[str, object], names: Ma
     field, raised = str(first["loc"][0]), first.get("ctx", {}).get("error")
     words = str(raised) if isinstance(raised, _UnfitError) else must_be(field)
     got = values.get(field, Settings.model_fields[field].default)
-    return SettingsError(names.get(field, option_name(field)), words, got)
+    return SettingsError(names.get(field, option_name(field)), words, str(got) if isinstance(got, Path) else got)
 
 
 def _read_file(config_file: Path | None) -> tuple[dict[str, object], str]:

@@ -26,7 +26,7 @@ _TITLES = {
     429: "Too fast",
     500: "Something broke",
     503: "Busy",
-    507: "The disk is in the way",
+    507: "Not saved",
 }
 _MAY_WRITE = "give the user who runs the server the right to write it and its folder"
 _REMEDIES = {
@@ -37,6 +37,9 @@ _REMEDIES = {
     "FULL": "make room on its disk",
     "IOERR": "look whether its disk is sound and has room",
 }
+
+
+_UNWRITABLE = {"READONLY", "FULL"}
 
 
 class ServerError(Exception):
@@ -95,7 +98,7 @@ class BusyError(ServerError):
 
 
 class StorageError(ServerError):
-    """The file system keeps the database from being used; the text is for visitors too."""
+    """The file system keeps the database from being written; the text is for visitors too."""
 
     status = 507
 
@@ -142,11 +145,10 @@ def _answer_sqlite(error: Exception) -> ResponseReturnValue:
     assert isinstance(error, sqlite3.OperationalError)
     if sqlite_kind(error) == "BUSY":
         return _answer_ours(BusyError("another process holds the database, try again in a moment"))
-    remedy = sqlite_remedy(error)
-    if remedy is None:
+    if sqlite_kind(error) not in _UNWRITABLE:
         raise error
-    _log.warning("the database can't be used: %s; %s", error, remedy)
-    return _answer_ours(StorageError(f"the server's database can't be used: {error}"))
+    _log.warning("the database can't be written: %s; %s", error, sqlite_remedy(error))
+    return _answer_ours(StorageError(f"the server's database can't be written: {error}"))
 
 
 def _answer_http(error: Exception) -> ResponseReturnValue:

@@ -291,7 +291,7 @@ def _collapsed(words: list[str]) -> tuple[list[str], int]:
                 row_end = end + 1 if words[end : end + 1] == [","] else end
                 if row_end == end:
                     break
-            if words[row_end : row_end + 1] == ["("] and row_end > at:  # the statement is cut off in this row
+            if words[row_end : row_end + 1] == ["("]:  # the statement is cut off in this row
                 row_end = len(words)
             if row_end > at:
                 out.append(_ELLIPSIS)
@@ -303,18 +303,13 @@ def _list_end(words: Sequence[str], at: int) -> int:
     """Return where a list of values that begins at `at` is over, 0 if there is none; it may be empty, or cut off."""
     if words[at : at + 1] != ["("]:
         return 0
-    end = at + 1
-    while words[end : end + 2] == ["?", ","]:
-        end += 2
-    rest = list(words[end : end + 2])
-    if end > at + 1 and len(words) - end <= _MOST_OF_TAIL and ")" not in words[end:]:
-        return len(words)
-    if rest in (["?", ")"], ["?"]):
-        return end + len(rest)
-    return end + 1 if rest[:1] == [")"] and end == at + 1 else end if not rest else 0
-
-
-_MOST_OF_TAIL: Final = 3  # words of a value that the statement is cut off in, such as - 1 .
+    end = _group_end(words, at)
+    if not end:
+        is_query = any(word.upper() in _SUBQUERIES for word in words[at + 1 : at + 2])
+        return 0 if is_query else len(words)
+    inside = words[at + 1 : end - 1]
+    is_list = not inside or (set(inside[::2]) == {"?"} and set(inside[1::2]) <= {","} and len(inside) % 2)
+    return end if is_list else 0
 
 
 def _group_end(words: Sequence[str], at: int) -> int:

@@ -83,8 +83,7 @@ _BLANK: Final = r"(?>\s|--[^\n]*\n|/\*.*?\*/)"
 _DDL: Final = r"CREATE(?!\s+TEMP)|DROP|ALTER|REINDEX|ANALYZE|VACUUM"
 _BEGIN_NOW: Final = r"BEGIN\s+(?:IMMEDIATE|EXCLUSIVE)"
 _DML: Final = "INSERT|UPDATE|DELETE|REPLACE"
-_SETS: Final = r"PRAGMA\s+(?:\w+\s*\.\s*)?(?:user_version|application_id)\s*[=(]"
-_OF_LOCKS: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_SETS: Final = r"PRAGMA\s+(?:main\s*\.\s*)?(?:user_version|application_id|schema_version)\s*[=(]"
 _HOW: Final = re.IGNORECASE | re.DOTALL
 _OF_CTE: Final = rf"{_BLANK}*WITH\b"
 """A write, where it returns no rows, of which Python tells no number of rows either."""
@@ -96,6 +95,12 @@ _ELSEWHERE: Final = r"(?:^|;)\s*(?:create\s+temp(?:orary)?|attach)\b"
 _WRITES_AT_ONCE: Final = (
     rf"{_BLANK}*(?:BEGIN(?:\s+DEFERRED)?(?:\s+TRANSACTION)?\s*;{_BLANK}*)?(?:{_BEGIN_NOW}|{_DDL}|{_DML})\b"
 )
+
+_LOCK_ERRORS: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_REFUSALS: Final = frozenset(
+    {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FULL}
+)
+"""Errors of writes that have the lock by then. SQLITE_ERROR may be one of a statement that never ran."""
 
 _lock = reentrant_lock()  # taken again where garbage that is collected meanwhile closes a connection
 _numbers = itertools.count(1)
@@ -227,20 +232,25 @@ def failed(
     """Note a statement that raised: with SQLITE_BUSY, all of its time was lost. It may have ended the transaction, or have begun
     one, whose lock it keeps: a row that is refused is a write that had the lock.
     """
+    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    held = state is not None and state.transaction
     released(connection)
     code = getattr(error, "sqlite_errorcode", None)
     kind = code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_OK
-    if kind not in _OF_LOCKS and kind != sqlite3.SQLITE_CONSTRAINT:
+    is_of_lock = kind in _LOCK_ERRORS
+    if not is_of_lock and kind not in _REFUSALS:
         return
-    state: ConnectionState | None = getattr(connection, "_telemetry", None)
     end_ns, waited_ns = start_ns + duration_ns, 0
-    if state is not None and state.file is not None and (kind in _OF_LOCKS or duration_ns >= WORTH_ASKING_NS):
+    if state is not None and state.file is not None and (is_of_lock or duration_ns >= WORTH_ASKING_NS):
         waited_ns = _waited(record, state, state.file, start_ns, end_ns)
-    if kind in _OF_LOCKS:
+    if is_of_lock:
         if record is not None:
             record.wait_ns += duration_ns - waited_ns
-    elif state is not None and not state.transaction and connection.in_transaction:
-        state.begin(connection, start_ns + waited_ns, end_ns, record)
+    elif state is not None and not held:
+        if connection.in_transaction:
+            state.begin(connection, start_ns + waited_ns, end_ns, record)
+        elif state.file is not None:
+            _note(Hold(state.file, start_ns + waited_ns, end_ns, _route_of(record), end_ns))
 
 
 def released(connection: sqlite3.Connection, *, has_ended: bool = False) -> None:

@@ -197,6 +197,15 @@ class TelemetrySettings:
             name, _, rest = str(error).partition(" ")
             raise SettingsError(f"{ENV_PREFIX}{name.upper()} {rest}" if name in read else str(error)) from error
 
+    def called(self, name: str) -> str:
+        """Return what a message calls a setting: by its variable, where that says what is in force."""
+        variable = ENV_PREFIX + name.upper()
+        try:
+            read = self._checked(name, os.environ[variable], variable, is_text=True)
+        except (KeyError, SettingsError):
+            return name
+        return variable if read == getattr(self, name) else name
+
     @staticmethod
     def _checked(name: str, value: Any, shown: str, *, is_text: bool = False) -> Any:
         """Return `value` as the type of the setting `name`; as text it comes from the environment."""
@@ -211,12 +220,6 @@ class TelemetrySettings:
         except (msgspec.ValidationError, msgspec.DecodeError) as error:
             raise SettingsError(f"{shown} must be {_must_be(hint)}, got {value!r}") from error
         return found
-
-
-def shown_name(name: str) -> str:
-    """Return what a message calls a setting: its variable where that is set."""
-    variable = ENV_PREFIX + name.upper()
-    return variable if variable in os.environ else name
 
 
 @functools.cache

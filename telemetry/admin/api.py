@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from flask import Response
 
 from telemetry.admin import answers, parameters, timeline
+from telemetry.failure import clean
 
 if TYPE_CHECKING:
-    from telemetry.admin.site import Admin
+    from telemetry.admin.admin import Admin
     from telemetry.document import RouteStats
 
 SORT_KEYS: Final = ("p95_ms", "p99_ms", "avg_ms", "request_count")
@@ -44,7 +45,7 @@ def report_facts(admin: Admin) -> Response:
     """Answer with what the report says."""
     from telemetry import report  # for the few who ask
 
-    return answers.json({"app": admin.title, **report.facts(admin.reader)})
+    return answers.json({"app": clean(str(admin.title)), **report.facts(admin.reader)})
 
 
 def ranked(rows: Sequence[RouteStats], sort_by: str, order: str) -> list[RouteStats]:

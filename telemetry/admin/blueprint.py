@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import Blueprint, Flask, Response, abort, current_app, request
+from flask import Blueprint, Response, abort, current_app, request
 from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
-from telemetry.admin import answers, guard, parameters, routes, site
+from telemetry.admin import answers, guard, parameters, routes
+from telemetry.admin.admin import Admin, Look
 from telemetry.admin.missing_request import MissingRequestError
 from telemetry.instrumentation.capture import ADMIN_BLUEPRINT
 from telemetry.requests import serving
@@ -31,7 +32,7 @@ def create_blueprint(
     title: str = "Performance",
     links: Mapping[str, str] | None = None,
     is_active: Callable[[], bool] = lambda: True,
-    look_at_exporters: site.Look = tuple,
+    look_at_exporters: Look = tuple,
 ) -> Blueprint:
     """Return the admin pages and their JSON over `source`, as a blueprint named `telemetry_admin`.
 
@@ -73,20 +74,13 @@ def create_blueprint(
     blueprint.url_defaults(_name_the_host)
     blueprint.before_request(admit)
     blueprint.after_request(harden)
-    blueprint.admin = site.Admin(source, title, links or {}, look_at_exporters)
+    blueprint.admin = Admin(source, title, links or {}, look_at_exporters)
     blueprint.register_error_handler(parameters.ParameterError, parameters.ParameterError.answer)
     blueprint.register_error_handler(
         MissingRequestError, lambda error: routes.answer("requests_pages:missing", blueprint.admin, error)
     )
     routes.add_routes(blueprint, blueprint.admin)
     return blueprint
-
-
-def admin_of(app: Flask) -> site.Admin:
-    """Return what the admin pages of `app` show."""
-    blueprint = app.blueprints[ADMIN_BLUEPRINT]
-    assert isinstance(blueprint, _AnyHostBlueprint)
-    return blueprint.admin
 
 
 class _AnyHostState(BlueprintSetupState):
@@ -99,7 +93,7 @@ class _AnyHostState(BlueprintSetupState):
 class _AnyHostBlueprint(Blueprint):
     """A blueprint whose rules hold for every host, also in an app with `host_matching`, where a rule must name one."""
 
-    admin: site.Admin
+    admin: Admin
     enable_openapi = False  # asked for by APIFlask of each blueprint that has functions before its requests
 
     def make_setup_state(

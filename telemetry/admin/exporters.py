@@ -14,7 +14,7 @@ from telemetry.admin import answers
 from telemetry.document import rfc3339
 
 if TYPE_CHECKING:
-    from telemetry.admin.site import Admin, Look
+    from telemetry.admin.admin import Admin, Look
     from telemetry.exporters.status import Exporting, ExportStatus
     from telemetry.settings import TelemetrySettings
 

@@ -46,7 +46,7 @@ _PROXY_HEADERS: Final = frozenset(
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 _OF_BROWSERS: Final = re.compile(r"HTTP/(?:1\.1|[23](?:\.0)?)")
 _OF_EVENTLET: Final = "eventlet.input"
-_AUTHORIZE: Final = "to telemetry.instrument(): a callable that says who may look."
+_AUTHORIZE: Final = "authorize= to telemetry.instrument(): a callable that says who may look."
 _LOCALHOST: Final = re.compile(r"(?:[a-z0-9_-]+\.)*localhost", re.ASCII | re.IGNORECASE)
 
 
@@ -168,15 +168,16 @@ def _ask(authorize: Authorize) -> object:
 
 
 def _how_to_get_in(environ: dict[str, Any]) -> str:
-    name = current_app.config.get("SERVER_NAME")
-    if _OF_EVENTLET in environ or (current_app.subdomain_matching and name and not _is_loopback_host(name)):
-        return f"Pass authorize= {_AUTHORIZE}"  # the pages have no address that would do
+    only_host = current_app.config.get("SERVER_NAME") if current_app.subdomain_matching else None
+    if _OF_EVENTLET in environ or (only_host and not _is_loopback_host(only_host)):
+        return f"Pass {_AUTHORIZE}"  # the pages have no address that would do
     seen = {**environ, **_before_proxy_fix(environ)}
     port = str(seen.get("SERVER_PORT") or "")
     shown = f":{port}" if port.isascii() and port.isdecimal() and port != "80" else ""
+    host = only_host or f"127.0.0.1{shown}"
     return (
-        f"On that machine, open http://127.0.0.1{shown}{request.script_root}{request.path} directly. "
-        f"To let others in, pass authorize= {_AUTHORIZE}"
+        f"On that machine, open http://{host}{request.script_root}{request.path} directly. "
+        f"To let others in, pass {_AUTHORIZE}"
     )
 
 

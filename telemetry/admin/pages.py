@@ -17,7 +17,7 @@ from telemetry.recent import Traces
 
 if TYPE_CHECKING:
     from telemetry.admin import workers
-    from telemetry.admin.site import Admin
+    from telemetry.admin.admin import Admin
     from telemetry.settings import TelemetrySettings
 
 LIBRARIES: Final = ("htmx.min.js", "uplot.min.js", "uplot.min.css")

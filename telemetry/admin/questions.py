@@ -99,7 +99,7 @@ OfKept = AskPlan | AskTest | AskSpans
 Question = AskFigures | AskDetails | AskFind | AskFacts | OfKept | AskFamilies
 
 
-def told(kept: KeptRequest, known: Known) -> ToldRequest:
+def tell_of(kept: KeptRequest, known: Known) -> ToldRequest:
     """Return what is told of a request that this worker keeps, of which it knows `known`."""
     return ToldRequest(
         kept.method,

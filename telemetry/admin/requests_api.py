@@ -12,8 +12,8 @@ from telemetry.admin import answers, parameters, requests_facts
 from telemetry.admin.missing_request import MissingRequestError
 
 if TYPE_CHECKING:
+    from telemetry.admin.admin import Admin
     from telemetry.admin.requests_facts import Reader
-    from telemetry.admin.site import Admin
     from telemetry.recent import KeptRequest
 
 SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")

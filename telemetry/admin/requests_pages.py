@@ -18,9 +18,9 @@ from telemetry.admin.requests_api import VERDICT_CHOICES, as_file, find, is_chos
 from telemetry.admin.requests_facts import REQUEST_ID
 
 if TYPE_CHECKING:
+    from telemetry.admin.admin import Admin
     from telemetry.admin.missing_request import MissingRequestError
     from telemetry.admin.requests_facts import Reader
-    from telemetry.admin.site import Admin
     from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
 

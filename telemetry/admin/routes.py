@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from flask import Blueprint, Response
 
-from telemetry.admin.site import Admin
+from telemetry.admin.admin import Admin
 
 METRICS_PATH: Final = "/metrics"
 _PAGES: Final = "/admin/performance"

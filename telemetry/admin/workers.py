@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from telemetry import joint_figures
-from telemetry.admin import answers, blueprint, overview, questions, requests_facts
+from telemetry.admin import answers, overview, questions, requests_facts
+from telemetry.admin.admin import admin_of
 from telemetry.admin.joint_reader import JointReader
 from telemetry.document import ENDED_PID, rounded
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
+    from telemetry.admin.admin import Admin
     from telemetry.admin.requests_facts import Reader
-    from telemetry.admin.site import Admin
 
 
 def answer(app: Flask, question: bytes) -> bytes:
@@ -29,7 +30,7 @@ def answer(app: Flask, question: bytes) -> bytes:
 
 
 def _found(app: Flask, asked: questions.Question) -> object:
-    admin = blueprint.admin_of(app)
+    admin = admin_of(app)
     reader = admin.own_reader
     match asked:
         case questions.AskFigures():
@@ -37,7 +38,7 @@ def _found(app: Flask, asked: questions.Question) -> object:
         case questions.AskDetails():
             return _details(admin)
         case questions.AskFind(request_id):
-            return [questions.told(kept, reader.known(kept)) for kept in reader.find(request_id)]
+            return [questions.tell_of(kept, reader.known(kept)) for kept in reader.find(request_id)]
         case questions.AskFacts(request_ids):
             kept = [each for each in reader.all() if each.request_id in request_ids]
             return {each.request_id: detail for each, detail in zip(kept, reader.facts(kept), strict=True)}
@@ -61,7 +62,7 @@ def _details(admin: Admin) -> questions.Details:
     reader = admin.own_reader
     return questions.Details(
         joint_figures.queries_of(reader.metrics),
-        [questions.told(kept, reader.known(kept)) for kept in reader.all()],
+        [questions.tell_of(kept, reader.known(kept)) for kept in reader.all()],
         requests_facts.databases(),
         [
             questions.ToldExporter(each.name, each.signal, each.target, each.status)

@@ -22,7 +22,6 @@ from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRAC
 from telemetry.errors import SettingsError
 from telemetry.exporters import choice, endpoints
 from telemetry.exporters.options import Options
-from telemetry.settings import shown_name
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -165,7 +164,7 @@ def is_switched_off(environment: Mapping[str, str] = os.environ) -> bool:
 
 def of_settings(settings: TelemetrySettings) -> Chosen:
     """Return what `choose` does, of the setting `exporters`. Raises what it does."""
-    return choose(settings.exporters or None, name=shown_name("exporters"))
+    return choose(settings.exporters or None, name=settings.called("exporters"))
 
 
 def known(signals: Sequence[Signal] = ("traces", "metrics")) -> list[str]:

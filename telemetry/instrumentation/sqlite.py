@@ -355,10 +355,17 @@ def _subclass(base: Hashable, traced: Hashable) -> Any:
         return base
     if issubclass(traced, base):
         return traced
-    # As `__class__` the app's own is told, whose methods may say `super(self.__class__, self)`: of ours, that leads back to them.
-    told = property(lambda _: base, object.__dict__["__class__"].__set__)
-    namespace = {"__module__": base.__module__, "__doc__": base.__doc__, "__class__": told}
-    return type(f"Traced{base.__name__}", (base, traced), namespace)
+    namespace: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
+    if _may_call_super_of_own_class(base):
+        namespace["__class__"] = property(lambda self: base if type(self) is made else type(self))
+    made = type(f"Traced{base.__name__}", (base, traced), namespace)
+    return made
+
+
+def _may_call_super_of_own_class(base: type) -> bool:
+    """Tell whether methods of a class may say `super(self.__class__, self)`: with ours, that would lead back to them."""
+    codes = (getattr(value, "__code__", None) for each in base.__mro__ for value in vars(each).values())
+    return any(code is not None and {"super", "__class__"} <= set(code.co_names) for code in codes)
 
 
 def _traced_class(base: type, traced: type) -> Any:

@@ -88,9 +88,9 @@ def test_a_write_that_the_disk_does_not_take_is_507_and_one_line_of_the_log(
     tags = ((media_hash, f"{at:030}") for media_hash in videos for at in range(30))  # more than a page of them
     answers = (client.post(f"/api/tags/{media_hash}", json={"tag": tag}) for media_hash, tag in tags)
     answer = next(answer for answer in answers if answer.status_code != 201)
-    assert (answer.status_code, answer.json) == (507, {"error": f"the server's database can't be used: {why}"})
+    assert (answer.status_code, answer.json) == (507, {"error": f"the server's database can't be written: {why}"})
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-        f"the database can't be used: {why}"
+        f"the database can't be written: {why}"
     ]
     assert remedy in caplog.text
     assert client.get("/watch/0.mp4").status_code == 200

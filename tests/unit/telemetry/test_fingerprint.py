@@ -183,12 +183,23 @@ def test_a_very_long_list_is_a_list() -> None:
 
 @pytest.mark.parametrize(
     ("begin", "rest"),
-    [("INSERT INTO t VALUES (-1.5, 'name'), (", "-20.25, 'other name')"), ("SELECT a IN (-1,", " 2.5, -3)")],
+    [
+        ("INSERT INTO t VALUES (-1.5, 'name'), (", "-20.25, 'other name')"),
+        ("INSERT INTO t VALUES (", "-20.25, 'name')"),
+        ("SELECT a IN (-1,", " 2.5, -3)"),
+    ],
 )
 @pytest.mark.parametrize("tail", ["", " …"])
 def test_a_list_that_the_statement_is_cut_off_in_is_a_list(begin: str, rest: str, tail: str) -> None:
     texts = {statement(begin + rest[:cut] + tail).text for cut in range(len(rest))}
     assert texts == {statement(begin + rest).text}
+
+
+@pytest.mark.parametrize("lists", ["NULL, 1, NULL", "+1, 2", "(1, 2), (3, 4)"])
+def test_what_is_no_list_of_plain_values_is_one_too_where_it_is_cut_off(lists: str) -> None:
+    texts = {statement(f"SELECT a FROM t WHERE b IN ({lists}, {lists}"[:cut]).text for cut in range(32, 45)}
+    assert texts == {"SELECT a FROM t WHERE b IN (…)"}
+    assert statement("SELECT a FROM t WHERE b IN (SELECT c").text == "SELECT a FROM t WHERE b IN (SELECT c"
 
 
 @pytest.mark.parametrize(

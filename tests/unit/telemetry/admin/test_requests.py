@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 
 from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.admin import requests_pages
-from telemetry.admin.blueprint import admin_of
+from telemetry.admin.admin import admin_of
 
 Instrumented = Callable[..., Flask]
 API = "/api/admin/performance/requests"

@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from telemetry import SettingsError, pipeline
+from telemetry import SettingsError, TelemetrySettings, pipeline
 from telemetry.exporters.options import Options
 from telemetry.exporters.processor import DeferredSpanProcessor
-from telemetry.exporters.registry import PACKAGES, Chosen, choose, known
+from telemetry.exporters.registry import PACKAGES, Chosen, choose, known, of_settings
 
 
 def names(exporters: tuple[Any, ...]) -> list[str]:
@@ -75,6 +75,16 @@ def test_the_whole_sdk_can_be_switched_off() -> None:
 def test_a_wrong_name_stops_the_start_with_those_that_are_known(environment: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
         choose(environment=environment)
+
+
+def test_a_wrong_name_is_blamed_on_the_variable_that_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"^exporters must be"):
+        of_settings(TelemetrySettings(exporters=("nope",)))
+    monkeypatch.setenv("LVS_TELEMETRY_EXPORTERS", '["nope"]')
+    with pytest.raises(SettingsError, match=r"^LVS_TELEMETRY_EXPORTERS must be"):
+        of_settings(TelemetrySettings.load())
+    with pytest.raises(SettingsError, match=r"^exporters must be"):
+        of_settings(TelemetrySettings(exporters=("otlp", "nope")))
 
 
 @pytest.mark.parametrize("wrong", ["otlp", [7], [SimpleNamespace(name="otlp")]])

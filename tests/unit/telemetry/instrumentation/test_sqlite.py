@@ -128,8 +128,6 @@ def test_a_callers_own_connection_class_keeps_its_behaviour_and_what_reaches_sql
         assert found == [42]
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 15), reason="from Python 3.15 on it has to be named")
-@pytest.mark.filterwarnings("ignore:Passing more than 1 positional argument:DeprecationWarning")  # since Python 3.13
 class OddConnection(sqlite3.Connection):
     """Goes by the class of the object and not by its own, as many do."""
 
@@ -143,9 +141,31 @@ def test_a_class_whose_methods_go_by_the_class_of_the_object_works(count: Callab
         with contextlib.closing(sqlite3.connect(":memory:", factory=OddConnection)) as opened:
             assert opened.__class__ is OddConnection
 
+            class Further(type(opened)):  # type: ignore[misc]
+                def __init__(self, *args: Any) -> None:
+                    sqlite3.Connection.__init__(self, *args)
+
+            with contextlib.closing(Further(":memory:")) as further:
+                assert further.__class__ is Further
+
     assert count(connect) == 1
 
 
+class AgainConnection(sqlite3.Connection):
+    def again(self) -> sqlite3.Connection:
+        return self.__class__(":memory:")
+
+
+def test_what_makes_another_of_its_kind_makes_one_that_is_seen(count: Callable[..., int]) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(":memory:", factory=AgainConnection)) as opened,
+        contextlib.closing(opened.again()) as other,
+    ):
+        assert count(lambda: other.execute("SELECT 1")) == 1
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="from Python 3.15 on it has to be named")
+@pytest.mark.filterwarnings("ignore:Passing more than 1 positional argument:DeprecationWarning")  # since Python 3.13
 def test_the_factory_may_be_passed_by_position(count: Callable[..., int]) -> None:
     with contextlib.closing(sqlite3.connect(":memory:", 5.0, 0, "", True, AppConnection)) as opened:
         assert isinstance(opened, AppConnection)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from flask import request
+from flask import Flask, request
+
+from telemetry.instrumentation.capture import ADMIN_BLUEPRINT
 
 if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader, Source
@@ -60,3 +62,8 @@ class Admin:
     def exporting(self) -> Sequence[Exporting]:
         """Return the exporters of all workers of the server."""
         return self.reader.exporting(self.look_at_exporters())
+
+
+def admin_of(app: Flask) -> Admin:
+    """Return what the admin pages of `app` show."""
+    return cast("Admin", app.blueprints[ADMIN_BLUEPRINT].admin)  # type: ignore[attr-defined]
