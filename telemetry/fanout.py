@@ -278,28 +278,31 @@ def _told_feeder(one: Group, groups: Sequence[Group]) -> Group | None:
 
 
 def _feeds(before: Group, one: Group) -> int:
-    """Return how much speaks for it that `one` runs for the rows of a query: that there were just as many, or more, or where
-    that is not known, that both are of one function, and not the query for one row.
+    """Return how much speaks for it that `one` runs for the rows of a query: that there were just as many; or, of one in the same
+    function, that there were more, or where that is not known, that it is not the query for one row.
     """
     if not before.statement.table:
         return 0
+    functions = (one.site[0], one.site[2])
+    is_near = any(code is not None and code in functions for code in (before.site[0], before.site[2]))
     if before.rows is not None:
-        return 3 if before.rows in (one.runs, one.distinct) else 2 if before.rows > one.distinct else 0
+        return 3 if before.rows in (one.runs, one.distinct) else 2 if is_near and before.rows > one.distinct else 0
     limit = before.statement.limit
     if before.statement.equals or (limit is not None and limit * before.runs < one.distinct):
         return 0
-    functions = (one.site[0], one.site[2])
-    return int(any(code is not None and code in functions for code in (before.site[0], before.site[2])))
+    return int(is_near)
 
 
 def _mend(one: Group, feeder: Group | None, groups: Sequence[Group]) -> str:
     column = one.statement.key
+    if not one.statement.table:
+        return "work it out in Python, or in the query whose rows it is for"
     if one.is_recursive and any(each is not one and each.line_key == one.line_key for each in groups):
         return "one WITH RECURSIVE query that walks the tree in the database"
     if one.statement.is_counted and not one.statement.text.startswith("SELECT EXISTS"):
         return f"one query with GROUP BY {column}" if column else "one query with GROUP BY"
     in_list = f"one query with {column} IN (…)" if column else "one query with an IN list"
-    if feeder is not None and one.statement.table:
+    if feeder is not None:
         return f"a JOIN of {one.statement.table} in the query of {feeder.statement.table}, or {in_list}"
     return f"a JOIN, or {in_list}"
 
@@ -332,7 +335,7 @@ def is_paging(one: Group, feeder: Group | None) -> bool:
     if known.has_limit and (known.limit is None or known.limit >= _SHORT_PAGE):
         if known.is_ranged and (not known.equals or known.is_ordered_by_range):
             return True
-        if known.has_offset and (not known.equals or feeder is None):
+        if known.has_offset and not one.is_of_first_rows and (not known.equals or feeder is None):
             return True
     return one.listed >= _LONG_LIST * one.runs
 

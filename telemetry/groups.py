@@ -17,6 +17,8 @@ from telemetry.query import (
     DURATION_NS,
     ERROR_TYPE,
     FLAGS,
+    FROM_FIRST,
+    FURTHER,
     POSITION,
     ROWS,
     SITE,
@@ -83,6 +85,11 @@ class Group:
         if caller is None or (caller.file == line.file and caller.function == line.function):
             return f"at {line}"
         return f"at {line}, called at {caller}"
+
+    @property
+    def is_of_first_rows(self) -> bool:
+        """Whether each run is known to have asked for the first rows, whatever OFFSET it has."""
+        return bool(self.flags & FROM_FIRST) and not self.flags & FURTHER
 
     @property
     def line_key(self) -> tuple[object, ...]:

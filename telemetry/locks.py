@@ -111,6 +111,8 @@ that could be noted, and SQLite rolls back its transaction."""
 _past: deque[Hold] = deque(maxlen=256)
 _files: list[str] = []  # the last one opened at the end
 _file_of: dict[str | int, str] = {}
+NOWHERE: Final = ""
+"""In place of a file: there is none, or not one alone."""
 _longest: dict[str, Hold] = {}
 
 
@@ -220,10 +222,12 @@ _NEVER_NS: Final = 2**63
 def ran_long(connection: sqlite3.Connection, sql: str) -> None:
     """Note in which file a statement ran that took long, for whoever wants its plan."""
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
-    if state is not None and state.file is not None:
-        if len(_file_of) >= _MOST_STATEMENTS:
-            _file_of.clear()
-        _file_of[_short(sql)] = state.file
+    if state is None:
+        return
+    if len(_file_of) >= _MOST_STATEMENTS:
+        _file_of.clear()
+    key, file = _short(sql), state.file or NOWHERE
+    _file_of[key] = file if _file_of.get(key, file) == file else NOWHERE
 
 
 def failed(
@@ -321,7 +325,9 @@ def files() -> list[str]:
 
 
 def file_of(sql: str) -> str | None:
-    """Return the file that a slow run of this statement ran in, if one is known."""
+    """Return the file that the slow runs of this statement ran in, if that is known; `NOWHERE` where they ran in several, or in
+    one that can't be opened again.
+    """
     return _file_of.get(_short(sql))
 
 

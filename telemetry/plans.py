@@ -24,6 +24,10 @@ _MANY_ROWS: Final = 5000
 _MOST_ROWS: Final = 100_000
 _NOT_SIMPLE: Final = frozenset({"OR", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WITH", "NOT", "EXISTS", "HAVING"})
 _NO_TABLE: Final = ("CONSTANT", "(", "VIRTUAL TABLE")
+_NO_FILE: Final = (
+    "no database file is known: one in memory can't be opened a second time, and in which of several it ran is not kept"
+)
+_SEVERAL_FILES: Final = "several databases have its tables, and it was too quick for it to be noted in which it ran"
 MUST_BE_SELECT: Final = "only a SELECT is explained: nothing that could change data is prepared"
 
 
@@ -58,19 +62,17 @@ class _Nulls(dict[str, None]):
 
 
 def explain(sql: str, files: Sequence[str]) -> Plan:
-    """Return the plan of `sql` in the first of `files` in which it can be had."""
+    """Return the plan of `sql` in the one of `files` in which it can be had."""
     known = statement(sql)
     if known.operation != "SELECT":
         return Plan("", error=MUST_BE_SELECT)
     if not files:
-        return Plan("", error="no database file is known: a database in memory can't be opened a second time")
-    failed = None
-    for file in files:
-        found = _explain_in(sql, file, known.equals)
-        if not found.error:
-            return found
-        failed = failed or found
-    return failed or Plan("")
+        return Plan("", error=_NO_FILE)
+    found = [_explain_in(sql, file, known.equals) for file in files]
+    explained = [plan for plan in found if not plan.error]
+    if len(explained) > 1:
+        return Plan("", error=_SEVERAL_FILES)
+    return (explained or found)[0]
 
 
 def _explain_in(sql: str, file: str, columns: Sequence[str]) -> Plan:

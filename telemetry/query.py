@@ -31,6 +31,10 @@ MANY: Final = 2
 """Flag of an `executemany`."""
 SCRIPT: Final = 4
 """Flag of an `executescript`."""
+FROM_FIRST: Final = 8
+"""Flag of a library's query whose last parameter, an OFFSET, is 0: it asks for the first rows, as `.first()` of an ORM does."""
+FURTHER: Final = 16
+"""Flag of one whose OFFSET is another."""
 
 
 def with_span(query: Query) -> Query:

@@ -111,8 +111,22 @@ def find(frame: FrameType | None) -> Site:
             break
     if _kind(here) is None:
         return (*_template_line(here), *_nearest_code(here.f_back))
-    caller = here.f_back
-    return (here.f_code, here.f_lasti, *((caller.f_code, caller.f_lasti) if caller else (None, 0)))
+    return (here.f_code, here.f_lasti, *_caller_of(here))
+
+
+def _caller_of(frame: FrameType) -> tuple[CodeType | str | None, int]:
+    """Return what has called a frame of the app; where that is a library, as it calls hooks, what of the app has called that."""
+    caller = behind = frame.f_back
+    while behind is not None and _kind(behind) is False and not _is_framework(behind.f_code.co_filename):
+        behind = behind.f_back
+    if behind is not None and _kind(behind):
+        caller = behind
+    return (None, 0) if caller is None else (caller.f_code, caller.f_lasti)
+
+
+@functools.lru_cache(maxsize=2048)
+def _is_framework(file: str) -> bool:
+    return file.startswith(_OURS) or _package(file) in _FRAMEWORKS
 
 
 def _stand_in(frame: FrameType | None) -> Site:
@@ -124,9 +138,10 @@ def _stand_in(frame: FrameType | None) -> Site:
         return NO_SITE
     asking, found = _package(nearest.f_code.co_filename), nearest
     frame = nearest.f_back if asking else None
-    while frame is not None and not (file := frame.f_code.co_filename).startswith(_OURS):
+    while frame is not None:
+        file = frame.f_code.co_filename
         package = _package(file)
-        if package in _FRAMEWORKS:
+        if _is_framework(file):
             break
         if package and asking not in package:  # flask_sqlalchemy says no more than sqlalchemy
             found = frame

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, declarative_base, joinedload, relationship, 
 from sqlalchemy.pool import NullPool
 
 from benchmarks.corpus import shape
-from telemetry.fanout import BULK, N_PLUS_ONE, WRITE_LOOP
+from telemetry.fanout import BULK, N_PLUS_ONE, PAGING, WRITE_LOOP
 
 Base: Any = declarative_base()
 
@@ -51,6 +51,19 @@ def session() -> Iterator[Session]:
     engine = create_engine(f"sqlite:///{current_app.config['DATABASE']}", poolclass=NullPool)
     with Session(engine) as made:
         yield made
+
+
+@shape((N_PLUS_ONE, "users"), source="LuteOrg/lute-v3: GET /settings/index reads its settings one by one")
+def sqlalchemy_first_by_name(_: sqlite3.Connection) -> Any:
+    with session() as made:
+        return [made.query(User).filter(User.name.ilike(f"user {number}")).first() is None for number in range(12)]
+
+
+@shape((PAGING, "posts"))
+def sqlalchemy_pages(_: sqlite3.Connection) -> Any:
+    with session() as made:
+        pages = (made.query(Post).order_by(Post.id).limit(10).offset(10 * number).all() for number in range(8))
+        return [post.title for page in pages for post in page]
 
 
 @shape((N_PLUS_ONE, "users"), source="uc-cdis/indexd pull 160: GET /index without joinedload")

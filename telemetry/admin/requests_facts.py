@@ -298,7 +298,7 @@ def _slow(groups: Sequence[Group]) -> Iterator[tuple[Group, str]]:
     ]
     for group in sorted(slow, key=lambda group: -group.duration_ns)[:_MOST_PLANS]:
         file = locks.file_of(group.sql)
-        if file is not None:
+        if file:
             yield group, file
 
 
@@ -320,8 +320,10 @@ def _full_scans(groups: Sequence[Group]) -> tuple[dict[int, str], bool]:
 
 
 def plan_of(group: Group) -> plans.Plan:
-    """Return the plan of a group's statement, in the file that it ran in if that is known, else in any that is."""
+    """Return the plan of a group's statement, in the file that it ran in if that is known, else in the one that it can have."""
     file = locks.file_of(group.sql)
+    if file == locks.NOWHERE:
+        return plans.explain(group.sql, [])
     return plans.explain(group.sql, locks.files() if file is None else [file])
 
 

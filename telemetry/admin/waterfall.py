@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from telemetry import figures
+from telemetry.fingerprint import statement
 
 WIDTH: Final = 1000
 _LEAST: Final = 2.0
@@ -170,9 +171,8 @@ def _joined(bars: Iterable[Bar]) -> list[Bar]:
 
 
 def _label(group: Mapping[str, Any]) -> str:
-    words = group["statement"].split(" ")
-    named = [word for at, word in enumerate(words) if at and words[at - 1] in ("FROM", "INTO", "UPDATE")]
-    return f"{words[0]} {named[0].partition('(')[0]}" if named else words[0] or "query"
+    known = statement(group["sql"])
+    return f"{known.operation} {known.table}".strip() or "query"
 
 
 def _bar(query: Mapping[str, Any], whole_ms: float) -> Bar:

@@ -34,7 +34,7 @@ from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.spans import end_span
 from telemetry.instrumentation.unseen_connections import OpenedBefore
-from telemetry.query import DURATION_NS, MADE, MANY, SCRIPT, SQL, START_NS
+from telemetry.query import DURATION_NS, FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, SQL, START_NS
 from telemetry.requests import MAX_PENDING_QUERIES, RECORD_KEY, current_request, serving
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                     caller.f_lasti,
                 )
             else:
+                marked |= _of_offset(sql, parameters)
                 query = (sql, start_ns, duration_ns, None, marked, rows, transaction, *record.capture.site(frame))
             if parent is not None:
                 record.note_parent(query, parent)
@@ -155,6 +156,13 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         return result
 
     return functools.wraps(call)(traced)
+
+
+def _of_offset(sql: str, parameters: Any) -> int:
+    """Return the flag that tells whether the first rows are asked for, where an OFFSET is the last parameter."""
+    if not sql.endswith("OFFSET ?") or not isinstance(parameters, tuple | list) or not parameters:
+        return 0
+    return FROM_FIRST if parameters[-1] == 0 else FURTHER
 
 
 def _parent_in(context: Context) -> SpanContext | None:
@@ -547,7 +555,8 @@ def _record_elsewhere(
         if rows == 0 and cursor.description is not None:
             rows = -1
     text = sql if error is None else _text(sql)
-    query = (text, start_ns, duration_ns, error_type, flags | MADE, rows, transaction, *site)
+    marked = flags | MADE | (0 if flags or error is not None else _of_offset(sql, parameters))
+    query = (text, start_ns, duration_ns, error_type, marked, rows, transaction, *site)
     if early is not None:
         early.append((query, get_current()))
     hashed = None if flags else _hash_of(sql, parameters)

@@ -8,7 +8,7 @@ from telemetry import fanout, source
 from telemetry.fanout import analyse, summary
 from telemetry.groups import groups_of
 from telemetry.growth import steps_of
-from telemetry.query import MADE, MANY, SCRIPT, Query
+from telemetry.query import FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, Query
 from telemetry.recent import KeptRequest, summed
 from telemetry.sums import Sums
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
@@ -313,6 +313,30 @@ def test_pages_and_chunks_are_paging(sql: str) -> None:
 def test_the_first_rows_for_each_row_are_no_pages(sql: str) -> None:
     found = analyse(kept([POSTS, *each(sql, 9, since=10)]))
     assert found.verdict == fanout.N_PLUS_ONE
+
+
+@pytest.mark.parametrize(
+    ("flags", "verdict"),
+    [([0] * 9, fanout.OK), ([FROM_FIRST] * 9, fanout.N_PLUS_ONE), ([FROM_FIRST, *[FURTHER] * 8], fanout.OK)],
+)
+def test_whose_offset_never_changes_is_no_paging(flags: list[int], verdict: str) -> None:
+    asked = "SELECT * FROM tags WHERE name = ? LIMIT ? OFFSET ?"
+    queries = [query(asked, 1 + at * 2000, flags=flag) for at, flag in enumerate(flags)]
+    assert analyse(kept(queries)).verdict == verdict
+
+
+def test_a_query_of_another_function_feeds_it_by_as_many_rows_alone() -> None:
+    elsewhere = code("elsewhere")
+    each_one = each("SELECT value FROM settings WHERE name = ?", 6, since=100)
+    for rows, is_told in ((40, False), (6, True)):
+        before = query("SELECT id FROM languages", 1, rows=rows, at=elsewhere)
+        feeder = analyse(kept([before, *each_one])).findings[0].feeder
+        assert (feeder is not None) is is_told
+
+
+def test_of_what_asks_no_table_no_join_is_advised() -> None:
+    (finding,) = analyse(kept(each("SELECT LOWER(?)", 8))).findings
+    assert finding.mend == "work it out in Python, or in the query whose rows it is for"
 
 
 def test_a_function_that_calls_itself_is_told_of_with_recursive() -> None:

@@ -502,6 +502,23 @@ def test_a_file_is_the_same_by_whatever_name(file: Path, tmp_path: Path, kept_of
         kept_of(view)
 
 
+def test_the_file_of_a_slow_statement_is_known_as_long_as_it_is_one(file: Path, tmp_path: Path, kept_of: Kept) -> None:
+    kept_of(lambda: None)
+    with opened(file) as db, opened(tmp_path / "other.db") as other, opened(":memory:") as memory:  # type: ignore[arg-type]
+        locks.ran_long(db, "SELECT 1")
+        locks.ran_long(db, "SELECT 2")
+        locks.ran_long(memory, "SELECT 3")
+        assert [locks.file_of(f"SELECT {number}") for number in range(1, 5)] == [
+            str(file),
+            str(file),
+            locks.NOWHERE,
+            None,
+        ]
+        locks.ran_long(other, "SELECT 1")
+        locks.ran_long(db, "SELECT 1")
+        assert locks.file_of("SELECT 1") == locks.NOWHERE
+
+
 def test_a_statement_that_fails_for_a_lock_names_who_held_it(file: Path, kept_of: Kept) -> None:
     with opened(file, isolation_level=None) as other, opened(file, timeout=0.02) as waiter:
         other.execute("BEGIN IMMEDIATE")

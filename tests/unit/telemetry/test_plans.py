@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -88,7 +89,13 @@ def test_without_a_file_there_is_no_plan(tmp_path: Path) -> None:
     assert "can't be opened" in plans.explain("SELECT 1", [str(tmp_path / "none.db")]).error
 
 
-def test_the_first_file_that_has_the_tables_explains(tmp_path: Path, file: str) -> None:
+def test_where_several_files_have_the_tables_none_is_guessed(tmp_path: Path, file: str) -> None:
+    other = str(tmp_path / "copy.db")
+    shutil.copy(file, other)
+    assert plans.explain("SELECT * FROM tags", [file, other]).error.startswith("several databases have its tables")
+
+
+def test_the_file_that_has_the_tables_explains(tmp_path: Path, file: str) -> None:
     assert plans.explain("SELECT * FROM tags", [str(tmp_path / "none.db"), file]).file == file
 
 

@@ -137,6 +137,38 @@ def test_a_connection_class_of_the_app_is_the_line_and_who_calls_it_the_caller(k
     assert (source.caller_of(kept.queries[0][7:]) or pytest.fail("no caller")).line == marked(view, "outside")
 
 
+def library(name: str) -> Callable[[Callable[[], Any]], Any]:
+    """Return a function of an installed package, which calls what it is given."""
+    namespace: dict[str, Any] = {}
+    exec(compile("\ndef run(call):\n    return call()\n", f"/opt/site-packages/{name}.py", "exec"), namespace)
+    run: Callable[[Callable[[], Any]], Any] = namespace["run"]
+    return run
+
+
+def test_who_called_the_line_is_of_the_app_also_where_a_library_calls_it(kept_of: Kept, db: sqlite3.Connection) -> None:
+    orm, events = library("orm"), library("events")
+
+    def hook() -> None:
+        orm(functools.partial(db.execute, "SELECT 1"))  # hook
+
+    def view() -> None:
+        events(hook)  # first
+        events(functools.partial(orm, hook))  # second
+
+    kept = kept_of(view)
+    assert [line[1] for line in lines(kept)] == [marked(hook, "hook")] * 2
+    callers = [source.caller_of(query[7:]) for query in kept.queries]
+    assert [caller and caller.line for caller in callers] == [marked(view, "first"), marked(view, "second")]
+
+
+def test_a_view_that_flask_calls_has_no_caller(
+    site: Flask, db: sqlite3.Connection, metrics: PerformanceMetrics
+) -> None:
+    site.add_url_rule("/asks", "asks", lambda: str(library("orm")(functools.partial(db.execute, "SELECT 1"))))
+    assert site.test_client().get("/asks").status_code == 200
+    assert source.caller_of(metrics.recent.all()[0].queries[0][7:]) is None
+
+
 TEMPLATE = """<ul>
 {%- for key in keys %}
   <li>{{ db.execute("SELECT ?", (key,)).fetchone()[0] }}</li>

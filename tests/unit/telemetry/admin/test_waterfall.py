@@ -17,9 +17,7 @@ def detail(transfer_ms: float | None, *queries: tuple[float, float]) -> dict[str
         "db_ms": sum(took for _, took in queries),
         "query_count": len(queries),
         "findings": [],
-        "groups": [
-            {"statement": "SELECT * FROM t", "runs": len(queries), "total_ms": sum(took for _, took in queries)}
-        ],
+        "groups": [{"sql": "SELECT * FROM t", "runs": len(queries), "total_ms": sum(took for _, took in queries)}],
         "queries": [
             {"group": 0, "start_ms": start, "duration_ms": took, "error_type": None} for start, took in queries
         ],
@@ -64,6 +62,22 @@ def test_rows_are_in_the_order_of_time_until_there_are_too_many() -> None:
     found = rows(alternating(waterfall.MOST_ROWS + 5))
     assert len(found) == waterfall.MOST_ROWS
     assert [row.runs for row in found[-3:]] == [1, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("sql", "label"),
+    [
+        ("SELECT a FROM (SELECT b AS a FROM t)", "SELECT t"),
+        ('SELECT a FROM "two words"', "SELECT two words"),
+        ("INSERT INTO main.t VALUES (1)", "INSERT t"),
+        ("SELECT 1", "SELECT"),
+        ("", "query"),
+    ],
+)
+def test_a_row_is_named_by_what_its_statement_does_to_which_table(sql: str, label: str) -> None:
+    one = detail(None, (1, 1))
+    one["groups"][0]["sql"] = sql
+    assert [row.label for row in rows(one)] == [label]
 
 
 def test_a_bar_stands_at_its_share_of_the_whole() -> None:

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from telemetry import PerformanceMetrics, instrument, requests, source, uninstrument
 from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite
-from telemetry.query import DURATION_NS, MADE, MANY, SCRIPT, START_NS
+from telemetry.query import DURATION_NS, FLAGS, FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, START_NS
 from telemetry.recent import KeptRequest
 from telemetry.requests import MAX_PENDING_QUERIES
 from telemetry.sums import by_query
@@ -901,3 +901,20 @@ def test_a_statement_of_a_class_of_its_own_that_is_refused_is_kept_as_text(kept_
         kept = kept_of(work)
     assert [type(query[0]) for query in kept.queries] == [str]
     assert [each.sql for each in analyse(kept).groups] == ["SELECT 1"]
+
+
+def test_a_librarys_offset_is_told_as_the_first_rows_or_others(kept_of: Callable[..., KeptRequest]) -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile("\ndef run(ask, *given):\n    return ask(*given)\n", "/opt/site-packages/orm.py", "exec"), namespace)
+    asked = "SELECT 1 LIMIT ? OFFSET ?"
+
+    def view() -> None:
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            for given in ((1, 0), [1, 0], (1, 20)):
+                namespace["run"](db.execute, asked, given)
+            namespace["run"](db.execute, "SELECT ?", (0,))
+            namespace["run"](db.execute, "SELECT 1 LIMIT :a OFFSET :b", {"a": 1, "b": 0})
+            db.execute(asked, (1, 0))
+
+    flags = [query[FLAGS] for query in kept_of(view).queries]
+    assert flags == [FROM_FIRST, FROM_FIRST, FURTHER, 0, 0, 0]
