@@ -108,6 +108,9 @@ _writers: weakref.WeakValueDictionary[int, ConnectionState] = weakref.WeakValueD
 """The connections that have written, by the ids of their states. Weak: one that is thrown away without being closed has no end
 that could be noted, and SQLite rolls back its transaction."""
 
+_elsewhere: weakref.WeakSet[ConnectionState] = weakref.WeakSet()
+"""The open connections to what is no file, or not one alone."""
+
 _past: deque[Hold] = deque(maxlen=256)
 _files: list[str] = []  # the last one opened at the end
 _file_of: dict[str | int, str] = {}
@@ -119,11 +122,14 @@ _longest: dict[str, Hold] = {}
 def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     """Note which file `connection` is to."""
     file = path_of(database, is_uri)
+    state = ConnectionState(file)
     try:
-        connection._telemetry = ConnectionState(file)  # type: ignore[attr-defined]
+        connection._telemetry = state  # type: ignore[attr-defined]
     except Exception:  # a class with slots, or with a mind of its own about attributes
         return
-    if file is not None and _files[-1:] != [file]:
+    if file is None:
+        _elsewhere.add(state)
+    elif _files[-1:] != [file]:
         with _lock:
             _files[:] = [*(other for other in _files if other != file), file][-_MOST_FILES:]
 
@@ -172,6 +178,7 @@ def wrote(
     if rows < 0:
         if file is not None and _leads_elsewhere(sql):
             state.file = None
+            _elsewhere.add(state)
         if state.transaction:  # it may have been a COMMIT
             if state.since_ns >= start_ns:  # a script, which has waited first
                 state.since_ns += waited_ns
@@ -203,6 +210,7 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
         _release(state)
     if _leads_elsewhere(sql):
         state.file = None
+        _elsewhere.add(state)
     state.begin(connection, perf_counter_ns(), _NEVER_NS, record)
 
 
@@ -322,6 +330,11 @@ def files() -> list[str]:
     """Return the database files that connections were opened to, the last one first."""
     with _lock:
         return list(reversed(_files))
+
+
+def is_all_in_files() -> bool:
+    """Tell whether every connection that is open is to one of `files()`, and to that alone."""
+    return not _elsewhere
 
 
 def file_of(sql: str) -> str | None:

@@ -25,7 +25,7 @@ _MOST_ROWS: Final = 100_000
 _NOT_SIMPLE: Final = frozenset({"OR", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WITH", "NOT", "EXISTS", "HAVING"})
 _NO_TABLE: Final = ("CONSTANT", "(", "VIRTUAL TABLE")
 _NO_FILE: Final = (
-    "no database file is known: one in memory can't be opened a second time, and in which of several it ran is not kept"
+    "no database file is known that it is sure to have run in: one in memory can't be opened a second time"
 )
 _SEVERAL_FILES: Final = "several databases have its tables, and it was too quick for it to be noted in which it ran"
 MUST_BE_SELECT: Final = "only a SELECT is explained: nothing that could change data is prepared"

@@ -31,6 +31,7 @@ def _no_known_files() -> None:
     """Forget the database files of other tests, which may have run the same statements in them."""
     locks._files.clear()
     locks._file_of.clear()
+    locks._elsewhere.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -322,9 +322,9 @@ def _full_scans(groups: Sequence[Group]) -> tuple[dict[int, str], bool]:
 def plan_of(group: Group) -> plans.Plan:
     """Return the plan of a group's statement, in the file that it ran in if that is known, else in the one that it can have."""
     file = locks.file_of(group.sql)
-    if file == locks.NOWHERE:
-        return plans.explain(group.sql, [])
-    return plans.explain(group.sql, locks.files() if file is None else [file])
+    if file is not None:
+        return plans.explain(group.sql, [file] if file else [])
+    return plans.explain(group.sql, locks.files() if locks.is_all_in_files() else [])
 
 
 def plan_body(plan: plans.Plan) -> dict[str, Any]:

@@ -519,6 +519,23 @@ def test_the_file_of_a_slow_statement_is_known_as_long_as_it_is_one(file: Path, 
         assert locks.file_of("SELECT 1") == locks.NOWHERE
 
 
+@pytest.mark.parametrize("elsewhere", [":memory:", "ATTACH ':memory:' AS x", "CREATE TEMP TABLE x (a)"])
+def test_while_a_connection_is_to_more_than_its_file_that_is_known(elsewhere: str, file: Path, kept_of: Kept) -> None:
+    def view() -> None:
+        with opened(file) as db:
+            assert locks.is_all_in_files()
+            if elsewhere == ":memory:":
+                db = sqlite3.connect(elsewhere)
+            else:
+                db.execute(elsewhere)
+            assert not locks.is_all_in_files()
+            db.close()
+
+    kept_of(view)
+    gc.collect()
+    assert locks.is_all_in_files()
+
+
 def test_a_statement_that_fails_for_a_lock_names_who_held_it(file: Path, kept_of: Kept) -> None:
     with opened(file, isolation_level=None) as other, opened(file, timeout=0.02) as waiter:
         other.execute("BEGIN IMMEDIATE")
