@@ -162,7 +162,10 @@ def _of_offset(sql: str, parameters: Any) -> int:
     """Return the flag that tells whether the first rows are asked for, where an OFFSET is the last parameter."""
     if not sql.endswith("OFFSET ?") or not isinstance(parameters, tuple | list) or not parameters:
         return 0
-    return FROM_FIRST if parameters[-1] == 0 else FURTHER
+    offset = parameters[-1]
+    if type(offset) is not int:  # what another class compares itself by is its own affair
+        return 0
+    return FURTHER if offset else FROM_FIRST
 
 
 def _parent_in(context: Context) -> SpanContext | None:

@@ -910,11 +910,11 @@ def test_a_librarys_offset_is_told_as_the_first_rows_or_others(kept_of: Callable
 
     def view() -> None:
         with contextlib.closing(sqlite3.connect(":memory:")) as db:
-            for given in ((1, 0), [1, 0], (1, 20)):
+            for given in ((1, 0), [1, 0], (1, 20), (1, "0")):
                 namespace["run"](db.execute, asked, given)
             namespace["run"](db.execute, "SELECT ?", (0,))
             namespace["run"](db.execute, "SELECT 1 LIMIT :a OFFSET :b", {"a": 1, "b": 0})
             db.execute(asked, (1, 0))
 
     flags = [query[FLAGS] for query in kept_of(view).queries]
-    assert flags == [FROM_FIRST, FROM_FIRST, FURTHER, 0, 0, 0]
+    assert flags == [FROM_FIRST, FROM_FIRST, FURTHER, 0, 0, 0, 0]
