@@ -37,8 +37,6 @@ _REMEDIES = {
     "FULL": "make room on its disk",
     "IOERR": "look whether its disk is sound and has room",
 }
-
-
 _UNWRITABLE = {"READONLY", "FULL"}
 
 
@@ -143,9 +141,10 @@ def _answer_ours(error: Exception) -> ResponseReturnValue:
 
 def _answer_sqlite(error: Exception) -> ResponseReturnValue:
     assert isinstance(error, sqlite3.OperationalError)
-    if sqlite_kind(error) == "BUSY":
+    kind = sqlite_kind(error)
+    if kind == "BUSY":
         return _answer_ours(BusyError("another process holds the database, try again in a moment"))
-    if sqlite_kind(error) not in _UNWRITABLE:
+    if kind not in _UNWRITABLE:
         raise error
     _log.warning("the database can't be written: %s; %s", error, sqlite_remedy(error))
     return _answer_ours(StorageError(f"the server's database can't be written: {error}"))

@@ -27,6 +27,7 @@ from service.openapi_parts import (
     parameter,
     reference,
 )
+from service.text import TITLE
 from telemetry.admin.api import ORDERS, SORT_KEYS
 from telemetry.admin.parameters import DEFAULT_LIMIT, MAX_LIMIT
 from telemetry.admin.timeline import DEFAULT_RANGE, RANGES_S
@@ -276,7 +277,7 @@ SCHEMAS["Report"] = {
 DOCUMENT: Final[dict[str, Any]] = {
     "openapi": "3.1.0",
     "info": {
-        "title": "Local Video Server",
+        "title": TITLE,
         "version": "1",
         "description": "The JSON endpoints. Durations are milliseconds where a name ends in `_ms`, else seconds.",
         "license": {"name": "MIT", "identifier": "MIT"},

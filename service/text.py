@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import PurePosixPath
 
 TITLE = "Local Video Server"
-"""What the pages, and the figures, call this app."""
+"""What the figures and the OpenAPI document call this app; the titles of its pages end in it."""
 
 _SEPARATORS = re.compile(r"[\s_.\-–—/+,;:()\[\]{}]+")
 # Of UAX #9, without the marks that names in Hebrew or Arabic may need.

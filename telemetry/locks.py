@@ -171,23 +171,19 @@ def wrote(
     file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
     if rows < 0 and cursor.description is None and re.match(_OF_CTE, sql, _HOW):
         rows = 0
-    if duration_ns >= WORTH_ASKING_NS and file is not None:
+    if duration_ns >= WORTH_ASKING_NS:
         ran_long(connection, sql)
-        if rows >= 0 or re.search(_WAITS, _code_of(sql), _HOW):
+        if file is not None and (rows >= 0 or re.search(_WAITS, _code_of(sql), _HOW)):
             waited_ns = _waited(record, state, file, start_ns, end_ns)
     if rows < 0:
         if file is not None and _leads_elsewhere(sql):
-            state.file = None
-            _elsewhere.add(state)
+            _leave_file(state)
         if state.transaction:  # it may have been a COMMIT
             if state.since_ns >= start_ns:  # a script, which has waited first
                 state.since_ns += waited_ns
             released(connection)
         elif re.match(_LOCKS, sql, _HOW):
-            if connection.in_transaction:
-                state.begin(connection, start_ns + waited_ns, end_ns, record)
-            elif file is not None:
-                _note(Hold(file, start_ns + waited_ns, end_ns, _route_of(record), end_ns))
+            _had_lock(connection, state, start_ns + waited_ns, end_ns, record)
         return 0
     if not connection.in_transaction:
         if file is not None:
@@ -209,9 +205,24 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
     if state.transaction:
         _release(state)
     if _leads_elsewhere(sql):
-        state.file = None
-        _elsewhere.add(state)
+        _leave_file(state)
     state.begin(connection, perf_counter_ns(), _NEVER_NS, record)
+
+
+def _had_lock(
+    connection: sqlite3.Connection, state: ConnectionState, since_ns: int, end_ns: int, record: RequestRecord | None
+) -> None:
+    """Note that a statement had the write lock since then: its transaction, if it is in one, holds it on."""
+    if connection.in_transaction:
+        state.begin(connection, since_ns, end_ns, record)
+    elif state.file is not None:
+        _note(Hold(state.file, since_ns, end_ns, _route_of(record), end_ns))
+
+
+def _leave_file(state: ConnectionState) -> None:
+    """Note that a connection is not to its file alone any more."""
+    state.file = None
+    _elsewhere.add(state)
 
 
 def _leads_elsewhere(sql: str) -> bool:
@@ -259,10 +270,7 @@ def failed(
         if record is not None:
             record.wait_ns += duration_ns - waited_ns
     elif state is not None and not held:
-        if connection.in_transaction:
-            state.begin(connection, start_ns + waited_ns, end_ns, record)
-        elif state.file is not None:
-            _note(Hold(state.file, start_ns + waited_ns, end_ns, _route_of(record), end_ns))
+        _had_lock(connection, state, start_ns + waited_ns, end_ns, record)
 
 
 def released(connection: sqlite3.Connection, *, has_ended: bool = False) -> None:

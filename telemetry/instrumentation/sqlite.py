@@ -558,7 +558,7 @@ def _record_elsewhere(
         if rows == 0 and cursor.description is not None:
             rows = -1
     text = sql if error is None else _text(sql)
-    marked = flags | MADE | (0 if flags or error is not None else _of_offset(sql, parameters))
+    marked = flags | MADE | (_of_offset(sql, parameters) if error is None else 0)
     query = (text, start_ns, duration_ns, error_type, marked, rows, transaction, *site)
     if early is not None:
         early.append((query, get_current()))

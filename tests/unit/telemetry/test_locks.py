@@ -8,6 +8,7 @@ import gc
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter_ns
@@ -507,6 +508,8 @@ def test_the_file_of_a_slow_statement_is_known_as_long_as_it_is_one(file: Path, 
     with opened(file) as db, opened(tmp_path / "other.db") as other, opened(":memory:") as memory:  # type: ignore[arg-type]
         locks.ran_long(db, "SELECT 1")
         locks.ran_long(db, "SELECT 2")
+        memory.create_function("waits", 0, lambda: time.sleep(0.002))
+        memory.execute("SELECT 3 + waits()")
         locks.ran_long(memory, "SELECT 3")
         assert [locks.file_of(f"SELECT {number}") for number in range(1, 5)] == [
             str(file),
@@ -514,6 +517,7 @@ def test_the_file_of_a_slow_statement_is_known_as_long_as_it_is_one(file: Path, 
             locks.NOWHERE,
             None,
         ]
+        assert locks.file_of("SELECT 3 + waits()") == locks.NOWHERE
         locks.ran_long(other, "SELECT 1")
         locks.ran_long(db, "SELECT 1")
         assert locks.file_of("SELECT 1") == locks.NOWHERE

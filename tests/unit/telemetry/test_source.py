@@ -21,6 +21,7 @@ from jinja2 import Template
 from telemetry import PerformanceMetrics, TelemetrySettings, source
 from telemetry.recent import KeptRequest
 from tests.conftest import Instrument
+from tests.unit.telemetry.queries import library
 
 Kept = Callable[[Callable[[], Any]], KeptRequest]
 
@@ -137,16 +138,8 @@ def test_a_connection_class_of_the_app_is_the_line_and_who_calls_it_the_caller(k
     assert (source.caller_of(kept.queries[0][7:]) or pytest.fail("no caller")).line == marked(view, "outside")
 
 
-def library(name: str) -> Callable[[Callable[[], Any]], Any]:
-    """Return a function of an installed package, which calls what it is given."""
-    namespace: dict[str, Any] = {}
-    exec(compile("\ndef run(call):\n    return call()\n", f"/opt/site-packages/{name}.py", "exec"), namespace)
-    run: Callable[[Callable[[], Any]], Any] = namespace["run"]
-    return run
-
-
 def test_who_called_the_line_is_of_the_app_also_where_a_library_calls_it(kept_of: Kept, db: sqlite3.Connection) -> None:
-    orm, events = library("orm"), library("events")
+    orm, events = library("orm.py"), library("events.py")
 
     def hook() -> None:
         orm(functools.partial(db.execute, "SELECT 1"))  # hook
@@ -164,7 +157,7 @@ def test_who_called_the_line_is_of_the_app_also_where_a_library_calls_it(kept_of
 def test_a_view_that_flask_calls_has_no_caller(
     site: Flask, db: sqlite3.Connection, metrics: PerformanceMetrics
 ) -> None:
-    site.add_url_rule("/asks", "asks", lambda: str(library("orm")(functools.partial(db.execute, "SELECT 1"))))
+    site.add_url_rule("/asks", "asks", lambda: str(library("orm.py")(functools.partial(db.execute, "SELECT 1"))))
     assert site.test_client().get("/asks").status_code == 200
     assert source.caller_of(metrics.recent.all()[0].queries[0][7:]) is None
 
@@ -270,9 +263,7 @@ def test_where_libraries_alone_are_at_work_the_one_that_uses_the_orm_is_told(
     found: list[source.Site] = []
     inner: Callable[[], Any] = lambda: found.append(source.find(sys._getframe(1)))  # noqa: E731
     for file in reversed(files):
-        namespace: dict[str, Any] = {"inner": inner}
-        exec(compile("\ndef library():\n    inner()\n", f"/opt/site-packages/{file}", "exec"), namespace)
-        inner = namespace["library"]
+        inner = functools.partial(library(file), inner)
     thread = threading.Thread(target=inner)  # which no frame of a test is behind
     thread.start()
     thread.join()

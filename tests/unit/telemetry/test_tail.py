@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -24,6 +23,7 @@ from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.requests import MAX_PENDING_QUERIES
 from telemetry.tail import Decision, TailPolicy, mixed
+from tests.unit.telemetry.queries import ask
 
 BY_SHARE = sorted(range(1, 2000), key=mixed)
 KEPT, LEFT_OUT = BY_SHARE[0], BY_SHARE[-1]  # trace ids at both ends of the shares below
@@ -77,13 +77,6 @@ def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
         app = Flask("shop")
         tracer = backend.provider.get_tracer("app")
 
-        def queries(number: int) -> str:
-            connection = sqlite3.connect(":memory:")
-            for _ in range(number):
-                connection.execute("SELECT 1")
-            connection.close()
-            return "ok"
-
         def child() -> str:
             with tracer.start_as_current_span("work"):
                 pass
@@ -120,7 +113,7 @@ def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
         app.add_url_rule("/", "home", lambda: "ok")
         app.add_url_rule("/fails", "fails", lambda: abort(500))
         app.add_url_rule("/raises", "raises", lambda: {}["missing"])
-        app.add_url_rule("/queries/<int:number>", "queries", queries)
+        app.add_url_rule("/queries/<int:number>", "queries", ask)
         app.add_url_rule("/child", "child", child)
         app.add_url_rule("/children/<int:number>", "children", children)
         app.add_url_rule("/nested/<path:path>", "nested", nested)

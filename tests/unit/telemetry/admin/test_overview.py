@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Callable, Sequence
 
 import psutil
@@ -16,6 +15,7 @@ from telemetry.document import Process, RouteWindow
 from telemetry.figures import GOOD, NONE, POOR, WARNING
 from telemetry.readers.slices import Slice
 from telemetry.readers.window import Sample
+from tests.unit.telemetry.queries import ask
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000 * SECOND
@@ -199,14 +199,7 @@ def test_a_row_keeps_its_anchor_and_no_two_share_one() -> None:
 def test_a_row_has_the_queries_of_its_own_requests(
     metrics: PerformanceMetrics, shop: Flask, instrumented: Callable[..., Flask]
 ) -> None:
-    def queries(number: int) -> str:
-        connection = sqlite3.connect(":memory:")
-        for _ in range(number):
-            connection.execute("SELECT 1")
-        connection.close()
-        return "done"
-
-    shop.add_url_rule("/queries/<int:number>", "queries", queries)
+    shop.add_url_rule("/queries/<int:number>", "queries", ask)
     client = instrumented(shop).test_client()
     for path in ("/", "/queries/2", "/queries/5"):
         client.get(path)

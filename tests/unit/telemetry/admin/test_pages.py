@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -14,6 +13,7 @@ from flask.testing import FlaskClient
 
 from telemetry import PerformanceMetrics, TelemetrySettings, figures
 from telemetry.admin import drawing, pages
+from tests.unit.telemetry.queries import ask
 
 PAGE = "/admin/performance"
 LIVE = "/admin/performance/live"
@@ -25,14 +25,7 @@ def busy_shop() -> Flask:
     """An app with queries, errors, cache lookups and ratings."""
     app = Flask("shop")
 
-    def queries(number: int) -> str:
-        connection = sqlite3.connect(":memory:")
-        for _ in range(number):
-            connection.execute("SELECT 1")
-        connection.close()
-        return "done"
-
-    app.add_url_rule("/queries/<int:number>", "queries", queries)
+    app.add_url_rule("/queries/<int:number>", "queries", ask)
     app.add_url_rule("/fail", "fail", lambda: abort(503))
     app.add_url_rule("/api/ratings/<media_hash>", "rate", lambda media_hash: media_hash, methods=["POST"])
     return app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import gc
 import inspect
 import sqlite3
@@ -30,6 +31,7 @@ from telemetry.query import DURATION_NS, FLAGS, FROM_FIRST, FURTHER, MADE, MANY,
 from telemetry.recent import KeptRequest
 from telemetry.requests import MAX_PENDING_QUERIES
 from telemetry.sums import by_query
+from tests.unit.telemetry.queries import library
 
 Instrumented = Callable[..., Flask]
 
@@ -904,16 +906,15 @@ def test_a_statement_of_a_class_of_its_own_that_is_refused_is_kept_as_text(kept_
 
 
 def test_a_librarys_offset_is_told_as_the_first_rows_or_others(kept_of: Callable[..., KeptRequest]) -> None:
-    namespace: dict[str, Any] = {}
-    exec(compile("\ndef run(ask, *given):\n    return ask(*given)\n", "/opt/site-packages/orm.py", "exec"), namespace)
+    orm = library("orm.py")
     asked = "SELECT 1 LIMIT ? OFFSET ?"
 
     def view() -> None:
         with contextlib.closing(sqlite3.connect(":memory:")) as db:
             for given in ((1, 0), [1, 0], (1, 20), (1, "0")):
-                namespace["run"](db.execute, asked, given)
-            namespace["run"](db.execute, "SELECT ?", (0,))
-            namespace["run"](db.execute, "SELECT 1 LIMIT :a OFFSET :b", {"a": 1, "b": 0})
+                orm(functools.partial(db.execute, asked, given))
+            orm(functools.partial(db.execute, "SELECT ?", (0,)))
+            orm(functools.partial(db.execute, "SELECT 1 LIMIT :a OFFSET :b", {"a": 1, "b": 0}))
             db.execute(asked, (1, 0))
 
     flags = [query[FLAGS] for query in kept_of(view).queries]
