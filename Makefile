@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK = $(BIN)/uv pip compile -q --universal --no-strip-extras --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
-WORKERS ?= 2
+# The tests wait a third of their time: more processes than the two cores of CI.
+WORKERS ?= 3
 
 .PHONY: run test test-newest install install-server lint fix bench profile docs-check test-backends test-browser test-contract test-servers test-witness screenshots vendor lock coverage clean
 
@@ -76,10 +77,10 @@ test-backends: install
 	$(BIN)/python -m pytest tests/backends $(ARGS)
 
 test-servers: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/servers tests/benchmarks $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/servers tests/benchmarks $(ARGS)
 
 test-witness: install
-	WITNESS_REQUESTS=10000 PARITY_REQUESTS=10000 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+	WITNESS_REQUESTS=10000 PARITY_REQUESTS=10000 $(BIN)/python -m pytest -n 2 --dist worksteal \
 	  tests/integration/telemetry/test_fan_out_witness.py tests/integration/telemetry/test_parity.py $(ARGS)
 
 test-browser: install
