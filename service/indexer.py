@@ -22,6 +22,7 @@ from service.probe import MediaInfo, ProbeError, media_hash, mime_type, probe
 from service.security import confined, is_servable
 from service.text import fold, title_of, words
 from service.thumbnails import Thumbnails
+from service.trial import Notes, what_kills
 
 _log = logging.getLogger(__name__)
 _TEMPORARY_SUFFIXES = (".part", ".tmp", ".temp", ".crdownload", ".download", ".partial", "~")
@@ -96,6 +97,7 @@ class Indexer:
         *,
         threads: int = 2,
         prober: Callable[[Path], MediaInfo] = probe,
+        try_alone: Callable[[Path, int], str | None] = what_kills,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
@@ -103,6 +105,9 @@ class Indexer:
         self._thumbnails = thumbnails
         self._threads = threads
         self._probe = prober
+        self._notes = Notes(database.path.parent / "being-read")
+        self._try_alone = try_alone
+        self._is_careful = False
         self._clock = clock
 
     def scan(self, stop: threading.Event | None = None) -> ScanResult:
@@ -111,6 +116,7 @@ class Indexer:
         """
         stop = stop or threading.Event()
         walk = self._walk()
+        self._be_careful_after(self._notes.take_left())
         with self._database.connection() as connection:
             known = {row["path"]: row for row in connection.execute(_KNOWN)}
             contents = {row["media_hash"]: row for row in connection.execute(_CONTENTS)}
@@ -126,6 +132,12 @@ class Indexer:
                     if news:
                         self._tell(self._keep(connection, news), known)
         return result
+
+    def _be_careful_after(self, left: list[str]) -> None:
+        """Let this look try each file by itself if the one before has died over one of `left`."""
+        self._is_careful = bool(left)
+        if left:
+            _log.warning("a process ended while it was reading %s: each file is tried by itself now", " or ".join(left))
 
     def _walk(self) -> _Walk:
         walk = _Walk()
@@ -253,12 +265,8 @@ class Indexer:
             )
         path = self._videos / file.path
         try:
-            content = media_hash(path)
-            known = contents.get(content)
-            info = None if known else self._probe(path)
-            title = known["title"] if known else info.title if info else None
-            self._thumbnails.make(path, content, known["duration_s"] if known else info.duration_s if info else 0.0)
-            return Examined(file, content, info, title or title_of(file.path))
+            with self._notes.reading(path):
+                return self._read(file, path, contents)
         except FileNotFoundError:
             return None
         except ProbeError as error:
@@ -268,6 +276,16 @@ class Indexer:
         except Exception as error:
             _log.exception("examining %s failed", file.path)
             return Examined(file, reason=f"can't be examined: {type(error).__name__}")
+
+    def _read(self, file: FoundFile, path: Path, contents: dict[str, sqlite3.Row]) -> Examined:
+        if self._is_careful and (death := self._try_alone(path, self._thumbnails.width_px)):
+            return Examined(file, reason=f"reading it kills the process that does: {death}")
+        content = media_hash(path)
+        known = contents.get(content)
+        info = None if known else self._probe(path)
+        title = known["title"] if known else info.title if info else None
+        self._thumbnails.make(path, content, known["duration_s"] if known else info.duration_s if info else 0.0)
+        return Examined(file, content, info, title or title_of(file.path))
 
     def _drop(self, connection: sqlite3.Connection, paths: list[str]) -> None:
         if paths:

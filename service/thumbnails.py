@@ -50,12 +50,19 @@ class Thumbnails:
         if target.exists():
             return True
         try:
-            _replace(target, _jpeg(_picture(video, duration_s), self.width_px))
+            _replace(target, draw(video, duration_s, self.width_px))
         except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
             self._failed.add(media_hash)
             _log.warning("no thumbnail for %s: %s", video.name, error)
             return False
         return True
+
+
+def draw(video: Path, duration_s: float, width_px: int) -> bytes:
+    """Return the thumbnail of a video as a JPEG. Raises `ProbeError` if not one frame can be decoded, and what FFmpeg and the
+    system raise.
+    """
+    return _jpeg(_picture(video, duration_s), width_px)
 
 
 def _replace(target: Path, content: bytes) -> None:

@@ -35,9 +35,10 @@ def clips(tmp_path_factory) -> Path:
 class Running:
     """A server that was started by the command. `output` grows as it writes."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **more_environment: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LVS_", "OTEL_"))}
         environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "500", "PYTHONUTF8": "1"}
+        environment |= more_environment
         command = [sys.executable, "-c", "from local_video_server import main; main()", *arguments]
         self.process = subprocess.Popen(
             command,
@@ -122,8 +123,8 @@ def folder(tmp_path, clips) -> Path:
 def start(folder):
     started = []
 
-    def run(*arguments: str) -> Running:
-        running = Running(folder, *arguments)
+    def run(*arguments: str, **more_environment: str) -> Running:
+        running = Running(folder, *arguments, **more_environment)
         started.append(running)
         return running
 

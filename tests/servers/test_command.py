@@ -221,6 +221,32 @@ def test_workers_that_are_started_anew_hand_over_their_figures_and_nothing_outli
     assert not folder.exists()
 
 
+DYING_OVER_A_NAME = """
+import os, signal, av
+whole = av.open
+def open(path, *given, **named):
+    if "deadly" in path:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return whole(path, *given, **named)
+av.open = open
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_that_crash_ffmpeg_cost_the_library_themselves_and_one_worker(start, folder, workers):
+    for name in ("a deadly.mp4", "deadly.webm", "zz deadly.mkv"):
+        (folder / "videos" / name).write_bytes(b"nobody reads this")
+    (folder / "sitecustomize.py").write_text(DYING_OVER_A_NAME)
+    paths = os.pathsep.join([str(folder), str(ROOT)])
+    server = start("serve", "--port", "0", "--workers", str(workers), PYTHONPATH=paths)
+    server.wait_for_output("a process ended while it was reading")
+    server.wait_until("/admin/library", lambda page: page.count(b"Segmentation fault") == 3)
+    assert b"2 videos" in server.request("/")[2]
+    assert server.output.count("a process ended while it was reading") == 1
+    assert server.stop() == 0
+
+
 def test_paused_players_do_not_keep_the_pages_from_being_answered(start, folder):
     film = folder / "videos" / "blue.webm"
     with film.open("ab") as file:

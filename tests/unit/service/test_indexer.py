@@ -124,6 +124,29 @@ def test_files_that_are_no_videos_are_kept_with_their_reason_and_told_once(index
     assert caplog.text.count("notes.txt is left out") == 1
 
 
+def test_after_a_death_over_a_file_each_is_tried_by_itself_before_it_is_read(
+    database, folder, thumbnails, prober, paths, problems, caplog
+):
+    tried = []
+
+    def try_alone(path, width_px):
+        tried.append((path.name, width_px))
+        return "Aborted" if path.name == "red.mp4" else None
+
+    indexer = Indexer(database, folder, thumbnails, prober=prober, try_alone=try_alone)
+    left = database.path.parent / "being-read"
+    left.mkdir()
+    (left / "4711-1").write_bytes(b"/videos/red.mp4")
+    indexer.scan()
+    assert sorted(tried) == [("100% blü & #1?.webm", 80), ("red.mp4", 80)]
+    assert (paths(), prober.paths) == (["inner/100% blü & #1?.webm"], ["100% blü & #1?.webm"])
+    assert problems() == {"red.mp4": "reading it kills the process that does: Aborted"}
+    assert "a process ended while it was reading /videos/red.mp4" in caplog.text
+    os.utime(folder / "red.mp4", (5, 5))
+    indexer.scan()
+    assert (len(tried), problems()) == (2, {})
+
+
 def test_a_broken_file_that_becomes_whole_is_listed(indexer, folder, clips, paths, problems):
     (folder / "late.mkv").write_bytes((clips / "green.mkv").read_bytes()[:500])
     indexer.scan()
