@@ -286,7 +286,7 @@ class BoundHistogram(_Bound):
         consumer = self._consumer
         if consumer is None or consumer._reader_storages is not self._storages:
             storages = self._readers()
-            self._instrument.record(value, self.attributes, context)
+            self._instrument.record(value, self.attributes, _unless_rejected(context, sampled))
             self._bind(storages)
             return
         for add in self._adds:
@@ -310,8 +310,9 @@ class BoundHistogram(_Bound):
         consumer = self._consumer
         if consumer is None or consumer._reader_storages is not self._storages:
             storages = self._readers()
+            told = _unless_rejected(context, sampled)
             for duration_ns in durations_ns:
-                self._instrument.record(duration_ns / 1e9, self.attributes, context)
+                self._instrument.record(duration_ns / 1e9, self.attributes, told)
             self._bind(storages)
             return
         if not self._adds and not self._others:
@@ -358,11 +359,11 @@ class BoundCounter(_Bound):
         consumer = self._consumer
         if consumer is None or amount < 0 or consumer._reader_storages is not self._storages:
             storages = self._readers()
-            self._instrument.add(amount, self.attributes)
+            context = get_current()
+            self._instrument.add(amount, self.attributes, _unless_rejected(context, _is_sampled()))
             self._bind(storages)
             return
-        record = serving.get()
-        sampled = (record is None or record.eager or record.exported) and _is_sampled()
+        sampled = _is_sampled()
         if sampled or not self._sums:
             self._aggregate(self._others, amount, time_ns(), get_current(), sampled)
             return
@@ -377,7 +378,24 @@ class BoundCounter(_Bound):
 
 
 def _is_sampled() -> bool:
+    """Tell whether the current span is exported, as far as is known: of a request that may be left out at its end, it is not."""
+    record = serving.get()
+    if record is not None and not record.eager and (not record.exported or record.held is not None):
+        return False
     return get_current_span().get_span_context().trace_flags.sampled
+
+
+def _unless_rejected(context: Context, sampled: bool) -> Context:
+    """Return a context whose span is as `sampled` says: of a request that is not exported its own context does not know that."""
+    if sampled:
+        return context
+    ids = get_current_span(context).get_span_context()
+    if not ids.trace_flags.sampled:
+        return context
+    rejected = trace.SpanContext(
+        ids.trace_id, ids.span_id, ids.is_remote, trace.TraceFlags.get_default(), ids.trace_state
+    )
+    return trace.set_span_in_context(trace.NonRecordingSpan(rejected), context)
 
 
 class _Passing:

@@ -55,7 +55,9 @@ def check(environment: Mapping[str, str] = os.environ) -> None:
             raise SettingsError(f"{variable} must be a number of seconds over 0, got {given!r}")
         variable, given = value("HEADERS", signal, environment)
         for header in given.split(","):
-            key, _, content = header.partition("=")
+            key, equals, content = header.partition("=")
+            if header.strip() and not equals:  # which may be a secret, and is not repeated here
+                raise SettingsError(f"{variable} must be headers such as key=value,key2=value2, got one without '='")
             if _UNFIT_FOR_HEADERS.search(unquote(content).strip()):
                 raise SettingsError(
                     f"{variable} must be headers such as key=value, without line breaks and what is beyond Latin-1: "

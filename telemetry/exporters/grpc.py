@@ -139,7 +139,8 @@ def processor(options: Options, name: str = "otlp") -> DeferredSpanProcessor:
 def reader(options: Options) -> PushReader:
     """Return a reader that pushes metrics likewise."""
     _hush()
-    exporter = ListeningMetricExporter(retryable_error_codes=_LATER)
+    exporter = ListeningMetricExporter()
+    exporter._retryable_error_codes = frozenset()
     return PushReader(
         exporter,
         exporter.judge,

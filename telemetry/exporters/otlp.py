@@ -43,7 +43,7 @@ class RecordSender:
         self._exporter = exporter
         client = getattr(exporter, "_client", None)
         self._send_bytes = getattr(client, "export", None)
-        self._answers = listen(client, hint, asks_once=True)
+        self._answers = listen(client, hint)
         if type(exporter) is not OTLPSpanExporter or not callable(self._send_bytes):
             _log.info("this OTLP exporter has no seam to send bytes through: using its public API")
             self._send_bytes = None
@@ -84,12 +84,12 @@ class RecordSender:
         return body
 
 
-def listen(client: Any, hint: str = "", *, asks_once: bool = False) -> answer.ListeningTransport | None:
+def listen(client: Any, hint: str = "") -> answer.ListeningTransport | None:
     """Put a transport that keeps the last answer into `client`, and quieten it; `None` if it is not as expected."""
     transport: Any = getattr(client, "_transport", None)
     if not callable(getattr(transport, "request", None)):
         return None
-    client._transport = listening = answer.ListeningTransport(transport, hint, asks_once=asks_once)
+    client._transport = listening = answer.ListeningTransport(transport, hint)
     if hasattr(client, "_logger"):
         client._logger = _silent
     return listening

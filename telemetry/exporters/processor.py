@@ -43,8 +43,9 @@ MAX_BODY_BYTES = 3 * 1024 * 1024
 """How much goes into one message to a backend, if it is more than one span: a gRPC server takes 4 MiB."""
 SCHEDULE_DELAY_MS = 5000
 SHUTDOWN_TIMEOUT_S = 3.0
-_FIRST_PAUSE_S = 1.0
+FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
+_SLOW_S = 0.5  # of a batch: a backend that needs longer than the timeout never answers that for one that large
 _LONGEST_ASKED_S = 300.0  # a backend may ask for a longer pause than we would make, but not for an hour
 
 
@@ -55,7 +56,8 @@ class DeferredSpanProcessor(SpanProcessor):
     in characters of SQL and requests, those that are being sent included: what does not fit in is dropped and counted, a
     request as a whole. A batch that the backend can't take now stays at the head of the queue and is tried again, after a
     pause that doubles up to half a minute, or after the one that the backend asks for; one that is too large is sent in
-    parts. The standard variables `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`
+    parts, and so is one that has failed after a while: it may have been too much for the timeout. The standard variables
+    `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`
     apply. Thread-safe; after `shutdown` everything is dropped.
     """
 
@@ -175,7 +177,7 @@ class DeferredSpanProcessor(SpanProcessor):
             if not self._closed:
                 self._drain()
         while not self._drain():  # at the end there is no time for pauses that grow
-            pause_s = self._asked_s or _FIRST_PAUSE_S
+            pause_s = self._asked_s or FIRST_PAUSE_S
             if pause_s >= self._shutdown_timeout_s or self._ended.wait(pause_s):
                 break
 
@@ -209,13 +211,17 @@ class DeferredSpanProcessor(SpanProcessor):
         """Send a batch; return whether to go on with the next."""
         items = [item for item, _ in batch]
         exact = exact_count(items)
+        began_s = time.monotonic()
         delivery = self._deliver(items) if exact else Delivery(True)
+        is_slow = time.monotonic() - began_s >= _SLOW_S
         spans = sum(number for _, number in batch)
         if delivery.retry and not delivery:
-            self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+            if is_slow:
+                self._batch_spans = max(spans // 2, 1)
+            self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             self._asked_s = 0.0
             if delivery.wait_s is not None:
-                self._pause_s = self._asked_s = max(_FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
+                self._pause_s = self._asked_s = max(FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
             self._tell_failed(f"{delivery.why}; kept, to be tried again")
             return False
         if delivery.unwritable and spans > 1:
@@ -227,7 +233,8 @@ class DeferredSpanProcessor(SpanProcessor):
         if not self._remove(batch, spans):
             return False
         if delivery:
-            self._batch_spans = min(self._batch_spans + self._batch_spans // 8 + 1, self._max_batch_spans)
+            if not is_slow:
+                self._batch_spans = min(self._batch_spans + self._batch_spans // 8 + 1, self._max_batch_spans)
             if self._tally.sent(exact, delivery.rejected):
                 _log.info("%s: spans are exported again", self._shown)
         if not delivery or delivery.why:
@@ -242,7 +249,10 @@ class DeferredSpanProcessor(SpanProcessor):
             return self._send(items)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            return Delivery(False, why=why, unwritable=isinstance(error, (TypeError, ValueError)))
+            is_wrong = isinstance(error, (TypeError, ValueError))
+            # As those of `requests` are, also where there was an answer, which another attempt would not change.
+            is_away = isinstance(error, OSError) and not is_wrong and getattr(error, "response", None) is None
+            return Delivery(False, retry=is_away, why=why, unwritable=is_wrong)
         finally:
             detach(token)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,9 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 
-from telemetry.exporters.processor import SHUTDOWN_TIMEOUT_S
+from telemetry.exporters.processor import FIRST_PAUSE_S, SHUTDOWN_TIMEOUT_S
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally, told
+from telemetry.forked import call_in_child
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +28,9 @@ Judge = Callable[[bool], Delivery]
 class PushReader(PeriodicExportingMetricReader):
     """Collects and exports every `OTEL_METRIC_EXPORT_INTERVAL`.
 
-    What it sends are sums since the start, so an export that fails loses nothing: the next one tells as much, and more. Only
-    where the exporter prefers deltas is the interval of an export that fails lost.
+    What a backend may take later is sent again for as long as `OTEL_METRIC_EXPORT_TIMEOUT` says. What it sends are sums since
+    the start, so an export that fails loses nothing: the next one tells as much, and more. Only where the exporter prefers
+    deltas is the interval of an export that fails lost.
     """
 
     signal: Signal = "metrics"
@@ -47,6 +50,7 @@ class PushReader(PeriodicExportingMetricReader):
         self._is_shut_down = False
         self._watched = _WatchedExporter(exporter, judge, self.name)
         super().__init__(self._watched)
+        self._watched.longest_pause_s = self._export_interval_millis / 1000
 
     @property
     def status(self) -> ExportStatus:
@@ -55,6 +59,7 @@ class PushReader(PeriodicExportingMetricReader):
 
     def begin_shutdown(self) -> None:
         """Begin the last export, in the thread of its own. Returns at once."""
+        self._watched.closing.set()
         self._shutdown_event.set()
 
     def shutdown(self, timeout_millis: float = 30_000, until: float | None = None, **kwargs: Any) -> None:
@@ -63,20 +68,47 @@ class PushReader(PeriodicExportingMetricReader):
             return
         self._is_shut_down = True
         left_s = self._shutdown_timeout_s if until is None else max(0.0, until - time.monotonic())
+        self.begin_shutdown()
         super().shutdown(min(timeout_millis, left_s * 1000), **kwargs)
+        self._watched.tell_lost()
 
 
 class _WatchedExporter(MetricExporter):
-    """Counts what `inner` does."""
+    """Counts what `inner` does, and has it try again what the backend may take later."""
 
     def __init__(self, inner: MetricExporter, judge: Judge | None, name: str) -> None:
         super().__init__(inner._preferred_temporality, inner._preferred_aggregation)
         self._inner = inner
         self._judge = judge
         self._name = name
+        self.longest_pause_s = FIRST_PAUSE_S
         self.tally = Tally()
+        self._start_anew()
+        call_in_child(self._start_anew)
+
+    def _start_anew(self) -> None:
+        self.closing = threading.Event()
+        """Set where the last export is to come: it tells what the one before it waits to tell."""
+        self._closed = threading.Event()
+        self._is_unsent = False
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        until = time.monotonic() + timeout_millis / 1000
+        is_last = self.closing.is_set()
+        over = self._closed if is_last else self.closing
+        self._is_unsent, pause_s = True, FIRST_PAUSE_S
+        while True:
+            delivery = self._attempt(metrics_data, timeout_millis, **kwargs)
+            if delivery:
+                self._is_unsent = False
+                return MetricExportResult.SUCCESS
+            wait_s = pause_s if delivery.wait_s is None else max(delivery.wait_s, FIRST_PAUSE_S)
+            if not delivery.retry or time.monotonic() + wait_s >= until or over.wait(wait_s):
+                return MetricExportResult.FAILURE
+            if not is_last:  # at the end there is no time for pauses that grow
+                pause_s = min(pause_s * 2, max(self.longest_pause_s, FIRST_PAUSE_S))
+
+    def _attempt(self, metrics_data: MetricsData, timeout_millis: float, **kwargs: Any) -> Delivery:
         try:
             result = self._inner.export(metrics_data, timeout_millis=timeout_millis, **kwargs)
             delivery = self._delivery(result is MetricExportResult.SUCCESS)
@@ -87,7 +119,13 @@ class _WatchedExporter(MetricExporter):
         why = told(delivery.why)
         if (not delivery or why) and self.tally.failed(why):
             _log.warning("%s: metrics could not be exported: %s (told once, until it works again)", self._name, why)
-        return MetricExportResult.SUCCESS if delivery else MetricExportResult.FAILURE
+        return delivery
+
+    def tell_lost(self) -> None:
+        """Let no more attempts be made, and tell if there was no time for the last export."""
+        self._closed.set()
+        if self._is_unsent:
+            _log.warning("%s: what was measured last could not be sent before the end, lost", self._name)
 
     def _delivery(self, succeeded: bool) -> Delivery:
         if self._judge is not None:

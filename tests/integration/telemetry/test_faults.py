@@ -51,7 +51,7 @@ FAULTS: dict[str, bytes | None] = {
 WORDS = {
     "too many requests": "the backend answers 429 Too Many Requests; kept, to be tried again",
     "unavailable": "the backend answers 503 Service Unavailable; kept, to be tried again",
-    "garbage": "BadStatusLine",
+    "garbage": "does not speak HTTP/1.1",
     "closes in the middle": "Connection broken",
     "closes at once": "closed",
     "slow": "timed out",
@@ -307,7 +307,7 @@ def test_what_the_backend_refuses_is_not_tried_again(backend: Backend, world: Ca
     app.serve(20)
     assert app.tracer_provider.force_flush(5000)
     assert (app.status.queued, app.status.dropped_by) == (0, {"rejected": 20})
-    assert app.status.last_error == "the backend answers 400 Bad Request"
+    assert app.status.last_error == "the backend answers 400 Bad Request: no"
     backend.answer = OK
     app.serve(5)
     assert app.tracer_provider.force_flush(5000)

@@ -13,6 +13,8 @@ from flask import Flask, abort, request
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.context import attach, detach, get_current
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -48,6 +50,8 @@ class Backend:
         self.processor = DeferredSpanProcessor(self.exporter)
         self.provider = TracerProvider(id_generator=self.ids, shutdown_on_exit=False)
         self.provider.add_span_processor(self.processor)
+        self.reader = InMemoryMetricReader()
+        self.meter_provider = MeterProvider([self.reader], shutdown_on_exit=False)
 
     def spans(self) -> list[ReadableSpan]:
         assert self.processor.force_flush()
@@ -57,6 +61,16 @@ class Backend:
 
     def names(self) -> list[str]:
         return sorted(span.name for span in self.spans())
+
+    def exemplars(self) -> set[tuple[str, int]]:
+        """Return what exemplars lead to: the metric and the trace."""
+        data = self.reader.get_metrics_data()
+        return {
+            (metric.name, exemplar.trace_id)
+            for metric in (data.resource_metrics[0].scope_metrics[0].metrics if data else ())
+            for point in metric.data.data_points
+            for exemplar in point.exemplars
+        }
 
 
 @pytest.fixture
@@ -118,7 +132,8 @@ def client(instrumented: Callable[..., Flask], backend: Backend) -> Client:
         app.add_url_rule("/children/<int:number>", "children", children)
         app.add_url_rule("/nested/<path:path>", "nested", nested)
         chosen = TelemetrySettings.load(export=export, **settings)
-        return instrumented(app, settings=chosen, tracer_provider=backend.provider).test_client()
+        providers = {"tracer_provider": backend.provider, "meter_provider": backend.meter_provider}
+        return instrumented(app, settings=chosen, **providers).test_client()
 
     return make
 
@@ -131,6 +146,19 @@ def of(export: str) -> TailPolicy:
 
 def test_all_needs_no_policy() -> None:
     assert TailPolicy.of("all", slow_ms=200.0, fan_out=20) is None
+
+
+@pytest.mark.parametrize("trace_id", [LEFT_OUT, KEPT])
+def test_exemplars_lead_to_traces_that_are_exported(client: Client, backend: Backend, trace_id: int) -> None:
+    """The first request of a series, too, which is measured through the SDK's public API."""
+    backend.ids.trace_id = trace_id
+    asked = client("1/2")
+    for _ in range(3):
+        assert asked.get("/queries/2").status_code == 200
+        names = {name for name, found in backend.exemplars() if found == trace_id}
+        measured = {"http.server.request.duration", "telemetry.request.db_operations", "db.client.operation.duration"}
+        assert names == (measured if trace_id == KEPT else set())
+        assert bool(backend.spans()) is (trace_id == KEPT)
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,23 @@ import contextlib
 import importlib.metadata
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
+import requests
+from google.rpc.status_pb2 import Status
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -27,6 +34,7 @@ from telemetry.exporters import answer, otlp
 from telemetry.exporters.ended_request import EndedRequest, Source
 from telemetry.exporters.options import Options
 from telemetry.exporters.otlp import RecordSender
+from telemetry.exporters.status import ExportStatus
 from tests.serving import serving
 from tests.unit.telemetry.exporters.queries import query
 
@@ -104,39 +112,108 @@ def test_a_message_of_several_spans_is_not_sent_if_it_is_too_large(
 
 
 class Page(BaseHTTPRequestHandler):
-    """What is no receiver: each path is answered with 200 and the content type that it names."""
+    """Each path names what it is answered with: the content type, the status and the body, URL-encoded, with colons between."""
 
     def do_POST(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", unquote(self.path[1:]))
-        self.send_header("Content-Length", "0")
+        kind, status, body = map(unquote, [*self.path[1:].split(":"), "200", ""][:3])
+        self.send_response(int(status))
+        if kind:
+            self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body.encode("latin-1"))))
         self.end_headers()
+        self.wfile.write(body.encode("latin-1"))
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ExportStatus]]:
+    """Return a function that exports a span and a child to a `Page`, and returns how that went."""
+    with serving(HTTPServer(("127.0.0.1", 0), Page)) as server:
+
+        def export(kind: str, status: int = 200, body: bytes = b"") -> ExportStatus:
+            path = ":".join([quote(kind, safe=""), str(status), quote(body.decode("latin-1"), safe="")])
+            url = f"http://127.0.0.1:{server.server_port}/{path}"
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
+            queue = otlp.processor(Options())
+            queue.emit(ended())
+            queue.emit(ended())
+            queue.force_flush(900)
+            queue.shutdown()
+            return queue.status
+
+        yield export
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "text/plain; version=0.0.4"])
+def test_a_page_that_answers_instead_of_a_receiver_has_taken_nothing(
+    answered: Callable[..., ExportStatus], kind: str
+) -> None:
+    status = answered(kind, body=b"<title>Welcome</title>")
+    assert (status.sent, status.dropped) == (0, 2)
+    assert status.last_error == f"what answers is no OTLP receiver: 200, {kind}"
+
+
 @pytest.mark.parametrize(
-    ("kind", "is_taken"),
+    "kind", ["application/x-protobuf", "text/plain; charset=utf-8", "text/html; charset=utf-8", ""]
+)
+def test_an_answer_that_says_nothing_has_taken_all(answered: Callable[..., ExportStatus], kind: str) -> None:
+    status = answered(kind)
+    assert (status.sent, status.dropped, status.last_error) == (2, 0, None)
+
+
+@pytest.mark.parametrize("kind", ["application/x-protobuf", ""])
+def test_what_a_backend_has_rejected_of_a_batch_is_counted(answered: Callable[..., ExportStatus], kind: str) -> None:
+    partial = ExportTracePartialSuccess(rejected_spans=1, error_message="too old")
+    status = answered(kind, body=ExportTraceServiceResponse(partial_success=partial).SerializeToString())
+    assert (status.sent, status.dropped, status.last_error) == (1, 1, "the backend has rejected 1: too old")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
     [
-        ("text/html; charset=utf-8", False),
-        ("text/plain; version=0.0.4", False),
-        ("application/x-protobuf", True),
-        ("text/plain; charset=utf-8", True),
+        ("application/x-protobuf", Status(message="trace id is zero").SerializeToString(), ": trace id is zero"),
+        ("application/x-protobuf", b"\xff\xff", ""),
+        ("application/json", b'{"detail":\n "no such tenant"}', ': {"detail": "no such tenant"}'),
+        ("text/plain", b"x" * 5000, ": " + "x" * 300),
+        ("text/html", b"<title>Bad Request</title>", ""),
+        ("", b"no reason", ""),
     ],
 )
-def test_a_page_that_answers_instead_of_a_receiver_has_taken_nothing(
-    kind: str, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_backend_that_refuses_says_why_in_its_own_words(
+    answered: Callable[..., ExportStatus], kind: str, body: bytes, said: str
 ) -> None:
-    with serving(HTTPServer(("127.0.0.1", 0), Page)) as server:
-        url = f"http://127.0.0.1:{server.server_address[1]}/{quote(kind, safe='')}"
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)
-        queue = otlp.processor(Options())
-        queue.emit(ended())
-        queue.force_flush(900)
-        queue.shutdown()
-    assert (queue.status.sent, queue.status.dropped) == ((1, 0) if is_taken else (0, 1))
-    assert queue.status.last_error == (None if is_taken else f"what answers is no OTLP receiver: 200, {kind}")
+    status = answered(kind, 400, body)
+    assert (status.dropped, status.last_error) == (2, f"the backend answers 400 Bad Request{said}"[:300])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("('Connection aborted.', BadStatusLine('\\x00\\x00\\x18\\x04'))", "OTEL_EXPORTER_OTLP_PROTOCOL must be grpc"),
+        (
+            "('Connection aborted.', RemoteDisconnected('Remote end closed'))",
+            "the connection was closed without an answer",
+        ),
+        ("('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))", "Connection reset by peer"),
+    ],
+)
+def test_what_went_wrong_is_told_without_objects_of_python(error: str, words: str) -> None:
+    told = answer._in_words(ConnectionError(error))
+    assert told.endswith(words)
+    assert "(" not in told
+
+
+def test_a_header_of_the_settings_is_not_replaced_by_a_password_of_a_netrc_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    asked = requests.Request("POST", "http://127.0.0.1/", headers={"authorization": "Bearer token"})
+    assert answer.Session().prepare_request(asked).headers["Authorization"] == "Bearer token"
+    asked = requests.Request("POST", "http://you:own@127.0.0.1/")
+    assert answer.Session().prepare_request(asked).headers["Authorization"].startswith("Basic ")
 
 
 def test_a_refusal_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -502,6 +502,52 @@ def test_batches_grow_again_when_a_backend_takes_them() -> None:
     queue.shutdown()
 
 
+class AnsweredError(OSError):
+    """As `requests` tells of a status that is none of success."""
+
+    response = object()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [(ConnectionRefusedError("nobody there"), True), (AnsweredError("400"), False), (RuntimeError("odd"), False)],
+)
+def test_what_an_exporter_could_not_bring_to_its_backend_is_kept(make: Make, error: Exception, is_kept: bool) -> None:
+    errors = [error]
+
+    def fail_once() -> None:
+        if errors:
+            raise errors.pop()
+
+    exporter = Exporter(fail_once)
+    queue = make(exporter)
+    queue.emit(ended(3))
+    queue.force_flush(900)
+    queue.force_flush()
+    assert (queue.status.sent, queue.status.dropped_by) == ((3, {}) if is_kept else (0, {"rejected": 3}))
+
+
+def test_a_backend_that_is_slow_gets_smaller_batches_until_it_takes_them_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sent as large as before, a batch that takes longer than the timeout would be sent for ever."""
+    monkeypatch.setattr(processor, "_SLOW_S", 0.0)
+    monkeypatch.setattr(processor, "FIRST_PAUSE_S", 0.001)
+    batches = []
+
+    def send(items: Sequence[Item]) -> Delivery:
+        batches.append(len(as_spans(items)))
+        return Delivery(batches[-1] <= 20, retry=True, why="Read timed out")
+
+    queue = DeferredSpanProcessor(Exporter(), send)
+    queue.emit(ended(100))
+    assert queue.force_flush()
+    assert batches[:4] == [100, 50, 25, 12]
+    assert max(batches[3:]) == 12, "what took long is not the time to send more at once"
+    assert (queue.status.sent, queue.status.queued, queue.status.dropped) == (100, 0, 0)
+    queue.shutdown()
+
+
 def test_a_span_that_is_too_large_alone_is_rejected_and_the_export_goes_on() -> None:
     backend = SmallBackend(0)
     queue = DeferredSpanProcessor(Exporter(), backend)

@@ -14,6 +14,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporte
 
 from telemetry import instruments
 from telemetry.exporters import exporter_metrics
+from telemetry.exporters import reader as reader_module
 from telemetry.exporters.reader import PushReader
 from telemetry.exporters.status import Delivery
 
@@ -119,6 +120,78 @@ def test_who_hears_the_backend_judges(exporter: Exporter, monkeypatch: pytest.Mo
     reader.collect()
     assert reader.status.last_error == "a web page, True"
     provider.shutdown()
+
+
+DOWN = Delivery(False, retry=True, why="nobody there")
+
+
+@pytest.fixture
+def answers() -> list[Delivery]:
+    """What becomes of exports, one after the other; the last one goes on."""
+    return [Delivery(True)]
+
+
+@pytest.fixture
+def judged(
+    exporter: Exporter, answers: list[Delivery], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[PushReader, MeterProvider]]:
+    """A reader whose backend answers so, and a provider with one counter."""
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "3600000")
+    monkeypatch.setattr(reader_module, "FIRST_PAUSE_S", 0.01)
+    reader = PushReader(exporter, lambda _: answers.pop(0) if len(answers) > 1 else answers[0], name="otlp")
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider.get_meter("t").create_counter("count").add(5)
+    yield reader, provider
+    provider.shutdown()
+
+
+def test_what_a_backend_may_take_later_is_sent_again(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], exporter: Exporter
+) -> None:
+    reader, _ = judged
+    answers[:] = [DOWN, DOWN, Delivery(True)]
+    reader.collect()
+    assert exporter.sums == [5, 5, 5]
+    assert (reader.status.sent, reader.status.failures, reader.status.is_failing) == (1, 2, False)
+
+
+def test_while_it_is_tried_again_the_status_says_that_it_has_failed(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, provider = judged
+    monkeypatch.setattr(reader_module, "FIRST_PAUSE_S", 3600.0)
+    answers[:] = [DOWN]
+    collecting = threading.Thread(target=lambda: reader.collect(timeout_millis=7_200_000))
+    collecting.start()
+    while not reader.status.is_failing:
+        time.sleep(0.001)
+    assert reader.status.last_error == "nobody there"
+    answers[:] = [Delivery(True)]
+    provider.shutdown()
+    collecting.join(10)
+    assert not collecting.is_alive()
+    assert reader.status.sent == 1, "the last export did not wait for the pause of the one before it"
+
+
+def test_the_last_export_is_tried_again_while_there_is_time_and_told_if_it_is_lost(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, _ = judged
+    answers[:] = [DOWN]
+    reader.shutdown(until=time.monotonic() + 0.3)
+    assert reader.status.failures > 1
+    assert caplog.messages[-1] == "otlp: what was measured last could not be sent before the end, lost"
+
+
+def test_a_pause_that_the_backend_asks_for_beyond_the_timeout_is_left_to_the_next_export(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery]
+) -> None:
+    reader, _ = judged
+    answers[:] = [DOWN._replace(wait_s=3600.0), Delivery(True)]
+    reader.collect()
+    assert (reader.status.failures, reader.status.sent) == (1, 0)
+    reader.collect()
+    assert (reader.status.failures, reader.status.sent) == (1, 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

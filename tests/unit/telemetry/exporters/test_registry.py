@@ -134,6 +134,15 @@ def test_a_header_that_can_t_be_sent_is_told_at_the_start_without_its_value(valu
     choose(["otlp"], {variable: "authorization=Basic%20AAAA,x-name=caf%C3%A9"})
 
 
+@pytest.mark.parametrize("value", ["Authorization: Bearer SECRET", "a=b,SECRET"])
+def test_a_header_in_another_form_is_told_at_the_start_without_its_value(value: str) -> None:
+    variable = "OTEL_EXPORTER_OTLP_HEADERS"
+    with pytest.raises(SettingsError, match=f"^{variable} must be headers such as key=value") as caught:
+        choose(["otlp"], {variable: value})
+    assert "SECRET" not in str(caught.value)
+    choose(["otlp"], {variable: "a=b, c=d,"})
+
+
 @pytest.mark.parametrize("endpoint", ["dns:///localhost:4317", "unix:///run/otlp.sock", "ipv4:127.0.0.1:4317"])
 def test_endpoints_of_grpc_may_be_named_as_grpc_has_it(endpoint: str) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
