@@ -179,7 +179,7 @@ def _set_up(
     app: Flask, telemetry: Telemetry, capture: Capture, tracer_provider: TracerProvider, meter_provider: MeterProvider
 ) -> None:
     """Make `telemetry` the one of `app`, and have `capture` record its requests."""
-    source.add_root(app.root_path)
+    source.add_root(app.root_path, app.import_name)
     telemetry.metrics.add_routes(app.url_map)
     app.extensions[EXTENSION] = telemetry
     if telemetry.workers is None:

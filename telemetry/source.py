@@ -16,14 +16,19 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
+from flask import Flask
+
 Site = tuple["CodeType | str | None", int, "CodeType | str | None", int]
 """Where a query comes from, and what called that: for each a code object and an offset in its bytecode, a template's file name
 and its line, or `None` and 0."""
 
 NO_SITE: Final[Site] = (None, 0, None, 0)
 
-KINDS: Final[dict[str, bool | None]] = {}
-"""File name -> `True` for plain code of the app, `False` for libraries, `None` for templates; filled by `find`."""
+_WAY_IN: Final = 0
+KINDS: Final[dict[str, int | None]] = {}
+"""File name -> `True` for plain code of the app, `False` for libraries, `None` for templates, `_WAY_IN` where requests come into
+an app; filled by `find`.
+"""
 
 _MOST_KINDS: Final = 20_000
 _TEMPLATE: Final = "__jinja_template__"
@@ -57,9 +62,16 @@ _libraries: Final = _library_roots()
 _apps: Final[set[str]] = set()
 
 
-def add_root(path: str) -> None:
-    """Call what is below `path` code of the app, except for the libraries that are inside it."""
-    _apps.add(_root(path))
+def add_root(path: str, module: str = "") -> None:
+    """Call what is below `path` code of the app, except for the libraries that are inside it.
+
+    Of a package it is all, whichever module of it has made the app; of a `module` among packages it is that one alone.
+    """
+    root = Path(_root(path))
+    while (root / "__init__.py").is_file() and (root.parent / "__init__.py").is_file():
+        root = root.parent
+    is_among_packages = str(root).endswith(_PACKAGES.rstrip(os.sep))
+    _apps.add(str(root / f"{module}.py") if is_among_packages else _root(str(root)))
     KINDS.clear()
     short_name.cache_clear()
 
@@ -80,11 +92,11 @@ def _longest(roots: set[str], path: str) -> int:
     return max((len(root) for root in roots if path.startswith(root)), default=0)
 
 
-def _kind(frame: FrameType) -> bool | None:
+def _kind(frame: FrameType) -> int | None:
     file = frame.f_code.co_filename
     known = KINDS.get(file, KINDS)
     if known is KINDS:
-        known = None if _TEMPLATE in frame.f_globals else is_app(file)
+        known = None if _TEMPLATE in frame.f_globals else _WAY_IN if file in _WAYS_IN else is_app(file)
         if len(KINDS) >= _MOST_KINDS:
             KINDS.clear()
         KINDS[file] = known
@@ -94,7 +106,8 @@ def _kind(frame: FrameType) -> bool | None:
 def find(frame: FrameType | None) -> Site:
     """Return the site of the nearest frame of the app, from `frame` outwards, and what called it.
 
-    Where there is none, such as in a view or the middleware of a library, a frame of a library stands for it.
+    Where there is none, such as in a view or the middleware of a library, a frame of a library stands for it: what is behind the
+    way into the app, such as a server's script, has asked nothing.
     """
     here: Any = frame
     kinds = KINDS
@@ -108,8 +121,13 @@ def find(frame: FrameType | None) -> Site:
         except AttributeError:  # there is none
             return _stand_in(frame)
         else:
-            break
-    if _kind(here) is None:
+            kind = _kind(here)
+            if kind is not _WAY_IN:
+                break
+            if _is_way_in(here):
+                return _stand_in(frame)
+            here = here.f_back
+    if kind is None:
         return (*_template_line(here), *_nearest_code(here.f_back))
     return (here.f_code, here.f_lasti, *_caller_of(here))
 
@@ -169,10 +187,18 @@ def none(_: FrameType | None) -> Site:
 
 
 _OURS: Final = str(Path(__file__).parent) + os.sep
+_MIDDLEWARE: Final = str(Path(__file__).parent / "instrumentation" / "flask.py")
+_WSGI_APP: Final = getattr(Flask.wsgi_app, "__code__", None)  # `None` where something else has been put there
+_WAYS_IN: Final = frozenset({_MIDDLEWARE, getattr(_WSGI_APP, "co_filename", _MIDDLEWARE)})
+
+
+def _is_way_in(frame: FrameType) -> bool:
+    """Tell whether a request comes into its app here: what is behind that is of the server and of middleware."""
+    return frame.f_code is _WSGI_APP or frame.f_code.co_filename == _MIDDLEWARE
 
 
 def _nearest_code(frame: FrameType | None) -> tuple[CodeType | str | None, int]:
-    while frame is not None:
+    while frame is not None and not _is_way_in(frame):
         if _kind(frame):
             return frame.f_code, frame.f_lasti
         frame = frame.f_back
@@ -239,7 +265,7 @@ def short_name(file: str) -> str:
     """Return `file` from the folder on that holds the app's or an installed package, or its modules; else as it is called."""
     roots = sorted((root for root in (*_apps, *_libraries) if file.startswith(root)), key=len, reverse=True)
     packages = _in_packages(file)
-    if not roots or packages > len(roots[0]):
+    if not roots or packages > len(roots[0]) or roots[0] == file:
         return file[packages:]
     root = Path(roots[0])
     is_package = roots[0] in _apps and (root / "__init__.py").is_file()

@@ -23,6 +23,7 @@ from telemetry import forked
 from telemetry.clock import perf_counter_ns
 from telemetry.exporters.ended_request import environ_facts
 from telemetry.instrumentation.capture import Capture, method_of
+from telemetry.instrumentation.holders import replace_held
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
 from telemetry.instrumentation.spans import DeferredSpan, Mode
 from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, current_request, serving
@@ -83,6 +84,8 @@ class RequestMiddleware:
         app.request_context = self._request_context  # type: ignore[method-assign]
         app.process_response = self._process_response  # type: ignore[method-assign]
         got_request_exception.connect(self._on_exception, app)
+        if isinstance(self._wsgi_app, MethodType):  # else it is in the middleware that this one stands around
+            replace_held(self._wsgi_app, self)
 
     def remove(self) -> None:
         """Stop measuring, and take out what `install` put in, unless something else was put around it."""

@@ -271,6 +271,32 @@ def test_where_libraries_alone_are_at_work_the_one_that_uses_the_orm_is_told(
     assert source.caller_of(found[0]) is None
 
 
+@pytest.mark.parametrize("is_around", [False, True])
+def test_who_serves_the_app_and_middleware_of_it_have_not_asked_what_a_library_asks(
+    instrumented: Instrument, metrics: PerformanceMetrics, is_around: bool
+) -> None:
+    app = Flask("shop")
+    inner = app.wsgi_app
+    dbs: list[sqlite3.Connection] = []
+
+    def middleware(environ: Any, start_response: Any) -> Any:
+        dbs[0].execute("SELECT 'middleware'")  # middleware
+        return inner(environ, start_response)
+
+    if is_around:
+        app.wsgi_app = middleware  # type: ignore[method-assign]
+    instrumented(app)
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        dbs.append(db)
+        db.row_factory = lambda _, row: row[0]  # so that a cursor is a body
+        orm = functools.partial(library("orm.py"), functools.partial(db.execute, "SELECT 'library'"))
+        app.add_url_rule("/", "view", functools.partial(library("admin.py"), orm))
+        assert app.test_client().get("/").text == "library"
+    found = [str(source.line_of(*query[7:9])) for query in metrics.recent.all()[0].queries]
+    own = [f"test_source.py:{marked(middleware, 'middleware')}"] if is_around else []
+    assert [line.rpartition("/")[2] for line in found] == [*own, "admin.py:3"]
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
@@ -288,17 +314,39 @@ def test_whose_code_a_file_is(file: str, expected: bool) -> None:
     assert source.is_app(file) is expected
 
 
-def test_an_app_that_is_installed_as_a_package_is_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of packages, in which one has a package inside, and there is a module by itself; no app is known."""
+    folder = tmp_path / "site-packages"
+    for name in ("their_app/__init__.py", "their_app/web/__init__.py", "alone.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     monkeypatch.setattr(source, "_apps", set())
-    monkeypatch.setattr(Path, "is_file", lambda path: path.name == "__init__.py")
-    root = Path(sysconfig.get_path("purelib")) / "their_app"
-    assert not source.is_app(str(root / "views.py"))
-    source.add_root(str(root))
-    assert source.is_app(str(root / "views.py"))
-    assert source.short_name(str(root / "views.py")) == str(Path("their_app", "views.py"))
-    assert not source.is_app(str(root / "lib" / "site-packages" / "flask" / "app.py"))
+    source.short_name.cache_clear()
+    yield folder
     source.short_name.cache_clear()
     source.KINDS.clear()
+
+
+@pytest.mark.parametrize("root", ["their_app", "their_app/web"])
+def test_an_app_that_is_installed_as_a_package_is_the_app_whichever_part_of_it_has_made_it(
+    packages: Path, root: str
+) -> None:
+    views = str(packages / "their_app" / "views.py")
+    assert not source.is_app(views)
+    source.add_root(str(packages / root), "their_app.web.app")
+    assert source.is_app(views)
+    assert source.is_app(str(packages / "their_app" / "web" / "api.py"))
+    assert source.short_name(views) == str(Path("their_app", "views.py"))
+    assert not source.is_app(str(packages / "alone.py"))
+    assert not source.is_app(str(packages / "their_app" / "lib" / "site-packages" / "flask" / "app.py"))
+
+
+def test_an_app_that_is_a_module_among_packages_is_that_module_alone(packages: Path) -> None:
+    source.add_root(str(packages), "alone")
+    assert source.is_app(str(packages / "alone.py"))
+    assert source.short_name(str(packages / "alone.py")) == "alone.py"
+    assert not source.is_app(str(packages / "their_app" / "views.py"))
 
 
 def test_source_lines_can_be_switched_off(instrumented: Instrument, metrics: PerformanceMetrics) -> None:

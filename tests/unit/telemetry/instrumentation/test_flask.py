@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BaseConverter, RequestRedirect
-from werkzeug.test import EnvironBuilder
+from werkzeug.test import Client, EnvironBuilder
 from werkzeug.wsgi import ClosingIterator
 
 from telemetry import (
@@ -227,6 +228,67 @@ def test_a_request_that_middleware_asks_twice_is_what_it_is_answered_with(
     app.wsgi_app = falls_back  # type: ignore[method-assign]
     assert instrumented(app).test_client().get("/some/page").text == "index"
     assert counts(metrics) == {"GET /": (1, 0)}
+
+
+class InSlots:
+    """Middleware whose attributes are in no dictionary."""
+
+    __slots__ = ("app",)
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        return self.app(environ, start_response)
+
+
+def in_a_closure(app: Any) -> Any:
+    return lambda environ, start_response: app(environ, start_response)
+
+
+def in_a_module(app: Any) -> Any:
+    module = ModuleType("wsgi")
+    module.application = app  # type: ignore[attr-defined]
+    return lambda environ, start_response: module.application(environ, start_response)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        ProxyFix,
+        in_a_closure,
+        in_a_module,
+        lambda app: DispatcherMiddleware(app),
+        lambda app: DispatcherMiddleware(Flask("other"), {"/sub": app}),
+        lambda app: ProxyFix(ProxyFix(app)),
+    ],
+)
+def test_what_had_taken_the_app_before_is_measured_as_well(
+    around: Callable[[Any], Any], metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: "ok")
+    served = around(app.wsgi_app)
+    instrumented(app)
+    uninstrument(app)
+    instrumented(app)
+    for path in ("/", "/sub/"):
+        Client(served).get(path)
+    assert counts(metrics)["GET /"] == (1, 0)
+    uninstrument(app)
+    assert {Client(served).get(path).status_code for path in ("/", "/sub/")} == {200, 404}
+    assert counts(metrics)["GET /"] == (1, 0)
+
+
+@pytest.mark.parametrize("around", [ProxyFix, InSlots, in_a_closure])
+def test_middleware_that_has_been_put_around_the_app_stays_inside(
+    around: Callable[[Any], Any], metrics: PerformanceMetrics, instrumented: Instrumented
+) -> None:
+    app = one_view(lambda: "ok")
+    app.wsgi_app = around(app.wsgi_app)
+    instrumented(app)
+    for _ in range(2):
+        assert app.test_client().get("/").text == "ok"
+    assert counts(metrics) == {"GET /": (2, 0)}
 
 
 def test_requests_that_come_by_a_reference_taken_before_are_told_once(
