@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from telemetry import figures
 from telemetry.groups import Group, groups_of
+from telemetry.locks import ITSELF
 from telemetry.query import MANY, SCRIPT, START_NS
 from telemetry.settings import TelemetrySettings
 
@@ -182,7 +183,7 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
         return Finding(BULK, lambda: f"{_ran(one)}{_rows(one)}, by executemany", group=one)
     if one.runs < repeats:
         return None
-    if one.errors >= one.runs - 1:
+    if one.errors == one.runs - 1 or one.errors == one.runs > 1 == one.distinct:
         return Finding(RETRIES, lambda: f"{_ran(one)}, {one.errors} of them failed: it was tried again", group=one)
     if one.statement.writes:
         if not _is_in_chunks(one):
@@ -201,7 +202,8 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
 
 
 def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repeats: int) -> Iterator[Finding]:
-    """Find what one line asked again and again with the same parameters, called from here and there: each too seldom to tell.
+    """Find what one line asked again and again, called from here and there: each too seldom to tell. It was with the same
+    parameters, or from several places that were each passed more than once, as in a loop over what has several of a kind.
 
     Of requests that are kept as sums it can't be told; `told` are the ids of groups that something is said of already.
     """
@@ -211,21 +213,31 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
         if each.statement.reads and is_one_query and not each.errors and id(each) not in told:
             of_lines.setdefault(each.line_key, []).append(each)
     for alike in of_lines.values():
-        if len(alike) < 2 or not alike[0].repeats:
+        if len(alike) < 2 or not alike[0].runs_kept:
             continue
         runs = Counter(parameters for each in alike for parameters in each.parameters)
         most, number = runs.most_common(1)[0]
-        if number < repeats:
-            continue
-        together = Group(alike[0].statement, alike[0].sql, alike[0].site, alike[0].first)
-        places = 0
-        for each in alike:
-            same = [query for query, asked in zip(each.runs_kept, each.parameters, strict=True) if asked == most]
-            places += bool(same)
-            together.runs_kept += same
-        together.sum_up({})
-        if not _may_have_changed(together, groups):
-            yield _same_again(together, groups, places)._replace(group=alike[0], of_all_callers=number)
+        if number >= repeats:
+            together, places = _together(alike, lambda asked, most=most: asked == most)  # type: ignore[misc]
+            if not _may_have_changed(together, groups):
+                yield _same_again(together, groups, places)._replace(group=alike[0], of_all_callers=number)
+        elif len(looped := [each for each in alike if each.runs > 1]) > 1 and not alike[0].statement.is_of_schema:
+            together, places = _together(looped, lambda _: True)
+            if together.distinct >= repeats and not is_paging(together, feeder_of(together, groups)):
+                found = _n_plus_one(together, groups, places)
+                yield found._replace(group=looped[0], of_all_callers=together.runs)
+
+
+def _together(alike: Sequence[Group], is_wanted: Callable[[object], bool]) -> tuple[Group, int]:
+    """Return the runs of groups of one line whose parameters are wanted as one group, and how many of these there are."""
+    together = Group(alike[0].statement, alike[0].sql, alike[0].site, alike[0].first, repeats=alike[0].repeats)
+    places = 0
+    for each in alike:
+        wanted = [query for query, asked in zip(each.runs_kept, each.parameters, strict=True) if is_wanted(asked)]
+        places += bool(wanted)
+        together.runs_kept += wanted
+    together.sum_up({})
+    return together, places
 
 
 def _may_have_changed(one: Group, groups: Sequence[Group]) -> bool:
@@ -244,8 +256,12 @@ def _writers(groups: Sequence[Group]) -> list[Group]:
     return [each for each in groups if each.statement.writes or each.flags & SCRIPT]
 
 
+def _called_from(one: Group, places: int) -> str:
+    return f"at {one.line}, called from {places} places" if places and one.line else ""
+
+
 def _same_again(one: Group, groups: Sequence[Group], places: int = 0) -> Finding:
-    place = f"at {one.line}, called from {places} places" if places and one.line else ""
+    place = _called_from(one, places)
     if one.pauses:
         told = "with the same parameters, with pauses: it waited for something"
         return Finding(POLLING, lambda: f"{_ran(one, place)} {told}", group=one)
@@ -255,11 +271,11 @@ def _same_again(one: Group, groups: Sequence[Group], places: int = 0) -> Finding
     return Finding(DUPLICATES, lambda: f"{_ran(one, place)}, each time with the same parameters", mend, one)
 
 
-def _n_plus_one(one: Group, groups: Sequence[Group]) -> Finding:
+def _n_plus_one(one: Group, groups: Sequence[Group], places: int = 0) -> Finding:
     feeder = _told_feeder(one, groups)
 
     def tell() -> str:
-        ran = _ran(one)
+        ran = _ran(one, _called_from(one, places))
         told = f"one statement {ran[3:]}" if ran.startswith("it ") else ran
         if one.distinct < one.runs:
             told += f", for {one.distinct} different parameters"
@@ -302,6 +318,8 @@ def _mend(one: Group, feeder: Group | None, groups: Sequence[Group]) -> str:
     if one.statement.is_counted and not one.statement.text.startswith("SELECT EXISTS"):
         return f"one query with GROUP BY {column}" if column else "one query with GROUP BY"
     in_list = f"one query with {column} IN (…)" if column else "one query with an IN list"
+    if feeder is not None and feeder.statement.table == one.statement.table:
+        return f"its columns in the query of {one.statement.table} before it, or {in_list}; an ORM reads again after a commit"
     if feeder is not None:
         return f"a JOIN of {one.statement.table} in the query of {feeder.statement.table}, or {in_list}"
     return f"a JOIN, or {in_list}"
@@ -333,7 +351,10 @@ def is_paging(one: Group, feeder: Group | None) -> bool:
     """
     known = one.statement
     if known.has_limit and (known.limit is None or known.limit >= _SHORT_PAGE):
-        if known.is_ranged and (not known.equals or known.is_ordered_by_range):
+        if known.is_ranged and not known.equals:
+            return True
+        is_for_each = feeder is not None and feeder.rows in (one.runs, one.distinct)
+        if known.is_ordered_by_range and not is_for_each:
             return True
         if known.has_offset and not one.is_of_first_rows and (not known.equals or feeder is None):
             return True
@@ -365,9 +386,10 @@ def _waits(kept: KeptRequest) -> Iterator[Finding]:
         return
     holder = f", which {kept.waited_for} held" if kept.waited_for else ""
     text = f"{_ms(kept.wait_ns)} of {_ms(whole_ns)} went by waiting for the database's write lock{holder}"
-    yield Finding(
-        LOCK_WAIT, lambda: text, "shorter write transactions: nothing slow between the first write and the commit"
-    )
+    mend = "shorter write transactions: nothing slow between the first write and the commit"
+    if kept.waited_for == ITSELF:
+        mend = "one connection for what it writes, or a commit before another one writes"
+    yield Finding(LOCK_WAIT, lambda: text, mend)
 
 
 def _batch(groups: Sequence[Group], queries: int, repeats: int) -> Finding | None:

@@ -114,6 +114,8 @@ _elsewhere: weakref.WeakSet[ConnectionState] = weakref.WeakSet()
 _past: deque[Hold] = deque(maxlen=256)
 _files: list[str] = []  # the last one opened at the end
 _file_of: dict[str | int, str] = {}
+ITSELF: Final = "another connection of this request"
+"""In place of the route that held a lock: who has waited for it."""
 NOWHERE: Final = ""
 """In place of a file: there is none, or not one alone."""
 _longest: dict[str, Hold] = {}
@@ -311,7 +313,7 @@ def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start
     with _lock:
         holds = [hold for hold in copied(_past) if hold.file == file]
         holds += [
-            Hold(file, other.since_ns, end_ns, _route_of(other.record), other.sure_ns)
+            Hold(file, other.since_ns, end_ns, _holder_of(other.record, record), other.sure_ns)
             for reference in _writers.valuerefs()
             if (other := reference()) is not None and other.file == file and other is not own and other.holds
         ]
@@ -327,6 +329,10 @@ def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start
         if 2 * sure_ns > waited_ns > longest_ns:
             record.waited_for = waited_ns, route
     return waited_ns
+
+
+def _holder_of(holding: RequestRecord | None, waiting: RequestRecord | None) -> str | None:
+    return ITSELF if holding is not None and holding is waiting else _route_of(holding)
 
 
 def _route_of(record: RequestRecord | None) -> str | None:

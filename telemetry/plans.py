@@ -22,8 +22,15 @@ _SCAN: Final = re.compile(r"^SCAN (?:TABLE )?(?P<table>\S+)(?P<how>.*)$")
 _AUTOMATIC: Final = re.compile(r"^SEARCH (?:TABLE )?(?P<table>\S+) USING AUTOMATIC .*INDEX(?: \((?P<columns>.*)\))?")
 _MANY_ROWS: Final = 5000
 _MOST_ROWS: Final = 100_000
-_NOT_SIMPLE: Final = frozenset({"OR", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WITH", "NOT", "EXISTS", "HAVING"})
+_NOT_SIMPLE: Final = frozenset(
+    ("OR", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WITH", "NOT", "EXISTS", "GROUP", "HAVING", "DISTINCT", "COLLATE")
+)
+_COUNT: Final = re.compile(r"SELECT COUNT\(\*\)( AS \w+)? FROM ", re.IGNORECASE)
 _NO_TABLE: Final = ("CONSTANT", "(", "VIRTUAL TABLE")
+_NO_SCAN: Final = ("USING", "VIRTUAL TABLE")
+_FUNCTIONS: Final = re.compile(
+    r"\b(COUNT|SUM|TOTAL|AVG|MIN|MAX|GROUP_CONCAT|STRING_AGG|JSON_GROUP_\w+) ?\(", re.IGNORECASE
+)
 _NO_FILE: Final = (
     "no database file is known that it is sure to have run in: one in memory can't be opened a second time"
 )
@@ -132,7 +139,7 @@ def missing_index(sql: str, file: str, rows: int | None) -> str | None:
     can't be said for certain. `rows` is how many rows it has returned, if that is known.
 
     Certain is one table that is looked through for the rows whose column equals a value, all conditions being wanted at once,
-    where they are few; and an index that SQLite makes for a statement each time it runs. It waits for no lock.
+    where they are few, or only counted; and an index that SQLite makes for a statement each time it runs. It waits for no lock.
 
     Raises:
         sqlite3.Error: the database can't be asked now.
@@ -148,8 +155,9 @@ def missing_index(sql: str, file: str, rows: int | None) -> str | None:
                 if _is_large(connection, table, 0):
                     return _index(connection, table, columns)
         looks = [detail for detail in details if detail.startswith(("SCAN ", "SEARCH "))]
-        is_scan = len(looks) == 1 and looks[0].startswith("SCAN ") and "USING" not in looks[0]
-        if is_scan and _is_simple(known) and _is_large(connection, known.table, rows or 0):
+        is_scan = len(looks) == 1 and looks[0].startswith("SCAN ") and not any(how in looks[0] for how in _NO_SCAN)
+        matching = _least_matching(known, rows) if is_scan and _is_simple(known) else None
+        if matching is not None and _is_large(connection, known.table, matching):
             return _index(connection, known.table, known.equals)
         return None
     finally:
@@ -160,6 +168,20 @@ def _is_simple(known: Statement) -> bool:
     """Tell whether a statement asks one table for what fulfils all of its conditions."""
     words = Counter(re.findall(r"\w+", known.text))
     return words["SELECT"] == words["WHERE"] == words["FROM"] == 1 and not words.keys() & _NOT_SIMPLE
+
+
+def _least_matching(known: Statement, rows: int | None) -> int | None:
+    """Return how many rows of the table, at least, fulfil the conditions of a slow statement that has returned `rows`, if that
+    says anything: of those that it sums up, or sorts and leaves out, nothing is known.
+    """
+    conditions = known.text.partition(" WHERE ")[2]
+    if known.is_counted:  # by an index on all that is asked, however many there are
+        is_of_index = _COUNT.match(known.text) and len(re.findall(r"\w+ = \?", conditions)) == len(known.equals)
+        return 0 if is_of_index and conditions.count(" AND ") == len(known.equals) - 1 else None
+    if _FUNCTIONS.search(known.text.partition(" FROM ")[0]):
+        return None
+    is_cut = rows is None or (known.has_limit and (known.limit is None or rows >= known.limit))
+    return None if is_cut and " ORDER BY " in conditions else rows or 0
 
 
 def _is_large(connection: sqlite3.Connection, table: str, rows: int) -> bool:
@@ -175,12 +197,20 @@ def _is_large(connection: sqlite3.Connection, table: str, rows: int) -> bool:
 
 
 def _index(connection: sqlite3.Connection, table: str, columns: Iterable[str]) -> str | None:
-    """Return an index on those of `columns` that `table` has; `None` for none, or where its own key is one of them."""
+    """Return an index on those of `columns` that `table` has; `None` for none, where its own key is one of them, or where an
+    index begins with one of them, which SQLite has not used.
+    """
     of_table = {
         name.lower(): is_key for _, name, _, _, _, is_key in connection.execute(f"PRAGMA table_info({_quoted(table)})")
     }
     wanted = [column for column in dict.fromkeys(columns) if column.lower() in of_table]
     if not wanted or any(of_table[column.lower()] for column in wanted):
+        return None
+    unused = (
+        connection.execute(f"PRAGMA index_info({_quoted(each[1])})").fetchone()
+        for each in connection.execute(f"PRAGMA index_list({_quoted(table)})").fetchall()
+    )
+    if {column.lower() for column in wanted} & {str(first[2]).lower() for first in unused if first}:
         return None
     return f"{table}({', '.join(wanted)})"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -237,7 +238,7 @@ class Reader:
         return own
 
     def databases(self) -> list[dict[str, Any]]:
-        """Return the files of databases with the size of their write-ahead logs and who held the write lock longest."""
+        """Return the paths of databases with the size of their write-ahead logs and who held the write lock longest."""
         return databases()
 
 
@@ -403,7 +404,7 @@ def fan_out(reader: Reader) -> dict[str, Any]:
             for window in windows
             if window.queries
         ],
-        "databases": reader.databases(),
+        "databases": shown_databases(reader),
     }
 
 
@@ -415,10 +416,27 @@ def databases() -> list[dict[str, Any]]:
         hold = longest.get(file)
         found.append(
             {
-                "file": file.replace("\\", "/").rpartition("/")[2],
+                "file": file,
                 "wal_bytes": locks.wal_bytes(file),
                 "longest_write_ms": None if hold is None else rounded((hold.end_ns - hold.start_ns) / 1e6),
                 "longest_writer": None if hold is None else hold.route,
             }
         )
     return found
+
+
+def shown_databases(reader: Reader) -> list[dict[str, Any]]:
+    """Return the databases that `reader` knows, each by a name that is short and none of the others'."""
+    found = reader.databases()
+    names = _short_names([database["file"] for database in found])
+    return [database | {"file": name} for database, name in zip(found, names, strict=True)]
+
+
+def _short_names(files: Sequence[str]) -> list[str]:
+    """Return each path without its folders, or with as many of the last of them as tell it from the others."""
+    paths = [file.replace("\\", "/").split("/") for file in files]
+    ends = Counter("/".join(path[-length:]) for path in paths for length in range(1, len(path) + 1))
+    return [
+        next((end for length in range(1, len(path)) if ends[end := "/".join(path[-length:])] == 1), "/".join(path))
+        for path in paths
+    ]

@@ -15,7 +15,7 @@ from telemetry.admin import answers, attention, exporters, overview, parameters,
 from telemetry.admin.columns import Column, TableState
 from telemetry.admin.pages import common, some_page
 from telemetry.admin.requests_api import VERDICT_CHOICES, as_file, find, is_chosen
-from telemetry.admin.requests_facts import REQUEST_ID
+from telemetry.admin.requests_facts import REQUEST_ID, shown_databases
 
 if TYPE_CHECKING:
     from telemetry.admin.admin import Admin
@@ -180,7 +180,7 @@ def _list(reader: Reader) -> dict[str, Any]:
         "verdicts": fanout.VERDICTS,
         "verdict_name": fanout.name_of,
         "request_status": request_status,
-        "databases": reader.databases(),
+        "databases": shown_databases(reader),
         "now_unix_nano": time.time_ns(),
         "some_page": functools.partial(some_page, reader.settings),
     }

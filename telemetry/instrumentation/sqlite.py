@@ -337,7 +337,12 @@ class TracedConnection(sqlite3.Connection):
         return _executescript(_plain_cursor(self, TracedCursor), sql_script, _depth=2)
 
     def commit(self) -> None:
-        _commit(self)
+        start_ns = perf_counter_ns()
+        try:
+            _commit(self)
+        except sqlite3.Error as error:  # which may have waited for who reads or writes, to no avail
+            locks.failed(self, serving.get() or current_request(), error, start_ns, perf_counter_ns() - start_ns)
+            raise
         locks.released(self, has_ended=True)
 
     def rollback(self) -> None:
@@ -349,10 +354,11 @@ class TracedConnection(sqlite3.Connection):
         locks.released(self)
 
     def __exit__(self, *raised: Any) -> Any:
+        start_ns = perf_counter_ns()
         try:
             made = super().__exit__(*raised)
-        except BaseException:
-            locks.released(self)
+        except BaseException as error:
+            locks.failed(self, serving.get() or current_request(), error, start_ns, perf_counter_ns() - start_ns)
             raise
         locks.released(self, has_ended=True)
         return made

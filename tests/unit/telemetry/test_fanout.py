@@ -187,6 +187,35 @@ def test_one_line_that_asks_the_same_from_many_places_is_told_once_for_all_of_th
     assert found.summary == (1, "duplicates", 6)
 
 
+@pytest.mark.parametrize(
+    ("places", "passes", "verdict"),
+    [(4, 4, fanout.N_PLUS_ONE), (2, 4, fanout.N_PLUS_ONE), (2, 2, fanout.OK), (6, 1, fanout.OK)],
+)
+def test_one_line_that_asks_from_several_places_of_a_loop_is_an_n_plus_one(
+    places: int, passes: int, verdict: str
+) -> None:
+    """As for the author, the editor and the reviewer of each document."""
+    helper, callers = code("user"), [code(f"of_{place}") for place in range(places)]
+    queries = [
+        query(AUTHOR, 10 + place + 10 * number, took_ns=MS, at=helper, caller=callers[place])
+        for number in range(passes)
+        for place in range(places)
+    ]
+    found = analyse(kept([POSTS, *queries]))
+    assert found.verdict == verdict
+    if found.findings:
+        (finding,) = found.findings
+        said = f"SELECT users ran {len(queries)} times at /srv/app/views.py:3, called from {places} places, "
+        assert finding.text.startswith(said)
+        assert finding.runs == len(queries)
+
+
+def test_an_n_plus_one_of_the_rows_that_were_read_before_is_not_told_to_join_them() -> None:
+    queries = [query("SELECT id, name FROM users", 0, rows=9), *each(AUTHOR, 9, since=10)]
+    (finding,) = analyse(kept(queries)).findings
+    assert finding.mend.startswith("its columns in the query of users before it, or one query with id IN (…)")
+
+
 def test_what_chance_has_a_part_in_is_no_duplicate() -> None:
     assert analyse(kept(each("SELECT a FROM t ORDER BY RANDOM() LIMIT 1", 9), same=True)).findings == ()
 
@@ -248,6 +277,13 @@ def test_pauses_that_are_short_or_no_longer_than_the_runs_are_no_polling(step_ns
     for request in both_ways(each(QUIET, 6, step_ns=step_ns, took_ns=took_ns)):
         (finding,) = analyse(request).findings
         assert finding.kind == fanout.DUPLICATES
+
+
+def test_different_writes_that_are_all_refused_are_a_loop_and_were_not_tried_again() -> None:
+    queries = each("INSERT INTO t VALUES (?)", 9, error="sqlite3.IntegrityError")
+    assert analyse(kept(queries)).verdict == fanout.WRITE_LOOP
+    (finding,) = analyse(kept(queries, same=True)).findings
+    assert finding.kind == fanout.RETRIES
 
 
 def test_runs_that_failed_until_one_did_not_are_retries() -> None:
@@ -313,6 +349,15 @@ def test_pages_and_chunks_are_paging(sql: str) -> None:
 def test_the_first_rows_for_each_row_are_no_pages(sql: str) -> None:
     found = analyse(kept([POSTS, *each(sql, 9, since=10)]))
     assert found.verdict == fanout.N_PLUS_ONE
+
+
+@pytest.mark.parametrize(("rows", "verdict"), [(9, fanout.N_PLUS_ONE), (4, fanout.OK), (-1, fanout.OK)])
+def test_the_newest_of_each_row_are_no_pages_where_there_were_as_many_rows(rows: int, verdict: str) -> None:
+    newest = "SELECT * FROM posts WHERE category = ? AND published <= ? ORDER BY published DESC LIMIT 5"
+    queries = [query("SELECT * FROM categories", 0, rows=rows), *each(newest, 9, since=10)]
+    assert analyse(kept(queries)).verdict == verdict
+    steps = [step for step in steps_of(groups_of(kept(queries))) if step.runs > 1]
+    assert bool(steps) is (verdict != fanout.OK)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from telemetry import locks
+from telemetry import fanout, locks
 from telemetry.recent import KeptRequest
 
 Kept = Callable[[Callable[[], Any]], KeptRequest]
@@ -431,6 +431,47 @@ def test_files_are_known_and_so_is_the_size_of_their_log(file: Path, kept_of: Ke
 
 def state_of(file: Path) -> locks.ConnectionState:
     return locks.ConnectionState(str(file))
+
+
+@pytest.mark.parametrize("how", ["commit", "with"])
+def test_a_commit_that_readers_do_not_let_through_was_a_wait(file: Path, kept_of: Kept, how: str) -> None:
+    """Of a database without a write-ahead log."""
+    with opened(file) as reader, opened(file, timeout=0.05) as writer:
+        reader.execute("PRAGMA journal_mode = DELETE")
+        reader.execute("INSERT INTO t VALUES (1), (2)")
+        reader.commit()
+        rows = reader.execute("SELECT * FROM t")
+        assert rows.fetchone() == (1,)
+
+        def write() -> None:
+            with writer if how == "with" else contextlib.nullcontext():
+                writer.execute("INSERT INTO t VALUES (3)")
+            writer.commit()
+
+        def view() -> None:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                write()
+
+        kept = kept_of(view)
+        rows.close()
+    assert 40 * MS < kept.wait_ns <= kept.duration_ns
+    assert [each[2] < kept.wait_ns for each in kept.queries] == [True], "the write itself did not wait"
+
+
+def test_a_request_that_waits_for_a_connection_of_its_own_is_told_so(file: Path, kept_of: Kept) -> None:
+    with opened(file, isolation_level=None) as first, opened(file, timeout=0.05) as second:
+
+        def view() -> None:
+            first.execute("BEGIN IMMEDIATE")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                second.execute("INSERT INTO t VALUES (1)")
+            first.execute("ROLLBACK")
+
+        kept = kept_of(view)
+    assert kept.waited_for == locks.ITSELF
+    (finding,) = fanout.analyse(kept).findings
+    assert finding.text.endswith("write lock, which another connection of this request held")
+    assert finding.mend == "one connection for what it writes, or a commit before another one writes"
 
 
 class Waiting:

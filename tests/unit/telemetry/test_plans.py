@@ -104,12 +104,14 @@ def large(tmp_path: Path) -> str:
     path = tmp_path / "large.db"
     with closing(sqlite3.connect(path)) as made:
         made.executescript(
-            "CREATE TABLE big (id INTEGER PRIMARY KEY, x TEXT, y, z COLLATE NOCASE); CREATE INDEX by_y ON big (y);"
+            "CREATE TABLE big (id INTEGER PRIMARY KEY, x TEXT, y, z COLLATE NOCASE, w); CREATE INDEX by_y ON big (y);"
+            "CREATE INDEX of_others ON big (w COLLATE RTRIM); CREATE VIRTUAL TABLE words USING fts5(body, lang);"
             "CREATE TABLE tiny (id INTEGER PRIMARY KEY, x); INSERT INTO tiny VALUES (5000000, 'a');"
             'CREATE VIEW seen AS SELECT * FROM big; CREATE TABLE "my table" (x);'
         )
         counted = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)"
-        made.execute(f"{counted} INSERT INTO big SELECT i, i, i % 10, i FROM n")
+        made.execute(f"{counted} INSERT INTO big SELECT i, i, i % 10, i, i FROM n")
+        made.execute(f"{counted} INSERT INTO words SELECT 'word', i FROM n")
         made.execute(f'{counted} INSERT INTO "my table" SELECT i FROM n')
         made.commit()
     return str(path)
@@ -122,7 +124,20 @@ def large(tmp_path: Path) -> str:
         ("SELECT b.id FROM big b WHERE b.x = ? AND b.z LIKE ? ORDER BY b.id LIMIT 5", "big(x)"),
         ('SELECT * FROM "my table" WHERE x = 5', "my table(x)"),
         ("SELECT t.id FROM tiny t JOIN big ON big.x = t.x", "big(x)"),
+        ("SELECT count(*) AS n FROM big WHERE x = ? AND z = ?", "big(x, z)"),
+        ("SELECT z FROM big WHERE x = ? LIMIT 1", "big(x)"),
         # nothing certain, or nothing to mend
+        ("SELECT count(*) FROM big WHERE x = ? AND z > ?", None),
+        ("SELECT sum(id) FROM big WHERE x = ?", None),
+        ("SELECT max(id), z FROM big WHERE x = ?", None),
+        ("SELECT z FROM big WHERE x = ? ORDER BY z LIMIT 1", None),
+        ("SELECT z FROM big WHERE x = ? ORDER BY z LIMIT ?", None),
+        ("SELECT DISTINCT z FROM big WHERE x = ?", None),
+        ("SELECT z FROM big WHERE x = ? GROUP BY z", None),
+        ("SELECT * FROM big WHERE x = ? COLLATE NOCASE", None),
+        ("SELECT * FROM big WHERE w = ?", None),
+        ("SELECT * FROM words WHERE words MATCH ? AND lang = ?", None),
+        ("SELECT * FROM words WHERE lang = ?", None),
         ("SELECT * FROM big WHERE y = ?", None),
         ("SELECT * FROM big WHERE id = ?", None),
         ("SELECT * FROM big", None),
@@ -151,6 +166,12 @@ def test_an_index_would_not_help_where_most_rows_are_wanted(large: str) -> None:
     assert plans.missing_index("SELECT * FROM big WHERE x = ?", large, 600) == "big(x)"
     assert plans.missing_index("SELECT * FROM big WHERE x = ?", large, 601) is None
     assert plans.missing_index("SELECT * FROM big WHERE x = ?", large, 10**7) is None
+
+
+def test_how_many_rows_are_wanted_is_not_known_where_they_are_sorted_and_fetched_one_by_one(large: str) -> None:
+    assert plans.missing_index("SELECT * FROM big WHERE x = ?", large, None) == "big(x)", "the first was hard to find"
+    assert plans.missing_index("SELECT * FROM big WHERE x = ? ORDER BY z", large, None) is None
+    assert plans.missing_index("SELECT * FROM big WHERE x = ? ORDER BY z", large, 1) == "big(x)"
 
 
 def test_a_database_that_is_locked_is_not_waited_for(large: str) -> None:

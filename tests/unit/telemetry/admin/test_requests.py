@@ -750,6 +750,18 @@ def test_a_finding_goes_with_the_requests_that_showed_it(
     assert [row["verdict"] for row in listed(client, "verdict=n_plus_one")] == ["n_plus_one"], "it is kept all the same"
 
 
+def test_databases_of_one_name_are_told_apart_by_their_folders(
+    instrumented: Instrumented, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.locks._files", [])
+    client = instrumented(Flask("shards")).test_client()
+    for name in ("one/cache.db", "two/cache.db", "two/app.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sqlite3.connect(tmp_path / name).close()
+    databases = json.loads(client.get("/api/admin/performance/fanout").text)["databases"]
+    assert sorted(each["file"] for each in databases) == ["app.db", "one/cache.db", "two/cache.db"]
+
+
 def test_the_database_share_of_a_streamed_body_is_of_the_whole_transfer(
     instrumented: Instrumented, database: Path
 ) -> None:
