@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from types import CellType, MethodType
-from typing import Any
+from typing import Any, Final
+
+MOST_LOOKS: Final = 4
+_looks = itertools.count()
 
 
 def replace_held(method: MethodType, by: Any) -> None:
-    """Put `by` in place of `method` in attributes, dictionaries and variables of closures, but for what `by` has itself.
+    """Put `by` in place of what equals `method`, which nobody else has, in attributes, dictionaries and variables of closures.
 
-    Looking through all objects for it takes some milliseconds.
+    Looking through all objects takes milliseconds, 15 where there are half a million: a process does so for its first few apps
+    alone, because one that makes an app for each test, say, would do little else.
     """
+    if next(_looks) >= MOST_LOOKS:
+        return
     for held in gc.get_referrers(method.__self__):
-        if type(held) is MethodType and held == method:
+        if type(held) is MethodType and held == method and held is not method:
             for holder in gc.get_referrers(held):
                 _replace(holder, held, by)
 
@@ -24,7 +31,7 @@ def _replace(holder: object, held: MethodType, by: Any) -> None:
         return
     # Python 3.11 and later name the object where its attributes have no dictionary of their own yet.
     values = holder if type(holder) is dict else getattr(holder, "__dict__", None)
-    if type(values) is dict and values is not vars(by):
+    if type(values) is dict:
         for name, value in list(values.items()):
             if value is held:
                 values[name] = by

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import itertools
 import operator
 import sqlite3
 import time
@@ -54,6 +55,7 @@ from telemetry import (
     uninstrument,
 )
 from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.instrumentation import holders
 from telemetry.instrumentation.spans import request_attributes
 
 Instrumented = Callable[..., Flask]
@@ -264,8 +266,12 @@ def in_a_module(app: Any) -> Any:
     ],
 )
 def test_what_had_taken_the_app_before_is_measured_as_well(
-    around: Callable[[Any], Any], metrics: PerformanceMetrics, instrumented: Instrumented
+    around: Callable[[Any], Any],
+    metrics: PerformanceMetrics,
+    instrumented: Instrumented,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(holders, "_looks", itertools.count())
     app = one_view(lambda: "ok")
     served = around(app.wsgi_app)
     instrumented(app)
@@ -281,8 +287,12 @@ def test_what_had_taken_the_app_before_is_measured_as_well(
 
 @pytest.mark.parametrize("around", [ProxyFix, InSlots, in_a_closure])
 def test_middleware_that_has_been_put_around_the_app_stays_inside(
-    around: Callable[[Any], Any], metrics: PerformanceMetrics, instrumented: Instrumented
+    around: Callable[[Any], Any],
+    metrics: PerformanceMetrics,
+    instrumented: Instrumented,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(holders, "_looks", itertools.count())
     app = one_view(lambda: "ok")
     app.wsgi_app = around(app.wsgi_app)
     instrumented(app)
