@@ -191,6 +191,8 @@ def test_two_workers_agree_and_one_of_them_keeps_the_index(start):
 def test_each_of_two_workers_shows_the_figures_of_both(start):
     server = start("serve", "--port", "0", "--workers", "2")
     server.wait_until("/", lambda page: b"2 videos" in page)
+    # Both have answered: a busy machine may start one of them much later.
+    server.wait_until("/api/admin/performance/workers", lambda body: len(json.loads(body)["workers"]) == 2)
     for _ in range(60):
         assert server.request("/search?q=red")[0] == 200
     asked = [json.loads(server.request("/admin/performance/json")[2]) for _ in range(10)]
