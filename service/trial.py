@@ -22,6 +22,8 @@ from service.thumbnails import draw
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S: Final = 30.0
+_FATAL: Final = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+"""Signals of who has crashed, or taken all memory. Others come to all processes of a server that is to end."""
 _FIRST_WINDOWS_FAULT: Final = 0xC0000000
 
 
@@ -68,7 +70,8 @@ def what_kills(path: Path, thumbnail_width_px: int, patience_s: float = _PATIENC
         _log.debug("%s could not be tried: %s", path, error)
         return None
     if ended.returncode < 0:
-        return signal.strsignal(-ended.returncode) or f"signal {-ended.returncode}"
+        is_fatal = any(getattr(signal, name, None) == -ended.returncode for name in _FATAL)
+        return signal.strsignal(-ended.returncode) if is_fatal else None
     return hex(ended.returncode) if ended.returncode >= _FIRST_WINDOWS_FAULT else None
 
 

@@ -45,7 +45,9 @@ SCHEDULE_DELAY_MS = 5000
 SHUTDOWN_TIMEOUT_S = 3.0
 FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
-_SLOW_S = 0.5  # of a batch: a backend that needs longer than the timeout never answers that for one that large
+_SLOW_FAILURE_S = 0.5  # a backend that needs longer than the timeout for a batch never takes one that large
+_SLOW_S = 2.5  # a batch that has taken so long is large enough
+_FEW_SPANS = 64  # to which no timeout is too short
 _LONGEST_ASKED_S = 300.0  # a backend may ask for a longer pause than we would make, but not for an hour
 
 
@@ -213,11 +215,11 @@ class DeferredSpanProcessor(SpanProcessor):
         exact = exact_count(items)
         began_s = time.monotonic()
         delivery = self._deliver(items) if exact else Delivery(True)
-        is_slow = time.monotonic() - began_s >= _SLOW_S
+        took_s = time.monotonic() - began_s
         spans = sum(number for _, number in batch)
         if delivery.retry and not delivery:
-            if is_slow:
-                self._batch_spans = max(spans // 2, 1)
+            if took_s >= _SLOW_FAILURE_S:
+                self._batch_spans = min(max(spans // 2, _FEW_SPANS), self._batch_spans)
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             self._asked_s = 0.0
             if delivery.wait_s is not None:
@@ -233,7 +235,7 @@ class DeferredSpanProcessor(SpanProcessor):
         if not self._remove(batch, spans):
             return False
         if delivery:
-            if not is_slow:
+            if took_s < _SLOW_S:
                 self._batch_spans = min(self._batch_spans + self._batch_spans // 8 + 1, self._max_batch_spans)
             if self._tally.sent(exact, delivery.rejected):
                 _log.info("%s: spans are exported again", self._shown)

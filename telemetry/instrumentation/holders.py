@@ -31,7 +31,12 @@ def _replace(holder: object, held: MethodType, by: Any) -> None:
         return
     # Python 3.11 and later name the object where its attributes have no dictionary of their own yet.
     values = holder if type(holder) is dict else getattr(holder, "__dict__", None)
-    if type(values) is dict:
+    if type(values) is dict and not _is_of_a_class(values):
         for name, value in list(values.items()):
             if value is held:
                 values[name] = by
+
+
+def _is_of_a_class(values: dict[Any, Any]) -> bool:
+    """Tell whether `values` are the attributes of a class: Python remembers what it found there, and would use what is gone."""
+    return any(isinstance(owner, type) for owner in gc.get_referrers(values))

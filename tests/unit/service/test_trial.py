@@ -6,7 +6,7 @@ import pytest
 
 from service.trial import Notes, what_kills
 
-DYING = "import os, signal, av\nav.open = lambda path, **named: os.kill(os.getpid(), signal.SIGSEGV)\n"
+DYING = "import os, signal, av\nav.open = lambda path, **named: os.kill(os.getpid(), signal.{})\n"
 
 
 @pytest.fixture
@@ -38,10 +38,16 @@ def test_a_file_that_is_read_or_refused_kills_nobody(clips, name):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
-def test_what_kills_the_process_that_reads_is_named(clips, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(DYING)
+@pytest.mark.parametrize(
+    ("signal", "said"),
+    [("SIGSEGV", "Segmentation fault"), ("SIGKILL", "Killed"), ("SIGINT", None), ("SIGTERM", None)],
+)
+def test_what_kills_the_process_that_reads_is_named_but_for_what_ends_a_server(
+    clips, tmp_path, monkeypatch, signal, said
+):
+    (tmp_path / "sitecustomize.py").write_text(DYING.format(signal))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert what_kills(clips / "red.mp4", 80) == "Segmentation fault"
+    assert what_kills(clips / "red.mp4", 80) == said
 
 
 def test_who_takes_too_long_has_lived(clips):

@@ -527,24 +527,49 @@ def test_what_an_exporter_could_not_bring_to_its_backend_is_kept(make: Make, err
     assert (queue.status.sent, queue.status.dropped_by) == ((3, {}) if is_kept else (0, {"rejected": 3}))
 
 
+@pytest.mark.parametrize(
+    ("slow_s", "sizes"),
+    [(0.0, [1000, 500, 250, 125, 125, 125, 125, 125]), (3600.0, [1000, 500, 250, 125, 141, 159, 179, 202, 101])],
+)
 def test_a_backend_that_is_slow_gets_smaller_batches_until_it_takes_them_in_time(
-    monkeypatch: pytest.MonkeyPatch,
+    slow_s: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sent as large as before, a batch that takes longer than the timeout would be sent for ever."""
-    monkeypatch.setattr(processor, "_SLOW_S", 0.0)
+    monkeypatch.setattr(processor, "_SLOW_FAILURE_S", 0.0)
+    monkeypatch.setattr(processor, "_SLOW_S", slow_s)
     monkeypatch.setattr(processor, "FIRST_PAUSE_S", 0.001)
     batches = []
 
     def send(items: Sequence[Item]) -> Delivery:
         batches.append(len(as_spans(items)))
-        return Delivery(batches[-1] <= 20, retry=True, why="Read timed out")
+        return Delivery(batches[-1] <= 200, retry=True, why="Read timed out")
 
     queue = DeferredSpanProcessor(Exporter(), send)
-    queue.emit(ended(100))
+    queue._start_thread = lambda: "it would send beside the test"  # type: ignore[method-assign]
+    for _ in range(1000):
+        queue.emit(ended(1))
     assert queue.force_flush()
-    assert batches[:4] == [100, 50, 25, 12]
-    assert max(batches[3:]) == 12, "what took long is not the time to send more at once"
-    assert (queue.status.sent, queue.status.queued, queue.status.dropped) == (100, 0, 0)
+    assert batches[: len(sizes)] == sizes
+    assert (queue.status.sent, queue.status.queued, queue.status.dropped) == (1000, 0, 0)
+    queue.shutdown()
+
+
+def test_batches_stay_large_enough_for_a_backend_that_was_away_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt fails after a timeout, where its packets are dropped on the way."""
+    monkeypatch.setattr(processor, "_SLOW_FAILURE_S", 0.0)
+    monkeypatch.setattr(processor, "FIRST_PAUSE_S", 0.0)
+    batches = []
+
+    def send(items: Sequence[Item]) -> Delivery:
+        batches.append(len(items))
+        return Delivery(len(batches) > 20, retry=True)
+
+    queue = DeferredSpanProcessor(Exporter(), send)
+    queue._start_thread = lambda: "it would send beside the test"  # type: ignore[method-assign]
+    for _ in range(1000):
+        queue.emit(ended(1))
+    assert queue.force_flush()
+    assert batches[19:22] == [64, 64, 73]
     queue.shutdown()
 
 

@@ -285,6 +285,18 @@ def test_what_had_taken_the_app_before_is_measured_as_well(
     assert counts(metrics)["GET /"] == (1, 0)
 
 
+def test_an_attribute_of_a_class_stays_what_it_is(
+    metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python remembers where it has found one: to put another in its place behind Python's back would crash."""
+    monkeypatch.setattr(holders, "_looks", itertools.count())
+    app = one_view(lambda: "ok")
+    handler = type("Handler", (), {"app": app.wsgi_app})
+    instrumented(app)
+    assert vars(handler)["app"] == app.wsgi_app._wsgi_app  # type: ignore[attr-defined]
+    assert Client(lambda *given: handler.app(*given)).get("/").text == "ok"  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("around", [ProxyFix, InSlots, in_a_closure])
 def test_middleware_that_has_been_put_around_the_app_stays_inside(
     around: Callable[[Any], Any],
