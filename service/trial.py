@@ -25,6 +25,7 @@ _PATIENCE_S: Final = 30.0
 _FATAL: Final = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 """Signals of who has crashed, or taken all memory. Others come to all processes of a server that is to end."""
 _FIRST_WINDOWS_FAULT: Final = 0xC0000000
+_WINDOWS_CTRL_C: Final = 0xC000013A
 
 
 class Notes:
@@ -72,7 +73,8 @@ def what_kills(path: Path, thumbnail_width_px: int, patience_s: float = _PATIENC
     if ended.returncode < 0:
         is_fatal = any(getattr(signal, name, None) == -ended.returncode for name in _FATAL)
         return signal.strsignal(-ended.returncode) if is_fatal else None
-    return hex(ended.returncode) if ended.returncode >= _FIRST_WINDOWS_FAULT else None
+    is_fault = ended.returncode >= _FIRST_WINDOWS_FAULT and ended.returncode != _WINDOWS_CTRL_C
+    return hex(ended.returncode) if is_fault else None
 
 
 if __name__ == "__main__":

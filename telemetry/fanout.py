@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from telemetry import figures
 from telemetry.groups import Group, groups_of
-from telemetry.locks import ITSELF
+from telemetry.locks import ITSELF, READERS
 from telemetry.query import MANY, SCRIPT, START_NS
 from telemetry.settings import TelemetrySettings
 
@@ -195,7 +195,7 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
         return None if _may_have_changed(one, groups) else _same_again(one, groups)
     if one.statement.is_of_schema:
         return None
-    if is_paging(one, feeder_of(one, groups)):
+    if is_paging(one, groups):
         part = f"each for another part of {one.statement.table or 'the rows'}"
         return Finding(PAGING, lambda: f"{_ran(one)}, {part}", group=one)
     return _n_plus_one(one, groups)
@@ -223,7 +223,7 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
                 yield _same_again(together, groups, places)._replace(group=alike[0], of_all_callers=number)
         elif len(looped := [each for each in alike if each.runs > 1]) > 1 and not alike[0].statement.is_of_schema:
             together, places = _together(looped, lambda _: True)
-            if together.distinct >= repeats and not is_paging(together, feeder_of(together, groups)):
+            if together.distinct >= repeats and not is_paging(together, groups):
                 found = _n_plus_one(together, groups, places)
                 yield found._replace(group=looped[0], of_all_callers=together.runs)
 
@@ -299,8 +299,7 @@ def _feeds(before: Group, one: Group) -> int:
     """
     if not before.statement.table:
         return 0
-    functions = (one.site[0], one.site[2])
-    is_near = any(code is not None and code in functions for code in (before.site[0], before.site[2]))
+    is_near = _is_near(before, one)
     if before.rows is not None:
         return 3 if before.rows in (one.runs, one.distinct) else 2 if is_near and before.rows > one.distinct else 0
     limit = before.statement.limit
@@ -343,7 +342,7 @@ def _is_in_chunks(one: Group) -> bool:
     return is_bounded and (one.rows or 0) >= _LONG_LIST * one.runs
 
 
-def is_paging(one: Group, feeder: Group | None) -> bool:
+def is_paging(one: Group, groups: Sequence[Group]) -> bool:
     """Tell whether each run reads another part of the same rows: by OFFSET, by the last key, or by a long list of keys.
 
     A page of the rows that equal something looks like the first rows for each of many things: it is told by its order, or
@@ -351,22 +350,25 @@ def is_paging(one: Group, feeder: Group | None) -> bool:
     """
     known = one.statement
     if known.has_limit and (known.limit is None or known.limit >= _SHORT_PAGE):
-        if known.is_ranged and not known.equals:
+        if known.is_ranged and (not known.equals or (known.is_ordered_by_range and not _is_for_each_row(one, groups))):
             return True
-        is_for_each = feeder is not None and feeder.rows in (one.runs, one.distinct)
-        if known.is_ordered_by_range and not is_for_each:
-            return True
-        if known.has_offset and not one.is_of_first_rows and (not known.equals or feeder is None):
+        if known.has_offset and not one.is_of_first_rows and (not known.equals or not _before(one, groups)):
             return True
     return one.listed >= _LONG_LIST * one.runs
 
 
-def feeder_of(one: Group, groups: Sequence[Group]) -> Group | None:
-    """Return the query whose rows `one` may run for: the last one before it that reads and runs less often."""
-    return max(_before(one, groups), key=lambda each: each.first, default=None)
+def _is_for_each_row(one: Group, groups: Sequence[Group]) -> bool:
+    """Tell whether the same function, or one that called it, had a query of just as many rows before."""
+    return any(each.rows in (one.runs, one.distinct) and _is_near(each, one) for each in _before(one, groups))
+
+
+def _is_near(before: Group, one: Group) -> bool:
+    functions = (one.site[0], one.site[2])
+    return any(code is not None and code in functions for code in (before.site[0], before.site[2]))
 
 
 def _before(one: Group, groups: Sequence[Group]) -> list[Group]:
+    """Return the queries whose rows `one` may run for: those before it that read and run less often."""
     before = [
         each for each in groups if each.first < one.first and each.statement.reads and not each.statement.is_counted
     ]
@@ -384,11 +386,15 @@ def _waits(kept: KeptRequest) -> Iterator[Finding]:
     whole_ns = max(kept.duration_ns, kept.transfer_ns or 0)
     if kept.wait_ns < _WORTH_TELLING_WAIT_NS or kept.wait_ns * _WORTH_TELLING_SHARE < whole_ns:
         return
-    holder = f", which {kept.waited_for} held" if kept.waited_for else ""
-    text = f"{_ms(kept.wait_ns)} of {_ms(whole_ns)} went by waiting for the database's write lock{holder}"
-    mend = "shorter write transactions: nothing slow between the first write and the commit"
-    if kept.waited_for == ITSELF:
+    lost, mend = "waiting for the database's write lock", "shorter write transactions"
+    mend += ": nothing slow between the first write and the commit"
+    if kept.waited_for == READERS:
+        lost = "in a commit that readers did not let through"
+        mend = "rows that are fetched at once by who reads, or a write-ahead log: PRAGMA journal_mode = WAL"
+    elif kept.waited_for == ITSELF:
         mend = "one connection for what it writes, or a commit before another one writes"
+    holder = f", which {kept.waited_for} held" if kept.waited_for and kept.waited_for != READERS else ""
+    text = f"{_ms(kept.wait_ns)} of {_ms(whole_ns)} went by {lost}{holder}"
     yield Finding(LOCK_WAIT, lambda: text, mend)
 
 

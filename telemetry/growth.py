@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from telemetry.fanout import feeder_of, is_paging
+from telemetry.fanout import is_paging
 
 if TYPE_CHECKING:
     from telemetry.groups import Group
@@ -80,7 +80,7 @@ def _is_for_each(one: Group, groups: Sequence[Group]) -> bool:
     """Tell whether a statement runs for one thing after another."""
     if not one.statement.reads or one.statement.is_of_schema or one.distinct < one.runs or one.errors:
         return False
-    return not is_paging(one, feeder_of(one, groups))
+    return not is_paging(one, groups)
 
 
 def _few(numbers: Sequence[int]) -> Sequence[int]:

@@ -115,7 +115,8 @@ _past: deque[Hold] = deque(maxlen=256)
 _files: list[str] = []  # the last one opened at the end
 _file_of: dict[str | int, str] = {}
 ITSELF: Final = "another connection of this request"
-"""In place of the route that held a lock: who has waited for it."""
+READERS: Final = "whoever was reading"
+"""In place of the route that held a lock: who has waited for it, and who does not let a commit through."""
 NOWHERE: Final = ""
 """In place of a file: there is none, or not one alone."""
 _longest: dict[str, Hold] = {}
@@ -252,10 +253,16 @@ def ran_long(connection: sqlite3.Connection, sql: str) -> None:
 
 
 def failed(
-    connection: sqlite3.Connection, record: RequestRecord | None, error: BaseException, start_ns: int, duration_ns: int
+    connection: sqlite3.Connection,
+    record: RequestRecord | None,
+    error: BaseException,
+    start_ns: int,
+    duration_ns: int,
+    *,
+    is_commit: bool = False,
 ) -> None:
     """Note a statement that raised: with SQLITE_BUSY, all of its time was lost. It may have ended the transaction, or have begun
-    one, whose lock it keeps: a row that is refused is a write that had the lock.
+    one, whose lock it keeps: a row that is refused is a write that had the lock. So has a commit, which waits for readers alone.
     """
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
     held = state is not None and state.transaction
@@ -271,6 +278,8 @@ def failed(
     if is_of_lock:
         if record is not None:
             record.wait_ns += duration_ns - waited_ns
+            if is_commit and held:
+                record.waited_for = duration_ns, READERS
     elif state is not None and not held:
         _had_lock(connection, state, start_ns + waited_ns, end_ns, record)
 

@@ -25,7 +25,10 @@ _MOST_ROWS: Final = 100_000
 _NOT_SIMPLE: Final = frozenset(
     ("OR", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WITH", "NOT", "EXISTS", "GROUP", "HAVING", "DISTINCT", "COLLATE")
 )
-_COUNT: Final = re.compile(r"SELECT COUNT\(\*\)( AS \w+)? FROM ", re.IGNORECASE)
+_COUNT: Final = re.compile(r"SELECT COUNT\(\*\)( AS \S+)? FROM ", re.IGNORECASE)
+_NAME: Final = r"(?:[\w\"`\[\]]+\.)*[\w\"`\[\]]+"
+_EQUALS: Final = re.compile(rf"{_NAME} (?:==?|IS) \?|\? ==? {_NAME}", re.IGNORECASE)
+_AFTER_CONDITIONS: Final = re.compile(r" (?:ORDER BY|LIMIT) ")
 _NO_TABLE: Final = ("CONSTANT", "(", "VIRTUAL TABLE")
 _NO_SCAN: Final = ("USING", "VIRTUAL TABLE")
 _FUNCTIONS: Final = re.compile(
@@ -171,17 +174,18 @@ def _is_simple(known: Statement) -> bool:
 
 
 def _least_matching(known: Statement, rows: int | None) -> int | None:
-    """Return how many rows of the table, at least, fulfil the conditions of a slow statement that has returned `rows`, if that
-    says anything: of those that it sums up, or sorts and leaves out, nothing is known.
+    """Return how many rows of the table, at least, have the values that a slow statement with so many `rows` looks for, if that
+    is known: not of those that it sums up, skips, sorts and leaves out, or looks through for something else.
     """
-    conditions = known.text.partition(" WHERE ")[2]
-    if known.is_counted:  # by an index on all that is asked, however many there are
-        is_of_index = _COUNT.match(known.text) and len(re.findall(r"\w+ = \?", conditions)) == len(known.equals)
-        return 0 if is_of_index and conditions.count(" AND ") == len(known.equals) - 1 else None
+    conditions, *_ = _AFTER_CONDITIONS.split(known.text.partition(" WHERE ")[2])
+    if not all(_EQUALS.fullmatch(each.strip("() ")) for each in conditions.split(" AND ")):
+        return None
+    if _COUNT.match(known.text):  # by an index on all that is asked, however many there are
+        return 0
     if _FUNCTIONS.search(known.text.partition(" FROM ")[0]):
         return None
-    is_cut = rows is None or (known.has_limit and (known.limit is None or rows >= known.limit))
-    return None if is_cut and " ORDER BY " in conditions else rows or 0
+    is_cut = rows is None or known.has_offset or (known.has_limit and (known.limit is None or rows >= known.limit))
+    return None if is_cut and " ORDER BY " in known.text else rows or 0
 
 
 def _is_large(connection: sqlite3.Connection, table: str, rows: int) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import linecache
 import os
+import sys
 import weakref
 from pathlib import Path
 from types import CodeType, FrameType
@@ -68,12 +69,26 @@ def add_root(path: str, module: str = "") -> None:
     Of a package it is all, whichever module of it has made the app; of a `module` among packages it is that one alone.
     """
     root = Path(_root(path))
-    while (root / "__init__.py").is_file() and (root.parent / "__init__.py").is_file():
-        root = root.parent
-    is_among_packages = str(root).endswith(_PACKAGES.rstrip(os.sep))
-    _apps.add(str(root / f"{module}.py") if is_among_packages else _root(str(root)))
+    if _is_of_packages(root):
+        file = getattr(sys.modules.get(module), "__file__", None) or str(root / f"{module}.py")
+        _apps.add(file)
+    else:
+        while (
+            not _is_of_packages(root.parent) and _is_package(root) and _is_package(root.parent) and root != root.parent
+        ):
+            root = root.parent
+        _apps.add(_root(str(root)))
     KINDS.clear()
     short_name.cache_clear()
+
+
+def _is_of_packages(folder: Path) -> bool:
+    """Tell whether packages are installed into `folder`."""
+    return str(folder).endswith(_PACKAGES.rstrip(os.sep))
+
+
+def _is_package(folder: Path) -> bool:
+    return (folder / "__init__.py").is_file()
 
 
 def is_app(file: str) -> bool:
@@ -268,7 +283,7 @@ def short_name(file: str) -> str:
     if not roots or packages > len(roots[0]) or roots[0] == file:
         return file[packages:]
     root = Path(roots[0])
-    is_package = roots[0] in _apps and (root / "__init__.py").is_file()
+    is_package = roots[0] in _apps and _is_package(root)
     return file[len(str(root.parent if is_package else root).rstrip(os.sep)) + 1 :]
 
 

@@ -13,6 +13,7 @@ from telemetry import fanout, figures, forked, growth, locks, plans
 from telemetry.admin import downloads
 from telemetry.admin.missing_request import MissingRequestError
 from telemetry.document import rfc3339, rounded
+from telemetry.failure import clean
 from telemetry.groups import groups_of, numbers_of
 from telemetry.percentiles import percentile
 from telemetry.query import DURATION_NS, ERROR_TYPE, ROWS, START_NS
@@ -416,7 +417,7 @@ def databases() -> list[dict[str, Any]]:
         hold = longest.get(file)
         found.append(
             {
-                "file": file,
+                "file": clean(file),
                 "wal_bytes": locks.wal_bytes(file),
                 "longest_write_ms": None if hold is None else rounded((hold.end_ns - hold.start_ns) / 1e6),
                 "longest_writer": None if hold is None else hold.route,

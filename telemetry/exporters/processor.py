@@ -45,10 +45,11 @@ SCHEDULE_DELAY_MS = 5000
 SHUTDOWN_TIMEOUT_S = 3.0
 FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
+_OF_NETWORK = frozenset({"ConnectionError", "ConnectTimeout", "Timeout", "TimeoutError", "gaierror"})
 _SLOW_FAILURE_S = 0.5  # a backend that needs longer than the timeout for a batch never takes one that large
 _SLOW_S = 2.5  # a batch that has taken so long is large enough
 _FEW_SPANS = 64  # to which no timeout is too short
-_LONGEST_ASKED_S = 300.0  # a backend may ask for a longer pause than we would make, but not for an hour
+LONGEST_ASKED_S = 300.0  # a backend may ask for a longer pause than we would make, but not for an hour
 
 
 class DeferredSpanProcessor(SpanProcessor):
@@ -223,7 +224,7 @@ class DeferredSpanProcessor(SpanProcessor):
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             self._asked_s = 0.0
             if delivery.wait_s is not None:
-                self._pause_s = self._asked_s = max(FIRST_PAUSE_S, min(delivery.wait_s, _LONGEST_ASKED_S))
+                self._pause_s = self._asked_s = max(FIRST_PAUSE_S, min(delivery.wait_s, LONGEST_ASKED_S))
             self._tell_failed(f"{delivery.why}; kept, to be tried again")
             return False
         if delivery.unwritable and spans > 1:
@@ -252,9 +253,7 @@ class DeferredSpanProcessor(SpanProcessor):
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             is_wrong = isinstance(error, (TypeError, ValueError))
-            # As those of `requests` are, also where there was an answer, which another attempt would not change.
-            is_away = isinstance(error, OSError) and not is_wrong and getattr(error, "response", None) is None
-            return Delivery(False, retry=is_away, why=why, unwritable=is_wrong)
+            return Delivery(False, retry=_is_of_network(error), why=why, unwritable=is_wrong)
         finally:
             detach(token)
 
@@ -334,6 +333,12 @@ class DeferredSpanProcessor(SpanProcessor):
         self._tally.dropped(left, counts.SHUTDOWN)
         if left:
             _log.warning("%s: %s could not be sent before the end, lost", self._shown, plural(left, "span"))
+
+
+def _is_of_network(error: Exception) -> bool:
+    """Tell whether the backend was not reached. By name, as `requests` has such errors of its own and need not be there."""
+    names = {base.__name__ for base in type(error).__mro__}
+    return isinstance(error, OSError) and bool(names & _OF_NETWORK) and not isinstance(error, BrokenPipeError)
 
 
 def _characters(item: Item) -> int:

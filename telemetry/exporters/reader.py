@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import (
     PeriodicExportingMetricReader,
 )
 
-from telemetry.exporters.processor import FIRST_PAUSE_S, SHUTDOWN_TIMEOUT_S
+from telemetry.exporters.processor import FIRST_PAUSE_S, LONGEST_ASKED_S, SHUTDOWN_TIMEOUT_S
 from telemetry.exporters.status import Delivery, ExportStatus, Signal, Tally, told
 from telemetry.forked import call_in_child
 
@@ -51,15 +51,25 @@ class PushReader(PeriodicExportingMetricReader):
         self._watched = _WatchedExporter(exporter, judge, self.name)
         super().__init__(self._watched)
         self._watched.longest_pause_s = self._export_interval_millis / 1000
+        call_in_child(self._unlock)
+
+    def _unlock(self) -> None:
+        """In a forked child: the parent may have held it."""
+        self._export_lock = threading.Lock()
 
     @property
     def status(self) -> ExportStatus:
         """How exporting goes, now."""
         return self._watched.tally.status()
 
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Collect and export now; an export that waits to be tried again gives way."""
+        self._watched.wake.set()
+        return super().force_flush(timeout_millis)
+
     def begin_shutdown(self) -> None:
         """Begin the last export, in the thread of its own. Returns at once."""
-        self._watched.closing.set()
+        self._watched.begin_shutdown(self._shutdown_timeout_s)
         self._shutdown_event.set()
 
     def shutdown(self, timeout_millis: float = 30_000, until: float | None = None, **kwargs: Any) -> None:
@@ -68,9 +78,10 @@ class PushReader(PeriodicExportingMetricReader):
             return
         self._is_shut_down = True
         left_s = self._shutdown_timeout_s if until is None else max(0.0, until - time.monotonic())
-        self.begin_shutdown()
+        if not self._watched.is_closing:
+            self.begin_shutdown()
         super().shutdown(min(timeout_millis, left_s * 1000), **kwargs)
-        self._watched.tell_lost()
+        self._watched.end()
 
 
 class _WatchedExporter(MetricExporter):
@@ -87,24 +98,46 @@ class _WatchedExporter(MetricExporter):
         call_in_child(self._start_anew)
 
     def _start_anew(self) -> None:
-        self.closing = threading.Event()
-        """Set where the last export is to come: it tells what the one before it waits to tell."""
-        self._closed = threading.Event()
+        self.wake = threading.Event()
+        """Set where an export that waits is to give way, to one that tells as much, and more."""
+        self.is_closing = False
+        self._last_until = float("inf")
+        self._not_before = 0.0
         self._is_unsent = False
 
+    def begin_shutdown(self, timeout_s: float) -> None:
+        """Let the next export be the last, and be tried for so long."""
+        self._last_until = time.monotonic() + timeout_s
+        self.is_closing = True
+        self.wake.set()
+
+    def end(self) -> None:
+        """Let no more attempts be made, and tell if there was no time for the last export."""
+        self._last_until = 0.0
+        self.wake.set()
+        if self._is_unsent:
+            _log.warning("%s: what was measured last could not be sent before the end, lost", self._name)
+
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        until = time.monotonic() + timeout_millis / 1000
-        is_last = self.closing.is_set()
-        over = self._closed if is_last else self.closing
-        self._is_unsent, pause_s = True, FIRST_PAUSE_S
+        self.wake.clear()
+        is_last = self.is_closing  # read after that: who sets it sets the event behind it
+        until, pause_s = time.monotonic() + timeout_millis / 1000, FIRST_PAUSE_S
+        self._is_unsent = True
+        wait_s = self._not_before - time.monotonic()
         while True:
+            if is_last:
+                until = min(until, self._last_until)
+            if wait_s > 0 and (time.monotonic() + wait_s >= until or self.wake.wait(wait_s)):
+                return MetricExportResult.FAILURE
             delivery = self._attempt(metrics_data, timeout_millis, **kwargs)
             if delivery:
                 self._is_unsent = False
                 return MetricExportResult.SUCCESS
-            wait_s = pause_s if delivery.wait_s is None else max(delivery.wait_s, FIRST_PAUSE_S)
-            if not delivery.retry or time.monotonic() + wait_s >= until or over.wait(wait_s):
+            if not delivery.retry:
                 return MetricExportResult.FAILURE
+            wait_s = pause_s if delivery.wait_s is None else min(max(delivery.wait_s, FIRST_PAUSE_S), LONGEST_ASKED_S)
+            if delivery.wait_s is not None:
+                self._not_before = time.monotonic() + wait_s
             if not is_last:  # at the end there is no time for pauses that grow
                 pause_s = min(pause_s * 2, max(self.longest_pause_s, FIRST_PAUSE_S))
 
@@ -120,12 +153,6 @@ class _WatchedExporter(MetricExporter):
         if (not delivery or why) and self.tally.failed(why):
             _log.warning("%s: metrics could not be exported: %s (told once, until it works again)", self._name, why)
         return delivery
-
-    def tell_lost(self) -> None:
-        """Let no more attempts be made, and tell if there was no time for the last export."""
-        self._closed.set()
-        if self._is_unsent:
-            _log.warning("%s: what was measured last could not be sent before the end, lost", self._name)
 
     def _delivery(self, succeeded: bool) -> Delivery:
         if self._judge is not None:

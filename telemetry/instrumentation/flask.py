@@ -84,7 +84,9 @@ class RequestMiddleware:
         app.request_context = self._request_context  # type: ignore[method-assign]
         app.process_response = self._process_response  # type: ignore[method-assign]
         got_request_exception.connect(self._on_exception, app)
-        if isinstance(self._wsgi_app, MethodType):  # else it is in the middleware that this one stands around
+        if isinstance(
+            self._wsgi_app, MethodType
+        ):  # who has taken it may else be the middleware that this one stands around
             replace_held(self._wsgi_app, self)
 
     def remove(self) -> None:

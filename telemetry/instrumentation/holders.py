@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from contextlib import suppress
 from types import CellType, MethodType
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ _looks = itertools.count()
 def replace_held(method: MethodType, by: Any) -> None:
     """Put `by` in place of what equals `method`, which nobody else has, in attributes, dictionaries and variables of closures.
 
-    Looking through all objects takes milliseconds, 15 where there are half a million: a process does so for its first few apps
+    Looking through all objects takes some 20 ms, and 40 where there are half a million: a process does so for its first few apps
     alone, because one that makes an app for each test, say, would do little else.
     """
     if next(_looks) >= MOST_LOOKS:
@@ -22,7 +23,8 @@ def replace_held(method: MethodType, by: Any) -> None:
     for held in gc.get_referrers(method.__self__):
         if type(held) is MethodType and held == method and held is not method:
             for holder in gc.get_referrers(held):
-                _replace(holder, held, by)
+                with suppress(Exception):  # attributes may do anything when they are looked at
+                    _replace(holder, held, by)
 
 
 def _replace(holder: object, held: MethodType, by: Any) -> None:

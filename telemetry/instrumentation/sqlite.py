@@ -340,8 +340,8 @@ class TracedConnection(sqlite3.Connection):
         start_ns = perf_counter_ns()
         try:
             _commit(self)
-        except sqlite3.Error as error:  # which may have waited for who reads or writes, to no avail
-            locks.failed(self, serving.get() or current_request(), error, start_ns, perf_counter_ns() - start_ns)
+        except sqlite3.Error as error:
+            _commit_failed(self, error, start_ns)
             raise
         locks.released(self, has_ended=True)
 
@@ -358,10 +358,15 @@ class TracedConnection(sqlite3.Connection):
         try:
             made = super().__exit__(*raised)
         except BaseException as error:
-            locks.failed(self, serving.get() or current_request(), error, start_ns, perf_counter_ns() - start_ns)
+            _commit_failed(self, error, start_ns)
             raise
         locks.released(self, has_ended=True)
         return made
+
+
+def _commit_failed(connection: sqlite3.Connection, error: BaseException, start_ns: int) -> None:
+    took_ns = perf_counter_ns() - start_ns
+    locks.failed(connection, serving.get() or current_request(), error, start_ns, took_ns, is_commit=True)
 
 
 @functools.lru_cache(maxsize=256)

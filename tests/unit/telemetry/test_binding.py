@@ -40,6 +40,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from telemetry import PerformanceMetrics, binding
 from telemetry.binding import NO_IDS, BoundCounter, BoundHistogram
+from telemetry.requests import serving
 
 CHECKED_WITH = ("1.45.0", "1.45.1", "1.45.2")
 ATTRIBUTES = {"http.request.method": "GET", "http.route": "/", "http.response.status_code": 200}
@@ -169,6 +170,20 @@ def test_exemplars_of_a_counter_lead_to_sampled_spans(flags: int, expected: list
     assert data is not None
     (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
     assert [(found.value, found.trace_id, found.span_id) for found in point.exemplars] == expected
+
+
+def test_a_counter_has_no_exemplars_of_a_request_that_may_not_be_exported() -> None:
+    reader = InMemoryMetricReader()
+    counter = MeterProvider([reader], shutdown_on_exit=False).get_meter("test").create_counter(NAME)
+    series = BoundCounter(counter, ATTRIBUTES)
+    token = serving.set(SimpleNamespace(eager=False, exported=True, held=[]))  # type: ignore[arg-type]
+    try:
+        with trace.use_span(NonRecordingSpan(SpanContext(5, 7, False, TraceFlags(TraceFlags.SAMPLED)))):
+            series.add(1)
+            series.add(3)
+    finally:
+        serving.reset(token)
+    assert exemplars(reader) == []
 
 
 def test_a_counter_that_is_not_the_sdks_is_added_to_through_its_api() -> None:

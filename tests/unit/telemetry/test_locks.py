@@ -456,6 +456,9 @@ def test_a_commit_that_readers_do_not_let_through_was_a_wait(file: Path, kept_of
         rows.close()
     assert 40 * MS < kept.wait_ns <= kept.duration_ns
     assert [each[2] < kept.wait_ns for each in kept.queries] == [True], "the write itself did not wait"
+    (finding,) = fanout.analyse(kept).findings
+    assert finding.text.endswith("went by in a commit that readers did not let through")
+    assert "journal_mode = WAL" in finding.mend
 
 
 def test_a_request_that_waits_for_a_connection_of_its_own_is_told_so(file: Path, kept_of: Kept) -> None:

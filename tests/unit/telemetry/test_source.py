@@ -342,8 +342,26 @@ def test_an_app_that_is_installed_as_a_package_is_the_app_whichever_part_of_it_h
     assert not source.is_app(str(packages / "their_app" / "lib" / "site-packages" / "flask" / "app.py"))
 
 
-def test_an_app_that_is_a_module_among_packages_is_that_module_alone(packages: Path) -> None:
-    source.add_root(str(packages), "alone")
+def test_packages_that_are_one_by_mistake_are_no_app(packages: Path) -> None:
+    (packages / "__init__.py").touch()
+    source.add_root(str(packages / "their_app"), "their_app")
+    assert source.is_app(str(packages / "their_app" / "views.py"))
+    assert not source.is_app(str(packages / "alone.py"))
+
+
+def test_the_root_of_all_folders_may_be_a_package(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_is_package", lambda folder: True)
+    source.add_root("/", "app")
+    assert source.is_app("/app.py")
+
+
+@pytest.mark.parametrize("module", ["alone", "__main__"])
+def test_an_app_that_is_a_module_among_packages_is_that_module_alone(
+    packages: Path, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if module == "__main__":
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", str(packages / "alone.py"), raising=False)
+    source.add_root(str(packages), module)
     assert source.is_app(str(packages / "alone.py"))
     assert source.short_name(str(packages / "alone.py")) == "alone.py"
     assert not source.is_app(str(packages / "their_app" / "views.py"))

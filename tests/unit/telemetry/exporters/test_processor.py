@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
@@ -502,15 +503,17 @@ def test_batches_grow_again_when_a_backend_takes_them() -> None:
     queue.shutdown()
 
 
-class AnsweredError(OSError):
-    """As `requests` tells of a status that is none of success."""
-
-    response = object()
-
-
 @pytest.mark.parametrize(
     ("error", "is_kept"),
-    [(ConnectionRefusedError("nobody there"), True), (AnsweredError("400"), False), (RuntimeError("odd"), False)],
+    [
+        (ConnectionRefusedError("nobody there"), True),
+        (requests.ConnectTimeout("too late"), True),
+        (requests.HTTPError("400"), False),
+        (requests.TooManyRedirects("31"), False),
+        (BrokenPipeError("of a terminal"), False),
+        (PermissionError("of a file"), False),
+        (RuntimeError("odd"), False),
+    ],
 )
 def test_what_an_exporter_could_not_bring_to_its_backend_is_kept(make: Make, error: Exception, is_kept: bool) -> None:
     errors = [error]

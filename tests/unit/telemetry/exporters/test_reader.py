@@ -183,15 +183,43 @@ def test_the_last_export_is_tried_again_while_there_is_time_and_told_if_it_is_lo
     assert caplog.messages[-1] == "otlp: what was measured last could not be sent before the end, lost"
 
 
-def test_a_pause_that_the_backend_asks_for_beyond_the_timeout_is_left_to_the_next_export(
-    judged: tuple[PushReader, MeterProvider], answers: list[Delivery]
+def test_a_pause_that_the_backend_asks_for_is_kept_to_by_later_exports(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], exporter: Exporter
 ) -> None:
     reader, _ = judged
     answers[:] = [DOWN._replace(wait_s=3600.0), Delivery(True)]
-    reader.collect()
-    assert (reader.status.failures, reader.status.sent) == (1, 0)
-    reader.collect()
-    assert (reader.status.failures, reader.status.sent) == (1, 1)
+    for _ in range(3):
+        reader.collect()
+    assert (exporter.sums, reader.status.failures, reader.status.sent) == ([5], 1, 0)
+
+
+def test_at_the_end_a_pause_that_is_longer_than_what_is_left_is_not_begun(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery]
+) -> None:
+    reader, _ = judged
+    reader._shutdown_timeout_s = 20.0
+    answers[:] = [DOWN._replace(wait_s=60.0)]
+    began = time.monotonic()
+    reader.shutdown()
+    assert reader.status.failures == 1
+    assert time.monotonic() - began < 10
+
+
+def test_a_flush_does_not_wait_for_an_export_that_waits(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, _ = judged
+    monkeypatch.setattr(reader_module, "FIRST_PAUSE_S", 3600.0)
+    answers[:] = [DOWN]
+    collecting = threading.Thread(target=lambda: reader.collect(timeout_millis=7_200_000))
+    collecting.start()
+    while not reader.status.is_failing:
+        time.sleep(0.001)
+    answers[:] = [Delivery(True)]
+    reader.force_flush(1000)
+    collecting.join(10)
+    assert not collecting.is_alive()
+    assert reader.status.sent == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

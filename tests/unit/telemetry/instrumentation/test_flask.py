@@ -232,6 +232,28 @@ def test_a_request_that_middleware_asks_twice_is_what_it_is_answered_with(
     assert counts(metrics) == {"GET /": (1, 0)}
 
 
+class Watchful:
+    """An object whose attributes can't be looked at."""
+
+    def __init__(self, app: Any) -> None:
+        object.__setattr__(self, "app", app)
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("not now")
+
+
+def test_an_object_that_lets_nobody_look_at_it_does_not_keep_an_app_from_being_instrumented(
+    metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "_looks", itertools.count())
+    app = one_view(lambda: "ok")
+    watchful = Watchful(app.wsgi_app)
+    assert instrumented(app).test_client().get("/").text == "ok"
+    assert counts(metrics) == {"GET /": (1, 0)}
+    assert isinstance(watchful, Watchful)
+
+
 class InSlots:
     """Middleware whose attributes are in no dictionary."""
 
@@ -290,7 +312,8 @@ def test_an_attribute_of_a_class_stays_what_it_is(
 ) -> None:
     """Python remembers where it has found one: to put another in its place behind Python's back would crash."""
     monkeypatch.setattr(holders, "_looks", itertools.count())
-    app = one_view(lambda: "ok")
+    app = Flask("of-a-class")  # of this name the warning is told once
+    app.add_url_rule("/", "view", lambda: "ok")
     handler = type("Handler", (), {"app": app.wsgi_app})
     instrumented(app)
     assert vars(handler)["app"] == app.wsgi_app._wsgi_app  # type: ignore[attr-defined]
