@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from service.db import Database, bump
-from service.probe import MediaInfo, ProbeError, media_hash, mime_type, probe
+from service.probe import MediaInfo, ProbeError, media_hash, mime_type, probe, read_ends
 from service.security import confined, is_servable
 from service.text import fold, title_of, words
 from service.thumbnails import Thumbnails
@@ -134,9 +134,10 @@ class Indexer:
         return result
 
     def _be_careful_after(self, left: list[str]) -> None:
-        """Let this look try each file by itself if the one before has died over one of `left`."""
-        self._is_careful = bool(left)
+        """Try each file by itself from now on if who looked before has died over one of `left`: such files seldom come alone."""
         if left:
+            self._is_careful = True
+            self._thumbnails.remove_drafts()
             _log.warning("a process ended while it was reading %s: each file is tried by itself now", " or ".join(left))
 
     def _walk(self) -> _Walk:
@@ -270,7 +271,7 @@ class Indexer:
         except FileNotFoundError:
             return None
         except ProbeError as error:
-            return Examined(file, reason=str(error))
+            return Examined(file, reason=_told(path, error))
         except OSError as error:
             return Examined(file, reason=f"{_UNREADABLE}{error.strerror}")
         except Exception as error:
@@ -341,6 +342,15 @@ class Indexer:
                 is_other = item.file.reason is None and mime_type(item.file.path) is None
                 level = logging.INFO if is_other else logging.WARNING
                 _log.log(level, "%s is left out: %s", item.file.path, item.reason)
+
+
+def _told(path: Path, error: ProbeError) -> str:
+    """Return why a file is left out: it is the disk, which FFmpeg may not tell, or what FFmpeg says."""
+    try:
+        read_ends(path)
+    except OSError as of_disk:
+        return f"{_UNREADABLE}{of_disk.strerror}"
+    return str(error)
 
 
 def _is_known(item: Examined, row: sqlite3.Row | None) -> bool:

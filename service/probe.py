@@ -39,19 +39,13 @@ MIME_TYPES = {
     ".3gp": "video/3gpp",
 }
 MAX_PIXELS = 64_000_000
-_PASSING = {
-    errno.EACCES,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EPERM,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-}
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+_OF_DISK_OR_FILE = {errno.EACCES, errno.EIO, errno.EPERM}
+"""What FFmpeg says of a disk that gives nothing out, and of a file that is cut off or damaged, too."""
 HASH = re.compile(r"[0-9a-f]{32}")
 """What `media_hash` returns."""
 _CHUNK_BYTES = 64 * 1024
+_ENDS_BYTES = 1024 * 1024
 _MAX_PACKETS = 100
 _OPEN_OPTIONS = {
     "format_whitelist": "mov,mp4,matroska,webm,avi,ogg,mpeg,mpegvideo,mpegts,flv,asf",
@@ -61,6 +55,10 @@ _OPEN_OPTIONS = {
 _SURROGATES: Final[dict[str, Any]] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.partition(".")[0]) < 19 else {}
 )
+
+
+DECODING_ERRORS = (av.error.FFmpegError, IndexError)
+"""What comes of decoding what is damaged: PyAV has `IndexError` where streams appear while it reads."""
 
 
 class ProbeError(Exception):
@@ -138,7 +136,18 @@ def probe(path: Path) -> MediaInfo:
     except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
         if isinstance(error, OSError) and error.errno in _PASSING:
             raise OSError(error.errno, os.strerror(error.errno)) from error
+        if isinstance(error, OSError) and error.errno in _OF_DISK_OR_FILE:
+            read_ends(path)
+            raise ProbeError("not readable as a video: damaged, or cut off") from error
         raise ProbeError(_reason(error)) from error
+
+
+def read_ends(path: Path) -> None:
+    """Read the beginning and the end of a file. Raises `OSError` where the system does not give them out."""
+    with path.open("rb") as file:
+        file.read(_ENDS_BYTES)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _ENDS_BYTES))
+        file.read(_ENDS_BYTES)
 
 
 def _read(container: InputContainer) -> MediaInfo:
@@ -170,7 +179,7 @@ def _is_on_its_side(container: InputContainer, stream: VideoStream) -> bool:
     try:
         packets = islice(container.demux(stream), _MAX_PACKETS)
         frame = next((frame for packet in packets for frame in packet.decode()), None)
-    except av.error.FFmpegError:
+    except DECODING_ERRORS:
         return False
     return isinstance(frame, VideoFrame) and quarter_turns(frame) % 2 == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from service.probe import ProbeError, open_video, quarter_turns, video_stream
+from service.probe import DECODING_ERRORS, ProbeError, open_video, quarter_turns, video_stream
 
 _log = logging.getLogger(__name__)
+_DRAFT = ".tmp"
 _POSITIONS = (0.1, 0.35, 0.6)
 _DARK_LUMA = 24
 _MAX_FRAMES = 60
@@ -31,6 +33,7 @@ class Thumbnails:
         self.folder = folder
         self.width_px = width_px
         self._failed: set[str] = set()
+        self._told: set[str] = set()
 
     def path(self, media_hash: str) -> Path:
         """Return where the thumbnail of a content lies, or will lie."""
@@ -50,12 +53,25 @@ class Thumbnails:
         if target.exists():
             return True
         try:
-            _replace(target, draw(video, duration_s, self.width_px))
+            picture = draw(video, duration_s, self.width_px)
         except (av.error.FFmpegError, OSError, ValueError, ArithmeticError) as error:
             self._failed.add(media_hash)
             _log.warning("no thumbnail for %s: %s", video.name, error)
             return False
+        try:
+            _replace(target, picture)
+        except OSError as error:  # of the disk, which the next look may find well again
+            if media_hash not in self._told:
+                self._told.add(media_hash)
+                _log.warning("the thumbnail of %s can't be kept now: %s", video.name, error)
+            return False
         return True
+
+    def remove_drafts(self) -> None:
+        """Remove what a process that has died was writing. Nobody else may be writing."""
+        with suppress(OSError):
+            for draft in self.folder.glob(f"*/*{_DRAFT}"):
+                draft.unlink(missing_ok=True)
 
 
 def draw(video: Path, duration_s: float, width_px: int) -> bytes:
@@ -68,9 +84,14 @@ def draw(video: Path, duration_s: float, width_px: int) -> bytes:
 def _replace(target: Path, content: bytes) -> None:
     """Put the file in place in one step: a request never sees half of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-    draft.write_bytes(content)
-    draft.replace(target)
+    draft = target.with_suffix(f".{os.getpid()}-{threading.get_ident()}{_DRAFT}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(target)
+    except BaseException:  # a full disk has room for nothing else while half of a picture lies there
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
 def _picture(video: Path, duration_s: float) -> VideoFrame:
@@ -113,7 +134,7 @@ def _decoded(container: InputContainer, stream: VideoStream, until_s: float) -> 
         for count, frame in enumerate(container.decode(stream)):
             if frame.pts is None or frame.time >= until_s or count >= _MAX_FRAMES:
                 break
-    except av.error.FFmpegError as error:
+    except DECODING_ERRORS as error:
         _log.debug("no frame at %.1f s: %s", until_s, error)
     return frame
 

@@ -224,11 +224,11 @@ def test_workers_that_are_started_anew_hand_over_their_figures_and_nothing_outli
 
 
 DYING_OVER_A_NAME = """
-import os, signal, av
+import signal, av
 whole = av.open
 def open(path, *given, **named):
     if "deadly" in path:
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
     return whole(path, *given, **named)
 av.open = open
 """
@@ -244,6 +244,8 @@ def test_files_that_crash_ffmpeg_cost_the_library_themselves_and_one_worker(star
     server = start("serve", "--port", "0", "--workers", str(workers), PYTHONPATH=paths)
     server.wait_for_output("a process ended while it was reading")
     server.wait_until("/admin/library", lambda page: page.count(b"Segmentation fault") == 3)
+    (folder / "videos" / "the next deadly.mp4").write_bytes(b"nor this")
+    server.wait_until("/admin/library", lambda page: page.count(b"Segmentation fault") == 4)
     assert b"2 videos" in server.request("/")[2]
     assert server.output.count("a process ended while it was reading") == 1
     assert server.stop() == 0

@@ -142,9 +142,27 @@ def test_after_a_death_over_a_file_each_is_tried_by_itself_before_it_is_read(
     assert (paths(), prober.paths) == (["inner/100% blü & #1?.webm"], ["100% blü & #1?.webm"])
     assert problems() == {"red.mp4": "reading it kills the process that does: Aborted"}
     assert "a process ended while it was reading /videos/red.mp4" in caplog.text
-    os.utime(folder / "red.mp4", (5, 5))
+    (folder / "inner" / "100% blü & #1?.webm").rename(folder / "again.webm")
     indexer.scan()
-    assert (len(tried), problems()) == (2, {})
+    assert tried[2:] == [("again.webm", 80)], "such files seldom come alone"
+
+
+def test_a_file_that_ffmpeg_can_not_read_for_the_disk_is_looked_at_again(
+    indexer, folder, prober, paths, problems, monkeypatch
+):
+    def fail(*_):
+        raise ProbeError("not readable as a video: Invalid data found")
+
+    def is_away(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as away:
+        away.setattr(indexer, "_probe", fail)
+        away.setattr("service.indexer.read_ends", is_away)
+        indexer.scan()
+    assert set(problems().values()) == {"can't be read: Input/output error"}
+    indexer.scan()
+    assert (len(paths()), problems()) == (2, {})
 
 
 def test_a_broken_file_that_becomes_whole_is_listed(indexer, folder, clips, paths, problems):

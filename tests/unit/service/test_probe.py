@@ -113,12 +113,37 @@ def test_the_mime_type_follows_the_extension(path, mime):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(errno.EIO, OSError), (errno.EMFILE, OSError), (errno.EINVAL, ProbeError)]
+    ("number", "is_of_disk", "kind"),
+    [
+        (errno.EIO, True, OSError),
+        (errno.EIO, False, ProbeError),
+        (errno.EPERM, False, ProbeError),
+        (errno.EMFILE, False, OSError),
+        (errno.EINVAL, False, ProbeError),
+    ],
 )
-def test_what_the_disk_does_not_give_out_now_is_no_fault_of_the_file(number, kind, clips, monkeypatch):
+def test_what_the_disk_does_not_give_out_now_is_no_fault_of_the_file(number, is_of_disk, kind, clips, monkeypatch):
     def fail(path):
         raise OSError(number, "told by FFmpeg")
 
     monkeypatch.setattr(service.probe, "open_video", fail)
+    if is_of_disk:
+        monkeypatch.setattr(service.probe, "read_ends", fail)
     with pytest.raises(kind):
         probe(clips / "red.mp4")
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.webm"])
+def test_a_file_that_is_cut_off_is_damaged_and_not_the_disk(name, clips, tmp_path):
+    whole = clips / ("green.mkv" if name.endswith("mkv") else "blue.webm")
+    (tmp_path / name).write_bytes(whole.read_bytes()[:200])
+    with pytest.raises(ProbeError, match="damaged, or cut off"):
+        probe(tmp_path / name)
+
+
+def test_a_stream_that_appears_while_it_is_read_costs_nothing_but_itself(clips, monkeypatch):
+    def demux(*_):
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(service.probe, "islice", demux)
+    assert probe(clips / "red.mp4").width == 160

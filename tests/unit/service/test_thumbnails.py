@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import av
 import pytest
@@ -85,6 +86,30 @@ def test_a_folder_that_takes_no_file_costs_the_thumbnail_and_nothing_else(clips,
     (tmp_path / "thumbs").write_bytes(b"a file where the folder should be")
     thumbnails = Thumbnails(tmp_path / "thumbs")
     with caplog.at_level(logging.WARNING):
-        assert not thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
-    assert "no thumbnail for red.mp4" in caplog.text
-    assert not thumbnails.is_missing("ab" * 16)
+        for _ in range(2):
+            assert not thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
+    assert caplog.text.count("the thumbnail of red.mp4 can't be kept now") == 1
+    (tmp_path / "thumbs").unlink()
+    assert thumbnails.is_missing("ab" * 16), "a later look tries again"
+    assert thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
+
+
+def test_a_disk_that_is_full_keeps_no_half_of_a_picture(clips, tmp_path, monkeypatch):
+    def half(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    thumbnails = Thumbnails(tmp_path / "thumbs")
+    assert not thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == []
+
+
+def test_what_a_process_that_has_died_was_writing_is_removed(clips, tmp_path):
+    thumbnails = Thumbnails(tmp_path / "thumbs")
+    assert thumbnails.make(clips / "red.mp4", "ab" * 16, 1.0)
+    draft = thumbnails.path("ab" * 16).with_suffix(".4711-1.tmp")
+    draft.write_bytes(b"half")
+    thumbnails.remove_drafts()
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == ["ab" * 16 + ".jpg"]
