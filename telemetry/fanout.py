@@ -183,7 +183,7 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
         return Finding(BULK, lambda: f"{_ran(one)}{_rows(one)}, by executemany", group=one)
     if one.runs < repeats:
         return None
-    if one.errors == one.runs - 1 or one.errors == one.runs > 1 == one.distinct:
+    if one.errors == one.runs - 1 or (one.errors == one.runs and one.distinct == 1):
         return Finding(RETRIES, lambda: f"{_ran(one)}, {one.errors} of them failed: it was tried again", group=one)
     if one.statement.writes:
         if not _is_in_chunks(one):
@@ -386,8 +386,8 @@ def _waits(kept: KeptRequest) -> Iterator[Finding]:
     whole_ns = max(kept.duration_ns, kept.transfer_ns or 0)
     if kept.wait_ns < _WORTH_TELLING_WAIT_NS or kept.wait_ns * _WORTH_TELLING_SHARE < whole_ns:
         return
-    lost, mend = "waiting for the database's write lock", "shorter write transactions"
-    mend += ": nothing slow between the first write and the commit"
+    lost = "waiting for the database's write lock"
+    mend = "shorter write transactions: nothing slow between the first write and the commit"
     if kept.waited_for == READERS:
         lost = "in a commit that readers did not let through"
         mend = "rows that are fetched at once by who reads, or a write-ahead log: PRAGMA journal_mode = WAL"

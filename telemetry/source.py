@@ -203,13 +203,14 @@ def none(_: FrameType | None) -> Site:
 
 _OURS: Final = str(Path(__file__).parent) + os.sep
 _MIDDLEWARE: Final = str(Path(__file__).parent / "instrumentation" / "flask.py")
-_WSGI_APP: Final = getattr(Flask.wsgi_app, "__code__", None)  # `None` where something else has been put there
-_WAYS_IN: Final = frozenset({_MIDDLEWARE, getattr(_WSGI_APP, "co_filename", _MIDDLEWARE)})
+WSGI_APP: Final = getattr(Flask.wsgi_app, "__code__", None)
+"""The code of Flask's own `wsgi_app`; `None` where something without code of Python's own has been put there."""
+_WAYS_IN: Final = frozenset({_MIDDLEWARE, getattr(WSGI_APP, "co_filename", _MIDDLEWARE)})
 
 
 def _is_way_in(frame: FrameType) -> bool:
     """Tell whether a request comes into its app here: what is behind that is of the server and of middleware."""
-    return frame.f_code is _WSGI_APP or frame.f_code.co_filename == _MIDDLEWARE
+    return frame.f_code is WSGI_APP or frame.f_code.co_filename == _MIDDLEWARE
 
 
 def _nearest_code(frame: FrameType | None) -> tuple[CodeType | str | None, int]:

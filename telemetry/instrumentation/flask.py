@@ -27,6 +27,7 @@ from telemetry.instrumentation.holders import replace_held
 from telemetry.instrumentation.propagation import SPAN_KEY, Environ, incoming_context, traceparent
 from telemetry.instrumentation.spans import DeferredSpan, Mode
 from telemetry.requests import ENVIRON_KEY, RECORD_KEY, RequestRecord, current_request, serving
+from telemetry.source import WSGI_APP
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MOST_FRAMES = 8  # between a signal's sender and who hears it
 # None where something without code of Python's own has been put there.
-_WSGI_APP = getattr(Flask.wsgi_app, "__code__", None)
 _HANDLE_EXCEPTION = getattr(Flask.handle_exception, "__code__", None)
 _EAGER, _DEFERRED = Mode.EAGER, Mode.DEFERRED
 _NO_QUERIES = 'db;dur=0.000;desc="0 queries"'
@@ -84,9 +84,8 @@ class RequestMiddleware:
         app.request_context = self._request_context  # type: ignore[method-assign]
         app.process_response = self._process_response  # type: ignore[method-assign]
         got_request_exception.connect(self._on_exception, app)
-        if isinstance(
-            self._wsgi_app, MethodType
-        ):  # who has taken it may else be the middleware that this one stands around
+        # Else who has taken it may be the middleware that this one stands around.
+        if isinstance(self._wsgi_app, MethodType):
             replace_held(self._wsgi_app, self)
 
     def remove(self) -> None:
@@ -208,7 +207,7 @@ class RequestMiddleware:
         context = self._inner_context(environ)
         record: RequestRecord | None = environ.get(ENVIRON_KEY)
         if record is None:
-            if sys._getframe(1).f_code is _WSGI_APP:
+            if sys._getframe(1).f_code is WSGI_APP:
                 _warn_of_a_way_around(self._app.name)
         elif record.capture is self.capture and _is_of(record, environ):
             record.request = context.request

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import CellType, MethodType
 from typing import Any, Final
 
-MOST_LOOKS: Final = 4
+_MOST_LOOKS: Final = 4
 _looks = itertools.count()
 
 
@@ -18,7 +18,7 @@ def replace_held(method: MethodType, by: Any) -> None:
     Looking through all objects takes some 20 ms, and 40 where there are half a million: a process does so for its first few apps
     alone, because one that makes an app for each test, say, would do little else.
     """
-    if next(_looks) >= MOST_LOOKS:
+    if next(_looks) >= _MOST_LOOKS:
         return
     for held in gc.get_referrers(method.__self__):
         if type(held) is MethodType and held == method and held is not method:

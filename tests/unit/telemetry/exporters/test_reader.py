@@ -145,6 +145,28 @@ def judged(
     provider.shutdown()
 
 
+@pytest.fixture
+def waiting(
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], monkeypatch: pytest.MonkeyPatch
+) -> threading.Thread:
+    """The thread of an export that has failed, and waits for an hour to be tried again."""
+    reader, _ = judged
+    monkeypatch.setattr(reader_module, "FIRST_PAUSE_S", 3600.0)
+    has_failed, failed = threading.Event(), reader._watched.tally.failed
+
+    def notice(why: str) -> bool:
+        is_first = failed(why)
+        has_failed.set()
+        return is_first
+
+    monkeypatch.setattr(reader._watched.tally, "failed", notice)
+    answers[:] = [DOWN]
+    made = threading.Thread(target=lambda: reader.collect(timeout_millis=7_200_000))
+    made.start()
+    assert has_failed.wait(10)
+    return made
+
+
 def test_what_a_backend_may_take_later_is_sent_again(
     judged: tuple[PushReader, MeterProvider], answers: list[Delivery], exporter: Exporter
 ) -> None:
@@ -156,20 +178,15 @@ def test_what_a_backend_may_take_later_is_sent_again(
 
 
 def test_while_it_is_tried_again_the_status_says_that_it_has_failed(
-    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], monkeypatch: pytest.MonkeyPatch
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], waiting: threading.Thread
 ) -> None:
     reader, provider = judged
-    monkeypatch.setattr(reader_module, "FIRST_PAUSE_S", 3600.0)
-    answers[:] = [DOWN]
-    collecting = threading.Thread(target=lambda: reader.collect(timeout_millis=7_200_000))
-    collecting.start()
-    while not reader.status.is_failing:
-        time.sleep(0.001)
+    assert reader.status.is_failing
     assert reader.status.last_error == "nobody there"
     answers[:] = [Delivery(True)]
     provider.shutdown()
-    collecting.join(10)
-    assert not collecting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
     assert reader.status.sent == 1, "the last export did not wait for the pause of the one before it"
 
 
@@ -206,19 +223,13 @@ def test_at_the_end_a_pause_that_is_longer_than_what_is_left_is_not_begun(
 
 
 def test_a_flush_does_not_wait_for_an_export_that_waits(
-    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], monkeypatch: pytest.MonkeyPatch
+    judged: tuple[PushReader, MeterProvider], answers: list[Delivery], waiting: threading.Thread
 ) -> None:
     reader, _ = judged
-    monkeypatch.setattr(reader_module, "FIRST_PAUSE_S", 3600.0)
-    answers[:] = [DOWN]
-    collecting = threading.Thread(target=lambda: reader.collect(timeout_millis=7_200_000))
-    collecting.start()
-    while not reader.status.is_failing:
-        time.sleep(0.001)
     answers[:] = [Delivery(True)]
     reader.force_flush(1000)
-    collecting.join(10)
-    assert not collecting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
     assert reader.status.sent == 1
 
 

@@ -232,6 +232,12 @@ def test_a_request_that_middleware_asks_twice_is_what_it_is_answered_with(
     assert counts(metrics) == {"GET /": (1, 0)}
 
 
+@pytest.fixture
+def looks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this be the first app of a process, for which it is looked who has taken it before."""
+    monkeypatch.setattr(holders, "_looks", itertools.count())
+
+
 class Watchful:
     """An object whose attributes can't be looked at."""
 
@@ -243,10 +249,10 @@ class Watchful:
         raise RuntimeError("not now")
 
 
+@pytest.mark.usefixtures("looks_anew")
 def test_an_object_that_lets_nobody_look_at_it_does_not_keep_an_app_from_being_instrumented(
-    metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
+    metrics: PerformanceMetrics, instrumented: Instrumented
 ) -> None:
-    monkeypatch.setattr(holders, "_looks", itertools.count())
     app = one_view(lambda: "ok")
     watchful = Watchful(app.wsgi_app)
     assert instrumented(app).test_client().get("/").text == "ok"
@@ -287,13 +293,10 @@ def in_a_module(app: Any) -> Any:
         lambda app: ProxyFix(ProxyFix(app)),
     ],
 )
+@pytest.mark.usefixtures("looks_anew")
 def test_what_had_taken_the_app_before_is_measured_as_well(
-    around: Callable[[Any], Any],
-    metrics: PerformanceMetrics,
-    instrumented: Instrumented,
-    monkeypatch: pytest.MonkeyPatch,
+    around: Callable[[Any], Any], metrics: PerformanceMetrics, instrumented: Instrumented
 ) -> None:
-    monkeypatch.setattr(holders, "_looks", itertools.count())
     app = one_view(lambda: "ok")
     served = around(app.wsgi_app)
     instrumented(app)
@@ -307,11 +310,9 @@ def test_what_had_taken_the_app_before_is_measured_as_well(
     assert counts(metrics)["GET /"] == (1, 0)
 
 
-def test_an_attribute_of_a_class_stays_what_it_is(
-    metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("looks_anew")
+def test_an_attribute_of_a_class_stays_what_it_is(instrumented: Instrumented) -> None:
     """Python remembers where it has found one: to put another in its place behind Python's back would crash."""
-    monkeypatch.setattr(holders, "_looks", itertools.count())
     app = Flask("of-a-class")  # of this name the warning is told once
     app.add_url_rule("/", "view", lambda: "ok")
     handler = type("Handler", (), {"app": app.wsgi_app})
@@ -321,13 +322,10 @@ def test_an_attribute_of_a_class_stays_what_it_is(
 
 
 @pytest.mark.parametrize("around", [ProxyFix, InSlots, in_a_closure])
+@pytest.mark.usefixtures("looks_anew")
 def test_middleware_that_has_been_put_around_the_app_stays_inside(
-    around: Callable[[Any], Any],
-    metrics: PerformanceMetrics,
-    instrumented: Instrumented,
-    monkeypatch: pytest.MonkeyPatch,
+    around: Callable[[Any], Any], metrics: PerformanceMetrics, instrumented: Instrumented
 ) -> None:
-    monkeypatch.setattr(holders, "_looks", itertools.count())
     app = one_view(lambda: "ok")
     app.wsgi_app = around(app.wsgi_app)
     instrumented(app)
