@@ -38,6 +38,8 @@ _BRIEF: Final[dict[str, Schema]] = {
     "transfer_ms": _or_null(NUMBER),
     "query_count": COUNT,
     **dict.fromkeys(("db_ms", "db_share_percent", "lock_wait_ms"), NUMBER),
+    "commit_count": COUNT,
+    "commit_ms": NUMBER,
     "statements": COUNT,
     "repeated": COUNT,
     "verdict": {"enum": list(fanout.VERDICTS)},
@@ -92,6 +94,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
                         "error_type": _or_null(TEXT),
                     }
                 )
+            ),
+            "commits": listed(
+                exactly({"start_ms": {"type": "number"}, "duration_ms": NUMBER, "has_failed": {"type": "boolean"}})
             ),
         }
     ),

@@ -29,7 +29,8 @@ DUPLICATES: Final = "duplicates"
 WRITE_LOOP: Final = "write_loop"
 FULL_SCAN: Final = "full_scan"
 LOCK_WAIT: Final = "lock_wait"
-BY_TIME: Final = (FULL_SCAN, LOCK_WAIT)
+COMMITS: Final = "commits"
+BY_TIME: Final = (FULL_SCAN, LOCK_WAIT, COMMITS)
 """Verdicts on what queries took, not on how often they ran."""
 VERDICTS: Final = (N_PLUS_ONE, DUPLICATES, WRITE_LOOP, *BY_TIME, OK)
 """What a request may be called, worst first."""
@@ -46,7 +47,7 @@ REMARKS: Final = (RETRIES, POLLING, PAGING, CHUNKS, BULK, BATCH)
 REPEATS: Final = TelemetrySettings.repeats_warning
 """So many runs of one statement from one line make a finding, unless the setting `repeats_warning` says another number."""
 
-_WORTH_TELLING_WAIT_NS: Final = 10_000_000
+_WORTH_TELLING_NS: Final = 10_000_000
 _WORTH_TELLING_SHARE: Final = 4  # of a request's duration, at least the fourth part
 _LONG_LIST: Final = 10
 _SHORT_PAGE: Final = 5
@@ -56,6 +57,7 @@ _NAMES: Final = {
     WRITE_LOOP: "loop of writes",
     FULL_SCAN: "full scan",
     LOCK_WAIT: "lock wait",
+    COMMITS: "many commits",
     PAGING: "paging",
     POLLING: "polling",
     RETRIES: "retries",
@@ -140,9 +142,11 @@ class Analysis:
 def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     """Return what the queries of a request come to; `repeats` runs of one statement from one line are a finding."""
     groups = groups_of(kept)
-    found = [finding for each in groups if (finding := _judge(each, groups, repeats)) is not None]
+    found = [finding for each in groups if (finding := _judge(kept, each, groups, repeats)) is not None]
     found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
     found += _waits(kept)
+    if kept.commit_count >= repeats and not any(finding.kind == WRITE_LOOP for finding in found):
+        found += _commits(kept)
     if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
         found.append(batch)
     return Analysis(tuple(groups), _ordered(found))
@@ -173,7 +177,7 @@ def _summary(groups: Sequence[Group], verdict: str) -> Summary:
     return Summary(len({line[0] for line in of_lines}), verdict, max(of_lines.values(), default=0))
 
 
-def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
+def _judge(kept: KeptRequest, one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
     """Return what is to be said of a group, if anything is."""
     if one.flags & SCRIPT:
         return None
@@ -187,7 +191,7 @@ def _judge(one: Group, groups: Sequence[Group], repeats: int) -> Finding | None:
         return Finding(RETRIES, lambda: f"{_ran(one)}, {one.errors} of them failed: it was tried again", group=one)
     if one.statement.writes:
         if not _is_in_chunks(one):
-            return _write_loop(one)
+            return _write_loop(kept, one)
         return Finding(CHUNKS, lambda: f"{_ran(one)}{_rows(one)}: many at a time", group=one)
     if not one.statement.reads:
         return None
@@ -324,12 +328,14 @@ def _mend(one: Group, feeder: Group | None, groups: Sequence[Group]) -> str:
     return f"a JOIN, or {in_list}"
 
 
-def _write_loop(one: Group) -> Finding:
+def _write_loop(kept: KeptRequest, one: Group) -> Finding:
     verb, number = one.statement.operation, len(one.transactions) + one.more_transactions
     where = "in one transaction" if number == 1 else f"in {number:,} transactions" if number else "one by one"
     mend = "one executemany" if verb in ("INSERT", "REPLACE") else f"one executemany, or one {verb} for all rows"
     if number > 1:
         mend += ", in one transaction: each commit waits for the disk"
+        if kept.commit_ns >= _WORTH_TELLING_NS:
+            where += f"; the request's commits took {_ms(kept.commit_ns)}"
     return Finding(WRITE_LOOP, lambda: f"{_ran(one)} {where}", mend, one)
 
 
@@ -383,8 +389,7 @@ def full_scan(one: Group, index: str) -> Finding:
 
 def _waits(kept: KeptRequest) -> Iterator[Finding]:
     """Tell of a request that has lost much of its time to others that write."""
-    whole_ns = max(kept.duration_ns, kept.transfer_ns or 0)
-    if kept.wait_ns < _WORTH_TELLING_WAIT_NS or kept.wait_ns * _WORTH_TELLING_SHARE < whole_ns:
+    if not _is_worth_telling(kept.wait_ns, kept):
         return
     lost = "waiting for the database's write lock"
     mend = "shorter write transactions: nothing slow between the first write and the commit"
@@ -394,8 +399,24 @@ def _waits(kept: KeptRequest) -> Iterator[Finding]:
     elif kept.waited_for == ITSELF:
         mend = "one connection for what it writes, or a commit before another one writes"
     holder = f", which {kept.waited_for} held" if kept.waited_for and kept.waited_for != READERS else ""
-    text = f"{_ms(kept.wait_ns)} of {_ms(whole_ns)} went by {lost}{holder}"
+    text = f"{_ms(kept.wait_ns)} of {_ms(_whole_ns(kept))} went by {lost}{holder}"
     yield Finding(LOCK_WAIT, lambda: text, mend)
+
+
+def _commits(kept: KeptRequest) -> Iterator[Finding]:
+    """Tell of a request that has spent much of its time in many commits."""
+    if _is_worth_telling(kept.commit_ns, kept):
+        text = f"{kept.commit_count:,} commits took {_ms(kept.commit_ns)} of {_ms(_whole_ns(kept))}"
+        mend = "one transaction for what belongs together: each commit waits for the disk"
+        yield Finding(COMMITS, lambda: text, mend)
+
+
+def _is_worth_telling(part_ns: int, kept: KeptRequest) -> bool:
+    return part_ns >= _WORTH_TELLING_NS and part_ns * _WORTH_TELLING_SHARE >= _whole_ns(kept)
+
+
+def _whole_ns(kept: KeptRequest) -> int:
+    return max(kept.duration_ns, kept.transfer_ns or 0)
 
 
 def _batch(groups: Sequence[Group], queries: int, repeats: int) -> Finding | None:

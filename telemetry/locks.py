@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from telemetry.clock import perf_counter_ns
 from telemetry.forked import reentrant_lock
 from telemetry.readers.window import copied, route_name
+from telemetry.requests import current_request, serving
 
 if TYPE_CHECKING:
     from telemetry.requests import RequestRecord
@@ -267,6 +268,8 @@ def failed(
     state: ConnectionState | None = getattr(connection, "_telemetry", None)
     held = state is not None and state.transaction
     released(connection)
+    if is_commit and held and record is not None:
+        record.note_commit(start_ns, duration_ns, has_failed=True)
     code = getattr(error, "sqlite_errorcode", None)
     kind = code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_OK
     is_of_lock = kind in _LOCK_ERRORS
@@ -277,11 +280,24 @@ def failed(
         waited_ns = _waited(record, state, state.file, start_ns, end_ns)
     if is_of_lock:
         if record is not None:
-            record.wait_ns += duration_ns - waited_ns
+            writes = record.writing()
+            writes.wait_ns += duration_ns - waited_ns
             if is_commit and held:
-                record.waited_for = duration_ns, READERS
+                writes.waited_for = duration_ns, READERS
     elif state is not None and not held:
         _had_lock(connection, state, start_ns + waited_ns, end_ns, record)
+
+
+def committed(connection: sqlite3.Connection, start_ns: int) -> None:
+    """Note a call that has committed: what it committed, if it was a write transaction, is over."""
+    took_ns = perf_counter_ns() - start_ns
+    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    if state is None or not state.transaction:
+        return
+    record = serving.get() or current_request()
+    if record is not None:
+        record.note_commit(start_ns, took_ns, has_failed=False)
+    released(connection, has_ended=True)
 
 
 def released(connection: sqlite3.Connection, *, has_ended: bool = False) -> None:
@@ -330,13 +346,14 @@ def _waited(record: RequestRecord | None, own: ConnectionState, file: str, start
     waited_ns = sum(min(end_ns, hold.end_ns) - max(start_ns, hold.start_ns) for hold in holds)
     waited_ns = min(waited_ns, end_ns - start_ns)
     if record is not None and waited_ns:
-        record.wait_ns += waited_ns
-        longest_ns = 0 if record.waited_for is None else record.waited_for[0]
+        writes = record.writing()
+        writes.wait_ns += waited_ns
+        longest_ns = 0 if writes.waited_for is None else writes.waited_for[0]
         sure_ns, route = max(
             (min(end_ns, hold.end_ns) - max(start_ns, hold.sure_ns), hold.route or "") for hold in holds
         )
         if 2 * sure_ns > waited_ns > longest_ns:
-            record.waited_for = waited_ns, route
+            writes.waited_for = waited_ns, route
     return waited_ns
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from telemetry.readers.window import Sample
     from telemetry.requests import RequestRecord, Transfer
     from telemetry.sums import SumKey
+    from telemetry.writes import Commit, Writes
 
 MAX_KEPT_QUERIES: Final = 500
 """Queries of one request that are kept one by one."""
@@ -71,10 +72,8 @@ class KeptRequest(NamedTuple):
     trace_id: int
     span_id: int
     query_count: int
-    wait_ns: int
-    """Time lost to locks of the database."""
-    waited_for: str | None
-    """The route of the request that held the lock that took longest; `None` where that is not known."""
+    writes: Writes | None
+    """What its writing took beside the queries, if it wrote."""
     queries: Sequence[Query]
     """All queries, or the first ones where there are `sums`."""
     repeats: Mapping[int, int] | None
@@ -130,6 +129,31 @@ class KeptRequest(NamedTuple):
         return sum(self.fetches[1::3]) + sum([query[DURATION_NS] for query in self.queries])
 
     @property
+    def wait_ns(self) -> int:
+        """Time lost to locks of the database."""
+        return 0 if self.writes is None else self.writes.wait_ns
+
+    @property
+    def waited_for(self) -> str | None:
+        """The route of the request that held the lock that took longest; `None` where that is not known."""
+        return None if self.writes is None or self.writes.waited_for is None else self.writes.waited_for[1] or None
+
+    @property
+    def commit_count(self) -> int:
+        """How many write transactions were committed by a call of `commit`, or at the end of a `with connection`."""
+        return 0 if self.writes is None else self.writes.commit_count
+
+    @property
+    def commit_ns(self) -> int:
+        """Time of these calls."""
+        return 0 if self.writes is None else self.writes.commit_ns
+
+    @property
+    def commits(self) -> Iterator[Commit]:
+        """The first of these commits, one by one."""
+        return iter(()) if self.writes is None else self.writes.commits
+
+    @property
     def _unsummed(self) -> tuple[int, ...]:
         """What was fetched of queries that are known by their sums alone, when these were made already."""
         return tuple(self.fetches[:3]) if self.fetches and not self.fetches[0] else ()
@@ -147,17 +171,25 @@ class KeptRequest(NamedTuple):
         for each in sums:
             each.sql = _cut(each.sql, cut)
         path = self.path[:_MAX_PATH]
-        room = max_bytes - _REQUEST_BYTES - len(path)
+        writes = self.writes and self.writes.shortened(max_bytes // 4)
+        fixed = _REQUEST_BYTES + len(path) + (writes.estimated_bytes if writes else 0)
+        room = max_bytes - fixed
         while len(sums) > 1 and sum(map(_sums_bytes, sums)) > room // 2:
             sums = _folded(sums, (len(sums) - 1) // 2)
         room -= sum(map(_sums_bytes, sums))
         while queries and _queries_bytes(queries) > room:
             queries = queries[: len(queries) // 2]
-        cost = _REQUEST_BYTES + len(path) + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
-        fetches = () if self.sums is None else self._unsummed
-        return tuple(
-            self._replace(path=path, queries=queries, repeats=None, sums=sums, fetches=fetches, estimated_bytes=cost)
+        cost = fixed + sum(map(_sums_bytes, sums)) + _queries_bytes(queries)
+        short = self._replace(
+            path=path,
+            writes=writes,
+            queries=queries,
+            repeats=None,
+            sums=sums,
+            fetches=() if self.sums is None else self._unsummed,
+            estimated_bytes=cost,
         )
+        return tuple(short)
 
 
 Row = tuple[Any, ...]
@@ -192,6 +224,8 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         fetches = (*_together(fetches), *flat(told))
         cost = _REQUEST_BYTES + len(path) + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
         cost += _FETCHED_BYTES * len(fetches)
+    if record.writes is not None:
+        cost += record.writes.estimated_bytes
     trace_id, span_id = ids
     return (
         record.method,
@@ -206,8 +240,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         trace_id,
         span_id,
         record.query_count,
-        record.wait_ns,
-        None if record.waited_for is None else record.waited_for[1] or None,
+        record.writes,
         queries or (),  # an empty list and an empty dictionary of its own would be a fifth of the row
         repeats,
         sums,

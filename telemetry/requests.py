@@ -16,6 +16,7 @@ from telemetry.failure import Failure, error_type_of
 from telemetry.forked import reentrant_lock
 from telemetry.query import DURATION_NS, START_NS, Query
 from telemetry.sums import SumKey, Sums, by_query, flat, sums_of, with_room
+from telemetry.writes import Writes
 
 if TYPE_CHECKING:
     from flask import Request, Response
@@ -100,8 +101,7 @@ class RequestRecord:
         "streamed",
         "sums",
         "transfer_ns",
-        "wait_ns",
-        "waited_for",
+        "writes",
     )
 
     def __init__(self, capture: Capture, method: str, start_ns: int, start_unix_ns: int) -> None:
@@ -146,8 +146,7 @@ class RequestRecord:
         self.first: tuple[list[Query], dict[int, tuple[int, int]]] | None = None
         self.sums: dict[SumKey, Sums] | None = None  # and the sums of all of them
         self.kept: tuple[Any, ...] | None = None  # its `Row` of `telemetry.recent`, while the SDK's span of it ends
-        self.wait_ns = 0  # lost to locks of the database
-        self.waited_for: tuple[int, str] | None = None  # the longest of that, in ns, and the route of who held the lock
+        self.writes: Writes | None = None
         self._spilled = self._in_time = 0
 
     def failure(self, error: BaseException) -> str:
@@ -237,6 +236,21 @@ class RequestRecord:
             noted = self.parents[:]
             self.parents[: len(noted)] = [each for each in noted if id(each[0]) not in numbers]
         return [each for each in noted if id(each[0]) in numbers]
+
+    def writing(self) -> Writes:
+        """Return what its writes are noted in. Thread-safe."""
+        writes = self.writes
+        if writes is None:
+            with _lock:
+                writes = self.writes
+                if writes is None:
+                    writes = self.writes = Writes()
+        return writes
+
+    def note_commit(self, start_ns: int, duration_ns: int, *, has_failed: bool) -> None:
+        """Note the commit of a write transaction, unless the request is over."""
+        if not self.is_ending:
+            self.writing().add_commit(start_ns, duration_ns, has_failed)
 
     def take_held(self) -> list[Held] | None:
         """Return what is kept back, once. Thread-safe."""

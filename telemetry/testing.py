@@ -102,7 +102,7 @@ def _ignore(query: Query, asked: int | None = None) -> None:
 
 
 def _as_kept(made: Any) -> KeptRequest:
-    empty: dict[str, Any] = {**dict.fromkeys(KeptRequest._fields), "duration_ns": 0, "wait_ns": 0}
+    empty: dict[str, Any] = {**dict.fromkeys(KeptRequest._fields), "duration_ns": 0}
     return KeptRequest(**(empty | vars(made)))
 
 

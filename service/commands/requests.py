@@ -120,6 +120,7 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         (one["path"], "rule"),
         (
             f"{figures.plural(one['query_count'], 'query')} · {figures.milliseconds(one['db_ms'])} in the database ({share})"
+            + _of_commits(one)
             + (f" · ■ {one['error_type']}" if one["error_type"] else ""),
             "poor" if one["error_type"] else "text",
         ),
@@ -147,6 +148,12 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
             if step["warning"]:
                 lines.append((f"  ■ {step['detail']}: {step['warning']}", "poor"))
     return lines
+
+
+def _of_commits(one: Mapping[str, Any]) -> str:
+    if not one["commit_count"]:
+        return ""
+    return f" · {figures.milliseconds(one['commit_ms'])} in {figures.plural(one['commit_count'], 'commit')}"
 
 
 def _ask(url: str | None, path: str) -> tuple[Target, dict[str, Any]]:

@@ -11,6 +11,7 @@ from telemetry.admin.requests_facts import Known
 from telemetry.exporters.status import ExportStatus, Signal
 from telemetry.recent import KeptRequest, KeptRule
 from telemetry.requests import Transfer
+from telemetry.writes import Writes
 
 
 class ToldRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -29,6 +30,8 @@ class ToldRequest(msgspec.Struct, frozen=True, array_like=True):
     query_count: int
     wait_ns: int
     waited_for: str | None
+    commit_count: int
+    commit_ns: int
     db_time_ns: int
     known: Known
 
@@ -115,6 +118,8 @@ def tell_of(kept: KeptRequest, known: Known) -> ToldRequest:
         kept.query_count,
         kept.wait_ns,
         kept.waited_for,
+        kept.commit_count,
+        kept.commit_ns,
         kept.db_time_ns,
         known,
     )
@@ -126,6 +131,8 @@ def kept_of(told: ToldRequest) -> KeptRequest:
     if told.is_handed_over:
         transfer = Transfer(0)
         transfer.ns = told.transfer_ns
+    waited_for = None if told.waited_for is None else (told.wait_ns, told.waited_for)
+    writes = Writes(told.wait_ns, waited_for, told.commit_count, told.commit_ns)
     trace_id, _, span_id = told.request_id.partition("-")
     return KeptRequest(
         told.method,
@@ -140,8 +147,7 @@ def kept_of(told: ToldRequest) -> KeptRequest:
         int(trace_id, 16),
         int(span_id, 16),
         told.query_count,
-        told.wait_ns,
-        told.waited_for,
+        writes,
         queries=(),
         repeats=None,
         sums=None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from telemetry.admin.requests_facts import Reader
     from telemetry.recent import KeptRequest
 
-SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms")
+SORTS: Final = ("started_at", "duration_ms", "query_count", "db_ms", "repeated", "lock_wait_ms", "commit_ms")
 ALL: Final = ""
 ANY_FINDING: Final = "any"
 VERDICT_CHOICES: Final = (*fanout.VERDICTS, ANY_FINDING)

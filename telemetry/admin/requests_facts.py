@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
     from telemetry.settings import TelemetrySettings
     from telemetry.source import SourceLine
+    from telemetry.writes import Commit
 
 REQUEST_ID: Final = re.compile(r"(?P<trace>[0-9a-f]{32})(?:-(?P<span>[0-9a-f]{16}))?", re.ASCII)
 SLOW_STATEMENT_NS: Final = 10_000_000
@@ -162,6 +163,8 @@ class Reader:
             "db_ms": rounded(db_ns / 1e6),
             "db_share_percent": rounded(100 * db_ns / max(kept.duration_ns, kept.transfer_ns or 0, 1)),
             "lock_wait_ms": rounded(kept.wait_ns / 1e6),
+            "commit_count": kept.commit_count,
+            "commit_ms": rounded(kept.commit_ns / 1e6),
             "statements": summary.statements,
             "repeated": summary.repeated,
             "verdict": summary.verdict,
@@ -187,6 +190,7 @@ class Reader:
                 _query(kept, query, fetched.get(query[START_NS], (0, -1)), group)
                 for query, group in zip(kept.queries, of_queries, strict=True)
             ],
+            "commits": [_commit(kept, commit) for commit in kept.commits],
         }
 
     def facts(self, requests: Sequence[KeptRequest]) -> list[dict[str, Any]]:
@@ -256,6 +260,9 @@ def _warned(kept: KeptRequest, analysis: fanout.Analysis) -> Warned | None:
     if worst.kind == fanout.LOCK_WAIT:
         weight = kept.wait_ns
         told = figures.milliseconds(weight / 1e6) + (f", {kept.waited_for} held it" if kept.waited_for else "")
+    elif worst.kind == fanout.COMMITS:
+        weight = kept.commit_ns
+        told = f"{figures.milliseconds(weight / 1e6)} in {figures.count(kept.commit_count)}"
     elif worst.kind == fanout.FULL_SCAN and worst.group is not None:
         weight = worst.group.duration_ns
         told = f"{figures.milliseconds(weight / 1e6)} without {worst.mend}"
@@ -286,6 +293,14 @@ def _query(kept: KeptRequest, query: Query, fetched: tuple[int, int], group: int
         "duration_ms": rounded((query[DURATION_NS] + fetch_ns) / 1e6),
         "rows": rows if rows >= 0 else None,
         "error_type": query[ERROR_TYPE],
+    }
+
+
+def _commit(kept: KeptRequest, commit: Commit) -> dict[str, Any]:
+    return {
+        "start_ms": rounded((commit.start_ns - kept.start_ns) / 1e6),
+        "duration_ms": rounded(commit.duration_ns / 1e6),
+        "has_failed": commit.has_failed,
     }
 
 

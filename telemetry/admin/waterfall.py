@@ -1,4 +1,4 @@
-"""The waterfall of one request: a row for the request, one for each run of queries that are alike."""
+"""The waterfall of one request: a row for the request, one for each run of queries that are alike, one for its commits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from telemetry import figures
+from telemetry.fanout import COMMITS
 from telemetry.fingerprint import statement
 
 WIDTH: Final = 1000
@@ -22,13 +23,14 @@ _TICKS: Final = 4
 
 @dataclass(slots=True)
 class Bar:
-    """A bar from `x` on, in thousandths of the request's duration: one query, or several that can't be told apart."""
+    """A bar from `x` on, in thousandths of the request's duration: one query or commit, or several that can't be told apart."""
 
     x: float
     width: float
     start_ms: float
     end_ms: float
     is_failed: bool = False
+    noun: str = "query"
     runs: int = 1
 
     @property
@@ -37,7 +39,7 @@ class Bar:
         if self.runs == 1:
             return f"at {figures.milliseconds(self.start_ms)}, {figures.milliseconds(self.end_ms - self.start_ms)}"
         start, end = figures.milliseconds(self.start_ms), figures.milliseconds(self.end_ms)
-        return f"{figures.count(self.runs)} queries from {start} to {end}"
+        return f"{figures.plural(self.runs, self.noun)} from {start} to {end}"
 
     def joins(self, other: Bar) -> bool:
         """Take in a bar that begins no earlier, if it can't be told apart, and return whether that is so."""
@@ -51,10 +53,10 @@ class Bar:
 
 @dataclass(slots=True)
 class Row:
-    """Queries of one group: those one after another, or all of them where there is a finding about the group."""
+    """Queries of one group: those one after another, or all of them where there is a finding about the group; or all commits."""
 
-    group: int
     label: str
+    is_warned: bool
     runs_of_group: int
     total_ms: float
     """How long all queries of the group took; rounded once, and not each of them."""
@@ -124,8 +126,10 @@ def whole_ms(detail: Mapping[str, Any]) -> float:
 
 
 def _ends_ms(detail: Mapping[str, Any]) -> float:
-    """Return when the last query that is kept one by one has ended."""
-    return max((query["start_ms"] + query["duration_ms"] for query in detail["queries"]), default=0.0)
+    """Return when the last query or commit that is kept one by one has ended."""
+    return max(
+        (each["start_ms"] + each["duration_ms"] for each in (*detail["queries"], *detail["commits"])), default=0.0
+    )
 
 
 def ticks(whole_ms: float) -> list[str]:
@@ -145,10 +149,18 @@ def rows(detail: Mapping[str, Any], warned: Container[int], all_ms: float) -> li
         row = last.get(group)
         if row is None or not (row is found[-1] or group in warned or len(found) >= MOST_ROWS):
             whole = detail["groups"][group]
-            row = last[group] = Row(group, _label(whole), whole["runs"], whole["total_ms"])
+            row = last[group] = Row(_label(whole), group in warned, whole["runs"], whole["total_ms"])
             found.append(row)
-        row.queries.append(_bar(query, all_ms))
-    return found
+        row.queries.append(_bar(query, all_ms, query["error_type"] is not None))
+    if detail["commits"]:
+        found.append(_commits(detail, all_ms))
+    return sorted(found, key=lambda row: row.queries[0].start_ms)
+
+
+def _commits(detail: Mapping[str, Any], all_ms: float) -> Row:
+    is_warned = any(finding["kind"] == COMMITS for finding in detail["findings"])
+    bars = [_bar(commit, all_ms, commit["has_failed"], "commit") for commit in detail["commits"]]
+    return Row("commit", is_warned, detail["commit_count"], detail["commit_ms"], bars)
 
 
 def rest(detail: Mapping[str, Any], all_ms: float) -> Rest | None:
@@ -175,8 +187,8 @@ def _label(group: Mapping[str, Any]) -> str:
     return f"{known.operation} {known.table}".strip() or "query"
 
 
-def _bar(query: Mapping[str, Any], whole_ms: float) -> Bar:
-    start_ms, duration_ms = query["start_ms"], query["duration_ms"]
+def _bar(timed: Mapping[str, Any], whole_ms: float, is_failed: bool, noun: str = "query") -> Bar:
+    start_ms, duration_ms = timed["start_ms"], timed["duration_ms"]
     x = min(WIDTH - _LEAST, max(0.0, start_ms / whole_ms * WIDTH))
     width = min(WIDTH - x, max(_LEAST, duration_ms / whole_ms * WIDTH))
-    return Bar(x, width, start_ms, start_ms + duration_ms, query["error_type"] is not None)
+    return Bar(x, width, start_ms, start_ms + duration_ms, is_failed, noun)

@@ -99,6 +99,7 @@ OURS: Final = frozenset(
         instruments.HTTP_REQUEST_METHOD,
         instruments.HTTP_RESPONSE_STATUS_CODE,
         instruments.HTTP_ROUTE,
+        instruments.REQUEST_COMMIT_DURATION,
         instruments.REQUEST_DB_DURATION,
         instruments.REQUEST_OPERATIONS,
         instruments.REQUEST_STATEMENTS,
@@ -426,10 +427,13 @@ def query_figures(row: Row | None) -> dict[str, AttributeValue]:
     if row is None or not row[QUERY_COUNT]:
         return {}
     kept = KeptRequest._make(row)
-    return {
+    told: dict[str, AttributeValue] = {
         instruments.REQUEST_OPERATIONS: kept.query_count,
         instruments.REQUEST_DB_DURATION: kept.db_time_ns / 1e9,
     }
+    if kept.commit_count:
+        told[instruments.REQUEST_COMMIT_DURATION] = kept.commit_ns / 1e9
+    return told
 
 
 def source_attributes(code: CodeType | str | None, position: int) -> dict[str, AttributeValue]:

@@ -167,8 +167,8 @@ class Capture:
         statement_bytes = self.record_queries(record.queries, context, now, ids, sampled) if record.queries else 0
         if worst is None:
             return
-        if record.wait_ns:
-            self.instruments.lock_wait.record(record.wait_ns / 1e9, operations.attributes, context)
+        if record.writes is not None and record.writes.wait_ns:
+            self.instruments.lock_wait.record(record.writes.wait_ns / 1e9, operations.attributes, context)
         if kept is None:
             kept = row(record, request_path(environ), error_type, duration_ns, ids)
         self.recent.add(weighed(kept, statement_bytes) if statement_bytes else kept, worst)
@@ -198,6 +198,8 @@ class Capture:
         if record.query_count:
             span.set_attribute(instruments.REQUEST_OPERATIONS, record.query_count)
             span.set_attribute(instruments.REQUEST_DB_DURATION, record.db_time_ns() / 1e9)
+        if record.writes is not None and record.writes.commit_count:
+            span.set_attribute(instruments.REQUEST_COMMIT_DURATION, record.writes.commit_ns / 1e9)
         span.set_attributes(self._decide(record, span.get_span_context().trace_id, error_type, duration_ns))
         ids = span.get_span_context()
         kept = None

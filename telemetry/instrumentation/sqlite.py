@@ -14,14 +14,13 @@ makes without subclassing; statements of C extensions. What stands for `sqlite3.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from time import time_ns
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, get_current
@@ -33,6 +32,7 @@ from telemetry.failure import clean, error_type_of
 from telemetry.instrumentation.connect import Connect, Places, original
 from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.spans import end_span
+from telemetry.instrumentation.subclasses import adopt, traced_class
 from telemetry.instrumentation.unseen_connections import OpenedBefore
 from telemetry.query import DURATION_NS, FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, SQL, START_NS
 from telemetry.requests import MAX_PENDING_QUERIES, RECORD_KEY, current_request, serving
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     Listener = Callable[[Query, int | None], object]
 
-_log = logging.getLogger(__name__)
 _context = get_current
 _plain_cursor: Callable[..., sqlite3.Cursor] = sqlite3.Connection.cursor
 # What `super()` would find, at the price of `super()`.
@@ -343,7 +342,7 @@ class TracedConnection(sqlite3.Connection):
         except sqlite3.Error as error:
             _commit_failed(self, error, start_ns)
             raise
-        locks.released(self, has_ended=True)
+        locks.committed(self, start_ns)
 
     def rollback(self) -> None:
         _rollback(self)
@@ -360,7 +359,10 @@ class TracedConnection(sqlite3.Connection):
         except BaseException as error:
             _commit_failed(self, error, start_ns)
             raise
-        locks.released(self, has_ended=True)
+        if raised and raised[0] is None:
+            locks.committed(self, start_ns)
+        else:
+            locks.released(self, has_ended=True)
         return made
 
 
@@ -369,42 +371,12 @@ def _commit_failed(connection: sqlite3.Connection, error: BaseException, start_n
     locks.failed(connection, serving.get() or current_request(), error, start_ns, took_ns, is_commit=True)
 
 
-@functools.lru_cache(maxsize=256)
-def _subclass(base: Hashable, traced: Hashable) -> Any:
-    assert isinstance(base, type)
-    assert isinstance(traced, type)
-    if issubclass(base, traced):
-        return base
-    if issubclass(traced, base):
-        return traced
-    namespace: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
-    if _may_call_super_of_own_class(base):
-        namespace["__class__"] = property(lambda self: base if type(self) is made else type(self))
-    made = type(f"Traced{base.__name__}", (base, traced), namespace)
-    return made
-
-
-def _may_call_super_of_own_class(base: type) -> bool:
-    """Tell whether methods of a class may say `super(self.__class__, self)`: with ours, that would lead back to them."""
-    codes = (getattr(value, "__code__", None) for each in base.__mro__ for value in vars(each).values())
-    return any(code is not None and {"super", "__class__"} <= set(code.co_names) for code in codes)
-
-
-def _traced_class(base: type, traced: type) -> Any:
-    """Return the subclass of both; where a class lets nobody subclass it, itself."""
-    try:
-        return _subclass(cast(Hashable, base), traced)
-    except Exception as error:
-        _log_once(f"queries of {base.__qualname__} objects are not seen: their class takes no subclass ({error})")
-        return base
-
-
 def _traced_cursor(factory: Any) -> Any:
     if isinstance(factory, type) and issubclass(factory, sqlite3.Cursor):
-        return _traced_class(factory, TracedCursor)
+        return traced_class(factory, TracedCursor)
 
     def make(connection: sqlite3.Connection) -> Any:
-        return _adopt(factory(connection), sqlite3.Cursor, TracedCursor)
+        return adopt(factory(connection), sqlite3.Cursor, TracedCursor)
 
     return make
 
@@ -413,27 +385,12 @@ def _traced_connection(factory: Any) -> Any:
     if factory is sqlite3.Connection:
         return TracedConnection
     if isinstance(factory, type) and issubclass(factory, sqlite3.Connection):
-        return _traced_class(factory, TracedConnection)
+        return traced_class(factory, TracedConnection)
 
     def make(*args: Any, **kwargs: Any) -> Any:
-        return _adopt(factory(*args, **kwargs), sqlite3.Connection, TracedConnection)
+        return adopt(factory(*args, **kwargs), sqlite3.Connection, TracedConnection)
 
     return make
-
-
-def _adopt(made: Any, base: type, traced: type) -> Any:
-    """Give an object that a factory function has made the traced class, where Python lets its class change."""
-    if isinstance(made, base) and not isinstance(made, traced):
-        try:
-            made.__class__ = _subclass(cast(Hashable, type(made)), traced)
-        except TypeError:
-            _log_once(f"queries of {type(made).__qualname__} objects are not seen: their factory is no class")
-    return made
-
-
-@functools.lru_cache(maxsize=64)
-def _log_once(text: str) -> None:
-    _log.warning("%s", text)
 
 
 def install(capture: Capture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import CodeType
+from typing import Any
 
 import pytest
 
@@ -13,10 +14,12 @@ from telemetry.growth import steps_of
 from telemetry.query import FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, Query
 from telemetry.recent import KeptRequest, summed
 from telemetry.sums import Sums
+from telemetry.writes import Writes
 from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
 
 POSTS = query("SELECT id, author FROM posts", 0)
 AUTHOR = "SELECT name FROM users WHERE id = ?"
+INSERT = "INSERT INTO t VALUES (?)"
 QUIET = "SELECT 1 FROM t WHERE a = ?"
 
 
@@ -304,9 +307,7 @@ def test_runs_that_failed_until_one_did_not_are_retries() -> None:
     ],
 )
 def test_a_loop_of_writes_tells_its_transactions(transactions: list[int], text: str, mend: str) -> None:
-    queries = [
-        query("INSERT INTO t VALUES (?)", at + 1, rows=1, transaction=number) for at, number in enumerate(transactions)
-    ]
+    queries = [query(INSERT, at + 1, rows=1, transaction=number) for at, number in enumerate(transactions)]
     (finding,) = analyse(kept(queries)).findings
     assert finding.kind == fanout.WRITE_LOOP
     assert text in finding.text
@@ -433,16 +434,16 @@ def test_the_worst_comes_first_and_among_equals_the_costliest() -> None:
 
 def test_names_of_all_verdicts_and_remarks() -> None:
     assert [fanout.name_of(kind) for kind in (*fanout.VERDICTS, *fanout.REMARKS)] == [
-        *("N+1", "duplicates", "loop of writes", "full scan", "lock wait", "no finding"),
+        *("N+1", "duplicates", "loop of writes", "full scan", "lock wait", "many commits", "no finding"),
         *("retries", "polling", "paging", "in chunks", "executemany", "fixed batch"),
     ]
 
 
-WAITED = {"duration_ns": 40 * MS, "wait_ns": 20 * MS}
+WAITED: dict[str, Any] = {"duration_ns": 40 * MS, "writes": Writes(20 * MS)}
 
 
 def test_a_request_that_lost_much_of_its_time_to_a_lock_says_who_held_it() -> None:
-    request = kept([POSTS], **WAITED, waited_for="POST /orders")
+    request = kept([POSTS], duration_ns=40 * MS, writes=Writes(20 * MS, (20 * MS, "POST /orders")))
     (found,) = fanout.analyse(request).findings
     assert (found.kind, found.is_warning) == (fanout.LOCK_WAIT, True)
     assert found.text == "20.0 ms of 40.0 ms went by waiting for the database's write lock, which POST /orders held"
@@ -452,10 +453,39 @@ def test_a_request_that_lost_much_of_its_time_to_a_lock_says_who_held_it() -> No
 
 
 @pytest.mark.parametrize(
-    "values", [{"wait_ns": 9 * MS}, {"duration_ns": 100 * MS}, {"transfer": 100 * MS}, {"wait_ns": 0}]
+    "values", [{"writes": Writes(9 * MS)}, {"duration_ns": 100 * MS}, {"transfer": 100 * MS}, {"writes": None}]
 )
-def test_a_short_wait_is_not_worth_a_word(values: dict[str, int]) -> None:
+def test_a_short_wait_is_not_worth_a_word(values: dict[str, Any]) -> None:
     assert fanout.analyse(kept([POSTS], **(WAITED | values))).findings == ()
+
+
+def test_many_commits_that_take_much_of_a_request_are_told() -> None:
+    request = kept(
+        [POSTS, *each(INSERT, 2), *each("UPDATE t SET a = ?", 3)],
+        duration_ns=40 * MS,
+        writes=Writes(0, None, 5, 30 * MS),
+    )
+    (found,) = fanout.analyse(request).findings
+    assert (found.kind, found.is_warning) == (fanout.COMMITS, True)
+    assert found.text == "5 commits took 30.0 ms of 40.0 ms"
+    assert found.mend == "one transaction for what belongs together: each commit waits for the disk"
+    assert fanout.summary(request).verdict == fanout.COMMITS
+
+
+@pytest.mark.parametrize(
+    ("commits", "took_ms", "whole_ms"), [(4, 30, 40), (5, 9, 10), (5, 30, 121)], ids=["few", "quick", "of a long one"]
+)
+def test_few_commits_or_quick_ones_are_not_worth_a_word(commits: int, took_ms: int, whole_ms: int) -> None:
+    writes = Writes(0, None, commits, took_ms * MS)
+    request = kept([POSTS, *each(INSERT, 4)], duration_ns=whole_ms * MS, writes=writes)
+    assert [found for found in fanout.analyse(request).findings if found.is_warning] == []
+
+
+def test_a_loop_of_writes_tells_what_its_commits_took_and_nothing_else_does() -> None:
+    loop = [query(INSERT, 1000 * at, transaction=at) for at in range(1, 7)]
+    (found,) = fanout.analyse(kept(loop, duration_ns=40 * MS, writes=Writes(0, None, 6, 30 * MS))).findings
+    assert found.kind == fanout.WRITE_LOOP
+    assert found.text.endswith(" in 6 transactions; the request's commits took 30.0 ms")
 
 
 def test_a_full_scan_comes_behind_what_repeats_and_before_remarks() -> None:

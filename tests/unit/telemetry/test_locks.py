@@ -18,6 +18,7 @@ import pytest
 
 from telemetry import fanout, locks
 from telemetry.recent import KeptRequest
+from telemetry.writes import Writes
 
 Kept = Callable[[Callable[[], Any]], KeptRequest]
 MS = 1_000_000
@@ -456,6 +457,8 @@ def test_a_commit_that_readers_do_not_let_through_was_a_wait(file: Path, kept_of
         rows.close()
     assert 40 * MS < kept.wait_ns <= kept.duration_ns
     assert [each[2] < kept.wait_ns for each in kept.queries] == [True], "the write itself did not wait"
+    assert [commit.has_failed for commit in kept.commits] == [True]
+    assert kept.commit_ns == kept.wait_ns
     (finding,) = fanout.analyse(kept).findings
     assert finding.text.endswith("went by in a commit that readers did not let through")
     assert "journal_mode = WAL" in finding.mend
@@ -481,17 +484,19 @@ class Waiting:
     """What `locks` sees of a request that waits."""
 
     def __init__(self) -> None:
-        self.wait_ns = 0
-        self.waited_for: tuple[int, str] | None = None
+        self.writes = Writes()
+
+    def writing(self) -> Writes:
+        return self.writes
 
 
-def waited(file: Path, *holds: locks.Hold, start_ns: int = 0, end_ns: int = 100 * MS) -> Waiting:
-    """Return a request that waited between these times, while the lock was held so."""
+def waited(file: Path, *holds: locks.Hold, start_ns: int = 0, end_ns: int = 100 * MS) -> Writes:
+    """Return what is noted of a request that waited between these times, while the lock was held so."""
     record = Waiting()
     with locks._lock:
         locks._past.extend(holds)
     locks._waited(record, state_of(file), str(file), start_ns, end_ns)  # type: ignore[arg-type]
-    return record
+    return record.writes
 
 
 def hold(file: Path, route: str | None, since_ms: int, until_ms: int, sure_ms: int | None = None) -> locks.Hold:
@@ -500,22 +505,23 @@ def hold(file: Path, route: str | None, since_ms: int, until_ms: int, sure_ms: i
 
 def test_the_one_that_held_the_lock_longest_is_named(tmp_path: Path) -> None:
     file = tmp_path / "named.db"
-    record = waited(file, hold(file, "POST /long", 0, 60), hold(file, "POST /short", 60, 90))
-    assert (record.wait_ns, record.waited_for) == (90 * MS, (90 * MS, "POST /long"))
+    writes = waited(file, hold(file, "POST /long", 0, 60), hold(file, "POST /short", 60, 90))
+    assert (writes.wait_ns, writes.waited_for) == (90 * MS, (90 * MS, "POST /long"))
 
 
 def test_of_several_waits_the_longest_is_told(tmp_path: Path) -> None:
     file = tmp_path / "several.db"
-    record = waited(file, hold(file, "POST /long", 0, 80))
-    locks._past.append(hold(file, "POST /short", 200, 210))
+    record = Waiting()
+    locks._past.extend([hold(file, "POST /long", 0, 80), hold(file, "POST /short", 200, 210)])
+    locks._waited(record, state_of(file), str(file), 0, 100 * MS)  # type: ignore[arg-type]
     locks._waited(record, state_of(file), str(file), 200 * MS, 220 * MS)  # type: ignore[arg-type]
-    assert (record.wait_ns, record.waited_for) == (90 * MS, (80 * MS, "POST /long"))
+    assert (record.writes.wait_ns, record.writes.waited_for) == (90 * MS, (80 * MS, "POST /long"))
 
 
 def test_who_may_have_waited_itself_is_not_said_to_have_held_the_lock(tmp_path: Path) -> None:
     file = tmp_path / "unsure.db"
-    record = waited(file, hold(file, "POST /also-waited", 0, 100, sure_ms=95))
-    assert (record.wait_ns, record.waited_for) == (100 * MS, None)
+    writes = waited(file, hold(file, "POST /also-waited", 0, 100, sure_ms=95))
+    assert (writes.wait_ns, writes.waited_for) == (100 * MS, None)
 
 
 @pytest.mark.parametrize("elsewhere", ["CREATE TEMP TABLE x (a)", "ATTACH ':memory:' AS x"])

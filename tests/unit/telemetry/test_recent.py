@@ -21,6 +21,7 @@ from telemetry.groups import numbers_of
 from telemetry.performance import PerformanceMetrics
 from telemetry.recent import MAX_KEPT_QUERIES, KeptRequest, RecentRequests, summed
 from telemetry.sums import MAX_SUMS
+from telemetry.writes import MOST_COMMITS, Writes
 from tests.conftest import Instrument
 from tests.unit.telemetry.queries import each, kept
 
@@ -120,11 +121,15 @@ def test_a_large_request_is_shortened_and_its_figures_stay_exact() -> None:
         (f"SELECT {at} FROM t{at} WHERE a = '{'x' * 5000}'", at + 1, 7, *one[3:])
         for at, one in enumerate(each("", MAX_KEPT_QUERIES))
     ]
-    request = kept(queries)
+    writes = Writes()
+    for at in range(MOST_COMMITS):
+        writes.add_commit(at, 3, has_failed=False)
+    request = kept(queries, writes=writes)
     for room in (16_384, 262_144):
         short = KeptRequest._make(request.shortened(room))
         assert short.estimated_bytes <= room
         assert (short.query_count, short.db_time_ns) == (len(queries), 7 * len(queries))
+        assert (short.commit_count, short.commit_ns) == (MOST_COMMITS, 3 * MOST_COMMITS)
         groups = fanout.analyse(short).groups
         assert sum(group.runs for group in groups) == len(queries)
         assert None not in numbers_of(short, groups)

@@ -152,7 +152,7 @@ def source_of_queries(own: Outcome, stock: Outcome) -> None:
 def database_of_requests(own: Outcome, stock: Outcome) -> None:
     for ours, _ in pairs(own, stock, "server"):
         if ours["attributes"].get("telemetry.request.db_duration", -1) >= 0:
-            for name in ("db_operations", "db_duration", "db_statements", "verdict"):
+            for name in ("db_operations", "db_duration", "db_commit_duration", "db_statements", "verdict"):
                 ours["attributes"].pop(f"telemetry.request.{name}", None)
 
 

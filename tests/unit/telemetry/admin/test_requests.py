@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 
+import msgspec
 import pytest
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
 
-from telemetry import PerformanceMetrics, TelemetrySettings
+from telemetry import PerformanceMetrics, TelemetrySettings, fanout
 from telemetry.admin import requests_pages
 from telemetry.admin.admin import admin_of
+from telemetry.admin.questions import ToldRequest, kept_of, tell_of
+from telemetry.admin.requests_facts import Known
+from telemetry.writes import Writes
+from tests.unit.telemetry import queries
 
 Instrumented = Callable[..., Flask]
 API = "/api/admin/performance/requests"
@@ -815,6 +820,39 @@ def test_a_request_that_waited_names_who_held_the_lock(instrumented: Instrumente
     assert row["trace_id"] == trace_id
     assert "which POST /hold held" in client.get(f"{PAGE}/{trace_id}").text
     assert re.search(r"lock wait: \S+ ms, POST /hold held it", client.get("/admin/performance").text)
+
+
+def test_a_request_tells_its_commits(instrumented: Instrumented, database: Path) -> None:
+    app = Flask("commits")
+
+    @app.post("/")
+    def view() -> str:
+        with closing(sqlite3.connect(database)) as connection:
+            for number in range(2):
+                connection.execute("INSERT INTO tags VALUES (?, 'a')", (number,))
+                connection.commit()
+        return "done"
+
+    client = instrumented(app).test_client()
+    trace_id = trace_of(client.post("/"))
+    (row,) = listed(client, "sort_by=commit_ms")
+    one = client.get(f"{API}/{trace_id}").json
+    assert one is not None
+    assert (row["commit_count"], row["commit_ms"]) == (one["commit_count"], one["commit_ms"])
+    assert [commit["has_failed"] for commit in one["commits"]] == [False, False]
+    assert sum(commit["duration_ms"] for commit in one["commits"]) == pytest.approx(one["commit_ms"], abs=0.002)
+    assert one["queries"][0]["start_ms"] < one["commits"][0]["start_ms"] < one["queries"][1]["start_ms"]
+    page = client.get(f"{PAGE}/{trace_id}").text
+    assert " ms in 2 commits" in page
+    assert ">commit</span> <b>×2</b>" in page
+
+
+def test_another_worker_is_told_what_writing_took() -> None:
+    kept = queries.kept([], writes=Writes(7, (5, "POST /orders"), 3, 20))
+    message = msgspec.msgpack.encode(tell_of(kept, Known(fanout.summary(kept), None, (), {})))
+    again = kept_of(msgspec.msgpack.decode(message, type=ToldRequest))
+    figures = [(each.wait_ns, each.waited_for, each.commit_count, each.commit_ns) for each in (kept, again)]
+    assert figures == [(7, "POST /orders", 3, 20)] * 2
 
 
 def test_what_a_user_types_is_shown_as_text(client: FlaskClient) -> None:

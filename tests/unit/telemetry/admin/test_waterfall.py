@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ def detail(transfer_ms: float | None, *queries: tuple[float, float]) -> dict[str
         "transfer_ms": transfer_ms,
         "db_ms": sum(took for _, took in queries),
         "query_count": len(queries),
+        "commit_count": 0,
+        "commit_ms": 0.0,
+        "commits": [],
         "findings": [],
         "groups": [{"sql": "SELECT * FROM t", "runs": len(queries), "total_ms": sum(took for _, took in queries)}],
         "queries": [
@@ -51,14 +55,14 @@ def rows(one: dict[str, Any]) -> list[waterfall.Row]:
 def alternating(changes: int) -> dict[str, Any]:
     """Return a request whose queries are of one group and of another in turns."""
     one = detail(None, *[(at / changes, 0.01) for at in range(changes)])
-    one["groups"] *= 2
+    one["groups"].append(one["groups"][0] | {"sql": "SELECT * FROM u"})
     for at, query in enumerate(one["queries"]):
         query["group"] = at % 2
     return one
 
 
 def test_rows_are_in_the_order_of_time_until_there_are_too_many() -> None:
-    assert [row.group for row in rows(alternating(4))] == [0, 1, 0, 1]
+    assert [row.label for row in rows(alternating(4))] == ["SELECT t", "SELECT u"] * 2
     found = rows(alternating(waterfall.MOST_ROWS + 5))
     assert len(found) == waterfall.MOST_ROWS
     assert [row.runs for row in found[-3:]] == [1, 4, 3]
@@ -141,7 +145,45 @@ def test_a_failure_among_many_queries_has_a_bar() -> None:
 def test_queries_of_a_finding_are_one_row_whatever_was_asked_in_between() -> None:
     one = alternating(40)
     one["findings"] = [{"group": 1, "is_warning": True}, {"group": 0, "is_warning": False}]
-    assert [(row.group, row.runs) for row in rows(one)[:3]] == [(0, 1), (1, 20), (0, 19)]
+    assert [(row.label, row.runs, row.is_warned) for row in rows(one)[:3]] == [
+        ("SELECT t", 1, False),
+        ("SELECT u", 20, True),
+        ("SELECT t", 19, False),
+    ]
+
+
+def committing(*commits: tuple[float, float]) -> dict[str, Any]:
+    """Return a request with queries at 1 and 5 ms, and commits as (start, duration), the first of which failed."""
+    return detail(None, (1, 1), (5, 1)) | {
+        "commit_count": len(commits),
+        "commit_ms": sum(took for _, took in commits),
+        "commits": [
+            {"start_ms": start, "duration_ms": took, "has_failed": at == 0} for at, (start, took) in enumerate(commits)
+        ],
+    }
+
+
+def test_commits_are_one_row_in_the_order_of_time() -> None:
+    one = committing((2, 2), (6, 1))
+    one["groups"].append(one["groups"][0])
+    one["queries"][1]["group"] = 1
+    before, row, after = rows(one)
+    assert (before.label, row.label, after.label) == ("SELECT t", "commit", "SELECT t")
+    assert (row.runs, row.duration_ms, row.failures, row.is_warned) == (2, 3, 1, False)
+    assert [(bar.x, bar.width) for bar in row.bars] == [(600, 100), (200, 200)]
+    assert waterfall._joined(replace(bar, is_failed=False) for bar in row.queries[:1] * 2)[0].title.startswith(
+        "2 commits"
+    )
+
+
+@pytest.mark.parametrize(("kind", "is_warned"), [("commits", True), ("lock_wait", False)])
+def test_commits_are_marked_where_there_are_too_many(kind: str, is_warned: bool) -> None:
+    one = committing((2, 2)) | {"findings": [{"kind": kind, "group": None, "is_warning": True}]}
+    assert [row.is_warned for row in rows(one)] == [False, is_warned]
+
+
+def test_a_commit_after_the_last_query_of_a_stream_is_part_of_the_whole() -> None:
+    assert waterfall.whole_ms(committing((9, 5)) | {"transfer_ms": 50.0}) == 50
 
 
 def test_what_is_not_kept_one_by_one_has_a_row_of_its_own() -> None:

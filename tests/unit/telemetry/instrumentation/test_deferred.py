@@ -1140,7 +1140,7 @@ def test_a_processor_that_raises_costs_its_own_span_alone(
 
 @pytest.mark.parametrize("looks", [None, "attribute", "event", "from the start"])
 @pytest.mark.parametrize("export", ["all", "1/1"])
-def test_the_server_span_carries_the_verdict_whoever_makes_it(
+def test_the_server_span_carries_the_verdict_and_what_commits_took_whoever_makes_it(
     looks: str | None, export: str, instrumented: Callable[..., Flask]
 ) -> None:
     exporter = InMemorySpanExporter()
@@ -1161,6 +1161,8 @@ def test_the_server_span_carries_the_verdict_whoever_makes_it(
             connection.execute("CREATE TABLE tags (id)")
             for number in range(6):
                 connection.execute("SELECT id FROM tags WHERE id = ?", (number,)).fetchall()
+            connection.execute("INSERT INTO tags VALUES (1)")
+            connection.commit()
         return "done"
 
     instrumented(app, tracer_provider=provider, settings=TelemetrySettings(export=export)).test_client().get("/")
@@ -1168,7 +1170,10 @@ def test_the_server_span_carries_the_verdict_whoever_makes_it(
     (server,) = [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
     attributes = dict(server.attributes or {})
     assert attributes["telemetry.request.verdict"] == "n_plus_one"
-    assert (attributes["telemetry.request.db_operations"], attributes["telemetry.request.db_statements"]) == (7, 2)
+    assert (attributes["telemetry.request.db_operations"], attributes["telemetry.request.db_statements"]) == (8, 3)
+    took_s = attributes["telemetry.request.db_commit_duration"]
+    assert isinstance(took_s, float)
+    assert 0 < took_s < 60
     assert attributes.get("app.looked") == looks
 
 

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from telemetry import PerformanceMetrics, instrument, requests, source, uninstrument
 from telemetry.fanout import analyse
-from telemetry.instrumentation import sqlite
+from telemetry.instrumentation import sqlite, subclasses
 from telemetry.query import DURATION_NS, FLAGS, FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, START_NS
 from telemetry.recent import KeptRequest
 from telemetry.requests import MAX_PENDING_QUERIES
@@ -705,7 +705,7 @@ class _CursorTakesNoSubclass(sqlite3.Cursor):
 def test_a_class_that_is_hard_to_extend_works_as_it_does_without(
     factory: type[sqlite3.Connection], count: Callable[..., int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    sqlite._log_once.cache_clear()
+    subclasses._log_once.cache_clear()
     with contextlib.closing(sqlite3.connect(":memory:", factory=factory)) as opened:
         seen = count(lambda: (opened.execute("SELECT 1"), opened.cursor(_CursorTakesNoSubclass).execute("SELECT 1")))
     assert seen == (1 if factory is _TakesNoAttributes else 0)
