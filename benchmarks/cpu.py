@@ -35,7 +35,7 @@ from benchmarks.peers.apps import PROMETHEUS
 from benchmarks.peers.environments import python_of
 from benchmarks.plan import VAR, Plan
 from benchmarks.receiver import receiver
-from benchmarks.report import Grid, Report, Verdict, quartiles, spread
+from benchmarks.report import Grid, Report, Verdict, quartiles, share, spread
 from benchmarks.variants import VARIANTS
 
 QUERIES = (0, 5, 50)
@@ -185,8 +185,8 @@ def _row(samples: Samples, name: str) -> list[str]:
     for queries in QUERIES:
         row.append(spread(samples[name, queries], "µs"))
         added = middle_us(samples, name, queries)
-        share = middle_us(samples, STOCK, queries) / max(added, 0.01)
-        row += ["", ""] if name == BASELINE else [f"{added:+.0f} µs", f"1/{share:.1f}"]
+        of_stock = share(added, middle_us(samples, STOCK, queries))
+        row += ["", ""] if name == BASELINE else [f"{added:+.0f} µs", of_stock]
     return row
 
 

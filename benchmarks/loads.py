@@ -6,7 +6,7 @@ from benchmarks.apps import BASELINE, OWN_EXPORTING, OWN_TWO_READERS, STOCK, STO
 from benchmarks.cpu import QUERIES, Samples, measure, middle_us, workers
 from benchmarks.load_apps import LOADS
 from benchmarks.plan import Plan
-from benchmarks.report import Grid, Report
+from benchmarks.report import Grid, Report, share
 from benchmarks.variants import VARIANTS
 
 ROUNDS = 9
@@ -37,5 +37,5 @@ def _shares(samples: Samples, own: str, stock: str) -> list[str]:
     cells = []
     for queries in QUERIES:
         added = middle_us(samples, own, queries)
-        cells.append(f"+{added:.0f} µs, 1/{middle_us(samples, stock, queries) / max(added, 0.01):.1f}")
+        cells.append(f"{added:+.0f} µs, {share(added, middle_us(samples, stock, queries))}")
     return cells

@@ -86,6 +86,11 @@ def spread(values: Sequence[float], unit: str, digits: int = 0) -> str:
     return f"{middle:.{digits}f} {unit} ({low:.{digits}f}–{high:.{digits}f})"
 
 
+def share(part: float, whole: float) -> str:
+    """Return `part` as a share of `whole`, such as 1/8.2; a dash where it is none, as in noise a small part may seem."""
+    return f"1/{whole / part:.1f}" if part > 0 else "–"
+
+
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the quartiles of `values`, which are the value itself where there is one alone."""
     if len(values) < 2:
