@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -47,6 +48,14 @@ def test_what_kills_the_process_that_reads_is_named_but_for_what_ends_a_server(
 ):
     (tmp_path / "sitecustomize.py").write_text(DYING.format(signal))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert what_kills(clips / "red.mp4", 80) == said
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(0xC0000005, "0xc0000005"), (0xC000013A, None), (1, None)], ids=["fault", "Ctrl-C", "error"]
+)
+def test_what_kills_a_process_on_windows_is_named_by_its_number(clips, monkeypatch, code, said):
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, code))
     assert what_kills(clips / "red.mp4", 80) == said
 
 

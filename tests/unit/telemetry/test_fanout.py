@@ -215,6 +215,17 @@ def test_one_line_that_asks_from_several_places_of_a_loop_is_an_n_plus_one(
         assert finding.runs == len(queries)
 
 
+@pytest.mark.parametrize(
+    "sql", ["SELECT sql FROM sqlite_master WHERE name = ?", "SELECT * FROM posts ORDER BY id LIMIT 10 OFFSET ?"]
+)
+def test_one_line_that_turns_pages_or_looks_at_what_tables_there_are_from_several_places_is_no_n_plus_one(
+    sql: str,
+) -> None:
+    helper, callers = code("ask"), [code("one"), code("other")]
+    queries = [query(sql, 10 + at, at=helper, caller=callers[at % 2]) for at in range(8)]
+    assert analyse(kept(queries)).findings == ()
+
+
 def test_an_n_plus_one_of_the_rows_that_were_read_before_is_not_told_to_join_them() -> None:
     queries = [query("SELECT id, name FROM users", 0, rows=9), *each(AUTHOR, 9, since=10)]
     (finding,) = analyse(kept(queries)).findings
