@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -22,7 +23,7 @@ from telemetry import PerformanceMetrics, TelemetrySettings, fanout
 from telemetry.admin import requests_pages
 from telemetry.admin.admin import admin_of
 from telemetry.admin.questions import ToldRequest, kept_of, tell_of
-from telemetry.admin.requests_facts import Known
+from telemetry.admin.requests_facts import Known, Reader
 from telemetry.writes import Writes
 from tests.unit.telemetry import queries
 
@@ -845,6 +846,15 @@ def test_a_request_tells_its_commits(instrumented: Instrumented, database: Path)
     page = client.get(f"{PAGE}/{trace_id}").text
     assert " ms in 2 commits" in page
     assert ">commit</span> <b>×2</b>" in page
+
+
+def test_the_short_of_many_commits_is_how_many_took_how_long(metrics: PerformanceMetrics) -> None:
+    reader = Reader(SimpleNamespace(metrics=metrics, settings=TelemetrySettings()))
+    warned = reader.known(
+        queries.kept([], query_count=5, writes=Writes(0, None, 5, 12_000_000), duration_ns=20_000_000)
+    ).warned
+    assert warned is not None
+    assert (warned.kind, warned.weight, warned.text) == ("commits", 12_000_000, "many commits: 5 took 12.0 ms")
 
 
 def test_another_worker_is_told_what_writing_took() -> None:
