@@ -73,8 +73,8 @@ def serve(samples: bool, config_file: Path | None, **options: Any) -> None:
         fail(str(error), WRONG_SETTING)
     except (ServerError, OSError) as error:
         fail(str(error), FAILED)
-    _greet(console, settings, address(settings.host, settings.port), token)
-    run(settings)
+    url = address(settings.host, settings.port)
+    run(settings, lambda: _greet(console, settings, url, token))
     if claimed is not None:
         claimed.release()
     console.print("Stopped.")

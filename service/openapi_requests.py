@@ -17,7 +17,7 @@ from service.openapi_parts import (
     parameter,
     reference,
 )
-from telemetry import fanout
+from telemetry import fanout, figures
 from telemetry.admin.parameters import DEFAULT_LIMIT, MAX_LIMIT
 from telemetry.admin.requests_api import MAX_GROUP, SORTS, VERDICT_CHOICES
 
@@ -43,6 +43,7 @@ _BRIEF: Final[dict[str, Schema]] = {
     "statements": COUNT,
     "repeated": COUNT,
     "verdict": {"enum": list(fanout.VERDICTS)},
+    "severity": {"enum": [status.word for status in (figures.GOOD, figures.WARNING, figures.POOR)]},
 }
 _LINE = _or_null(exactly({"file": TEXT, "line": COUNT, "function": TEXT}))
 SCHEMAS: Final[dict[str, Schema]] = {

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 # A worker that is still sending a film, or waits for a body, is ended after this long: with all around it, within 5 s.
 _KILL_TIMEOUT_S = 4
+_LONGEST_START_S = 60
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 # Granian's own lines, such as that a worker has died, go where ours do, and look like them.
 _GRANIANS_LOG: dict[str, Any] = {
@@ -196,8 +197,24 @@ def _ends_with_a_terminal() -> bool:
     return True
 
 
-def run(settings: Settings) -> None:
-    """Serve until a signal ends it. `settings.port` is a real port."""
+def _call_when_it_listens(settings: Settings, on_listening: Callable[[], None]) -> None:
+    """Have a thread call `on_listening` once a worker takes connections, or after long, where this machine can't reach itself."""
+    target, ends_at = (reachable(settings.host), settings.port), time.monotonic() + _LONGEST_START_S
+
+    def wait() -> None:
+        while time.monotonic() < ends_at:
+            try:
+                socket.create_connection(target, timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        on_listening()
+
+    threading.Thread(target=wait, name="start-watch", daemon=True).start()
+
+
+def run(settings: Settings, on_listening: Callable[[], None]) -> None:
+    """Serve until a signal ends it, and call `on_listening` once it can be reached. `settings.port` is a real port."""
     set_up_logging(settings)
     multiprocessing.set_start_method("spawn", force=True)
     server = Granian(
@@ -214,6 +231,7 @@ def run(settings: Settings) -> None:
     )
     if sys.platform != "win32":
         _wait_for_signals(server.signal_handler_interrupt)
+    _call_when_it_listens(settings, on_listening)
     try:
         server.serve(target_loader=WorkerLoader(settings), wrap_loader=False)
     finally:

@@ -11,7 +11,7 @@ from service.text import fold, is_clean
 
 MAX_TAG_CHARACTERS = 40
 MAX_TAGS = 32
-MUST_BE = f"1 to {MAX_TAG_CHARACTERS} printable characters without a slash"
+MUST_BE = f"1 to {MAX_TAG_CHARACTERS} printable characters without / or \\, other than dots"
 
 
 def normalise(value: object) -> str:

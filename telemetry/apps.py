@@ -137,7 +137,7 @@ def instrument(
             capture = Capture(made, tracer_provider, settings, metrics.recent, metrics.count_failure)
             telemetry.tracer_provider, telemetry.meter_provider = tracer_provider, meter_provider
             telemetry.metrics, telemetry.settings, telemetry.authorize = metrics, settings, authorize
-            if settings.admin and ADMIN_BLUEPRINT not in app.blueprints:
+            if settings.admin:
                 _mount_admin(app, telemetry, title or service_name, admin_links)
             _set_up(app, telemetry, capture, tracer_provider, meter_provider)
         except BaseException:
@@ -269,6 +269,12 @@ def _workers(app: Flask, telemetry: Telemetry) -> Workers:
 
 
 def _mount_admin(app: Flask, telemetry: Telemetry, title: str, links: Mapping[str, str] | None) -> None:
+    """Register the admin pages, unless they are."""
+    mounted = app.blueprints.get(ADMIN_BLUEPRINT)
+    if mounted is not None:
+        if not hasattr(mounted, "admin"):
+            _log.warning("%s gets no admin pages: it has a blueprint %s of its own", app.name, ADMIN_BLUEPRINT)
+        return
     blueprint = create_blueprint(
         telemetry,
         authorize=telemetry.authorize,

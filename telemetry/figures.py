@@ -36,6 +36,11 @@ WARNING: Final = Status("warning", "▲", 1)
 POOR: Final = Status("poor", "■", 2)
 
 
+def status_called(word: str) -> Status:
+    """Return the status whose word that is."""
+    return next(status for status in (GOOD, WARNING, POOR) if status.word == word)
+
+
 def worst(*statuses: Status) -> Status:
     """Return the one that most needs a look."""
     return max(statuses, key=lambda status: status.severity)
@@ -63,6 +68,11 @@ def percent(value: float) -> str:
     if value in (0, 100):
         return f"{value:.0f} %"
     return f"{min(max(value, 0.1), 99.9):.1f} %"
+
+
+def share(value: float) -> str:
+    """Return a share as `percent` does; of what went on at once, in threads or one inside of another, it may be more than 100."""
+    return percent(value) if value <= 100 else f"{value:,.0f} %, several at once"
 
 
 def count(value: int) -> str:

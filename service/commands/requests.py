@@ -70,17 +70,16 @@ def _row(request: Mapping[str, Any], is_alone: bool) -> list[tuple[str, str]]:
     """
     shown = request["trace_id"] if is_alone else f"{request['trace_id']}-{request['span_id']}"
     verdict = request["verdict"]
-    mark = "■" if request["error_type"] else "●" if verdict == OK else "▲"
-    kind = {"■": "poor", "▲": "warning"}.get(mark, "text")
+    status = figures.status_called(request["severity"])
+    kind = status.word if status.severity else "text"
     alike = f", {figures.count(request['repeated'])} alike" if request["repeated"] > 1 else ""
     queries = f"{figures.plural(request['query_count'], 'query')}{alike}"
     told = "" if verdict == OK else f": {name_of(verdict)}"
     took = figures.milliseconds(request["duration_ms"])
+    if request["query_count"]:
+        took += f", {figures.milliseconds(request['db_ms'])} in the database"
     return [
-        (
-            f"{mark} {request['route']}  {_status(request)}  {took}, {figures.milliseconds(request['db_ms'])} in the database",
-            kind,
-        ),
+        (f"{status.shape} {request['route']}  {_status(request)}  {took}", kind),
         (f"  {shown}  {queries}{told}", "text"),
     ]
 
@@ -114,12 +113,12 @@ def request(trace_id: str, url: str | None, as_json: bool) -> None:
 
 
 def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
-    share = figures.percent(min(one["db_share_percent"], 100))
+    in_database = f"{figures.milliseconds(one['db_ms'])} in the database ({figures.share(one['db_share_percent'])})"
     lines = [
         (f"{one['route']}  {_status(one)}  {figures.milliseconds(one['duration_ms'])}", "title"),
         (one["path"], "rule"),
         (
-            f"{figures.plural(one['query_count'], 'query')} · {figures.milliseconds(one['db_ms'])} in the database ({share})"
+            (f"{figures.plural(one['query_count'], 'query')} · {in_database}" if one["query_count"] else "no query")
             + _of_commits(one)
             + (f" · ■ {one['error_type']}" if one["error_type"] else ""),
             "poor" if one["error_type"] else "text",

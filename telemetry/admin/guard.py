@@ -175,10 +175,8 @@ def _how_to_get_in(environ: dict[str, Any]) -> str:
     port = str(seen.get("SERVER_PORT") or "")
     shown = f":{port}" if port.isascii() and port.isdecimal() and port != "80" else ""
     host = only_host or f"127.0.0.1{shown}"
-    return (
-        f"On that machine, open http://{host}{request.script_root}{request.path} directly. "
-        f"To let others in, pass {_AUTHORIZE}"
-    )
+    mount = str(seen.get("SCRIPT_NAME") or "").encode("latin-1", "replace").decode("utf-8", "replace").rstrip("/")
+    return f"On that machine, open http://{host}{mount}{request.path} directly. To let others in, pass {_AUTHORIZE}"
 
 
 def _before_proxy_fix(environ: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from flask import Response, current_app, request, url_for
 
@@ -97,14 +99,19 @@ def _workers(admin: Admin, now_unix_nano: int) -> Sequence[workers.Row]:
     return found if len(found) > 1 else ()  # others may have ended
 
 
-def some_page(settings: TelemetrySettings) -> str:
-    """Return the address of a page of the app that is measured: `/` if it has one, else the first without arguments."""
+def some_page(settings: TelemetrySettings) -> str | None:
+    """Return the address of a page of the app that is measured, as a shell takes it: `/` if it has one, else the first without
+    arguments; `None` without any.
+    """
     rules = [
         rule.rule
         for rule in current_app.url_map.iter_rules()
         if "GET" in (rule.methods or ()) and not rule.arguments and not excludes(rule, settings.excluded_routes)
     ]
-    return f"{request.host_url.rstrip('/')}{request.script_root}{'/' if '/' in rules or not rules else rules[0]}"
+    if not rules:
+        return None
+    path = "/" if "/" in rules else rules[0]
+    return shlex.quote(f"{request.host_url.rstrip('/')}{quote(request.script_root + path)}")
 
 
 def _resolved(links: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -168,6 +168,7 @@ class Reader:
             "statements": summary.statements,
             "repeated": summary.repeated,
             "verdict": summary.verdict,
+            "severity": _status(kept, summary.verdict, self.settings).word,
         }
 
     def analyse(self, kept: KeptRequest) -> fanout.Analysis:
@@ -249,6 +250,14 @@ class Reader:
 
 def _with_scans(analysis: fanout.Analysis, scans: Mapping[int, str]) -> fanout.Analysis:
     return analysis.with_scans(fanout.full_scan(analysis.groups[at], index) for at, index in scans.items())
+
+
+def _status(kept: KeptRequest, verdict: str, settings: TelemetrySettings) -> figures.Status:
+    """Return how a request is shown: by its duration, by its queries and what they come to, and by whether it failed."""
+    of_findings = figures.GOOD if verdict == fanout.OK else figures.WARNING
+    of_queries = figures.fan_out_status(kept.query_count, settings)
+    of_answer = figures.GOOD if kept.error_type is None else figures.POOR
+    return figures.worst(figures.latency_status(kept.duration_ns / 1e6, settings), of_findings, of_queries, of_answer)
 
 
 def _warned(kept: KeptRequest, analysis: fanout.Analysis) -> Warned | None:

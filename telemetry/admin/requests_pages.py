@@ -179,7 +179,6 @@ def _list(reader: Reader) -> dict[str, Any]:
         "settings": reader.settings,
         "verdicts": fanout.VERDICTS,
         "verdict_name": fanout.name_of,
-        "request_status": request_status,
         "databases": shown_databases(reader),
         "now_unix_nano": time.time_ns(),
         "some_page": functools.partial(some_page, reader.settings),
@@ -190,14 +189,6 @@ def _line(reader: Reader, kept: KeptRequest) -> str:
     """Return the line of code of a request's worst finding."""
     warned = reader.known(kept).warned
     return "" if warned is None else warned.line
-
-
-def request_status(one: Mapping[str, Any], settings: TelemetrySettings) -> figures.Status:
-    """Return how a request is shown: by its duration, by its queries and what they come to, and by whether it failed."""
-    of_findings = figures.GOOD if one["verdict"] == fanout.OK else figures.WARNING
-    of_queries = figures.fan_out_status(one["query_count"], settings)
-    of_answer = figures.GOOD if one["error_type"] is None else figures.POOR
-    return figures.worst(figures.latency_status(one["duration_ms"], settings), of_findings, of_queries, of_answer)
 
 
 def _asked(reader: Reader, kept: KeptRequest) -> dict[str, Any]:
@@ -222,7 +213,6 @@ def _one(settings: TelemetrySettings, detail: dict[str, Any]) -> dict[str, Any]:
         "waterfall": waterfall.draw(detail, warned),
         "settings": settings,
         "verdict_name": fanout.name_of,
-        "request_status": request_status,
         "duration_status": figures.latency_status(detail["duration_ms"], settings),
         "now_unix_nano": time.time_ns(),
     }
@@ -251,7 +241,7 @@ def _worst(reader: Reader, requests: Sequence[KeptRequest]) -> list[KeptRequest]
     ranked = []
     for kept in requests:
         brief = reader.brief(kept)
-        status = request_status(brief, reader.settings)
+        status = figures.status_called(brief["severity"])
         if status is not figures.GOOD:
             ranked.append(((status.severity, _SEVERITY[brief["verdict"]], kept.query_count, kept.duration_ns), kept))
     ranked.sort(key=lambda each: each[0], reverse=True)

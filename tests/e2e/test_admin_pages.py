@@ -6,8 +6,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -599,10 +600,11 @@ def test_no_column_moves_when_figures_change(overview, metrics, monkeypatch):
 
 
 @needs_libraries
-def test_the_clock_of_the_chart_is_that_of_the_tables(overview, shop):
+@pytest.mark.parametrize("locale", ["en-US", "ar-EG"])
+def test_the_clock_of_the_chart_is_that_of_the_tables(overview, shop, locale):
     shop.visit("/")
     hours = {time.gmtime(time.time() - 120).tm_hour, time.gmtime().tm_hour}
-    page = overview(timezone_id="Asia/Tokyo")
+    page = overview(timezone_id="Asia/Tokyo", locale=locale)
     page.add_init_script(
         "const draw = CanvasRenderingContext2D.prototype.fillText; window.drawn = [];"
         "CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {"
@@ -624,8 +626,50 @@ def test_on_paper_it_is_black_on_white_without_what_can_be_pressed(overview, met
     for left_out in ("#tools", "#filter", "nav >> nth=0"):
         expect(page.locator(left_out)).to_be_hidden()
     assert page.evaluate(FITS)
+    page.evaluate("Date.now = () => 0")  # the time is the server's
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert re.fullmatch(r"as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", page.locator("#pulse-word").inner_text())
+    said = datetime.strptime(page.locator("#pulse-word").inner_text(), "as of %Y-%m-%d %H:%M:%S UTC").replace(
+        tzinfo=UTC
+    )
+    assert abs(datetime.now(UTC) - said) < timedelta(minutes=5)
+
+
+@needs_libraries
+def test_an_app_that_adds_to_every_address_keeps_filter_and_range(shop, browse):
+    @shop.app.url_defaults
+    def add_language(_: str, values: dict[str, object]) -> None:
+        values.setdefault("lang", "de")
+
+    shop.visit("/", "/item/5")
+    page = browse(shop.url)
+    page.goto(f"{OVERVIEW}?q=item")
+    asked = figures_asked_for(page)
+    expect_rows(page, "GET /item/<number>")
+    page.get_by_role("link", name="1 h").click()
+    expect(page.locator("#latency")).to_have_attribute("data-range", "1h")
+    expect_rows(page, "GET /item/<number>")
+    expect(page.locator("#chart")).to_have_attribute("data-points", "2")
+    assert {"q=item", "range=1h", "lang=de"} <= {part for url in asked for part in urlsplit(url).query.split("&")}
+
+
+def test_a_long_name_of_an_app_leaves_no_page_wider_than_a_phone(instrumented, browse):
+    app = instrumented(Flask("long"), title="acme_video_platform.internal_tools.dashboard")
+    running = Shop(app)
+    try:
+        page = browse(running.url, viewport={"width": 320, "height": 700})
+        for address in (OVERVIEW, f"{OVERVIEW}/requests"):
+            page.goto(address)
+            assert page.evaluate(FITS)
+        page.context.close()
+    finally:
+        running.stop()
+
+
+def test_figures_of_minutes_keep_to_their_columns(overview, metrics):
+    record(metrics, ("GET /slow", 166.653, 1), ("GET /slow", 181.334, 1))
+    page = overview(viewport={"width": 1400, "height": 800})
+    cells = page.locator("#routes tbody tr td").all()
+    assert [cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth") for cell in cells] == [True] * len(cells)
 
 
 ENDS = """table => {

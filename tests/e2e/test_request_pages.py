@@ -245,6 +245,42 @@ def test_no_row_moves_away_under_the_pointer_and_newer_ones_are_told(
     expect(newer).to_be_hidden()
 
 
+def test_nothing_moves_below_who_has_scrolled_down_the_list(open_shelf: Callable[..., Page], shelf: str) -> None:
+    for number in range(40):
+        urllib.request.urlopen(f"{shelf}/tag/{number}").read()
+    page = open_shelf(viewport={"width": 1400, "height": 600}, has_touch=True, is_mobile=True)
+    page.goto("/admin/performance/requests")
+    page.evaluate("scrollTo(0, 900)")
+    expect(page.locator("#pulse-word")).to_have_text("held · you are down the list")
+    for number in range(3):
+        urllib.request.urlopen(f"{shelf}/tag/later-{number}").read()
+    newer = page.get_by_role("button", name="3 newer: show")
+    expect(newer).to_be_visible()
+    assert page.evaluate("scrollY") == 900
+    page.evaluate("scrollTo(0, 0)")
+    expect(page.locator("#requests tbody tr").first).to_contain_text("/tag/later-2")
+    expect(newer).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [640, 672, 720])
+def test_the_scale_of_the_waterfall_can_be_read_at_any_width(open_shelf: Callable[..., Page], width: int) -> None:
+    page = open_shelf(viewport={"width": width, "height": 800})
+    page.goto("/admin/performance/requests")
+    page.locator("#requests tbody tr a").first.click()
+    cut = "ticks => ticks.filter(tick => getComputedStyle(tick).overflow !== 'visible' && tick.scrollWidth > tick.clientWidth)"
+    assert page.locator(".ticks li").evaluate_all(cut) == []
+
+
+def test_on_paper_a_request_is_without_what_can_be_pressed(open_shelf: Callable[..., Page]) -> None:
+    page = open_shelf()
+    page.goto("/admin/performance/requests")
+    page.locator("#requests tbody tr a").first.click()
+    expect(page.locator("#still")).to_be_visible()
+    page.emulate_media(media="print")
+    for pressed in page.locator("#still a, #still button").all():
+        expect(pressed).to_be_hidden()
+
+
 def test_a_request_leads_to_its_route_and_back_to_the_list(open_shelf: Callable[..., Page]) -> None:
     page = open_shelf()
     page.goto("/admin/performance/requests?verdict=n_plus_one")

@@ -185,6 +185,19 @@ def test_a_rating_can_be_read_where_the_system_sets_all_colours(open_page):
     assert stars[3] == stars[4] != stars[0]
 
 
+def test_on_paper_it_is_black_on_white_and_a_star_that_is_not_given_is_hollow(open_page):
+    page = open_page(color_scheme="dark")
+    page.goto(WATCH)
+    page.emulate_media(media="print")
+    colours = page.evaluate("(style => [style.color, style.backgroundColor])(getComputedStyle(document.body))")
+    assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    glyph = page.locator("label[for=rate-1] [aria-hidden]").evaluate(
+        "node => getComputedStyle(node, '::before').content"
+    )
+    assert glyph == '"☆"'
+    expect(page.locator(".search")).to_be_hidden()
+
+
 def test_a_rating_can_be_given_with_the_keys(open_page):
     page = open_page()
     page.goto(WATCH)
@@ -299,7 +312,9 @@ def test_a_tag_that_is_not_saved_says_why_and_stays_in_the_field(open_page, watc
     page.unroute("**/api/tags/**")
     field.fill(".")
     field.press("Enter")
-    expect(said).to_have_text("Not saved. The tag must be 1 to 40 printable characters without a slash.")
+    expect(said).to_have_text(
+        "Not saved. The tag must be 1 to 40 printable characters without / or \\, other than dots."
+    )
     field.fill("sea")
     field.press("Enter")
     expect(said).to_have_text("The video has this tag already.")

@@ -75,9 +75,11 @@ def test_signals_that_come_one_upon_another_end_it(start, how):
 @pytest.mark.parametrize("is_up", [True, False])
 def test_a_ctrl_c_which_all_processes_get_ends_it_without_a_traceback(start, is_up):
     server = start("serve", "--port", "0", "--workers", "2")
-    server.wait_for_output("Serving ")
     if is_up:
         server.wait_for_output("library: ")
+    else:
+        while not server.workers():
+            assert server.process.poll() is None, server.output
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.process.wait(20) in {0, 130}
     server.stop()

@@ -54,8 +54,8 @@ window.telemetryAdmin = (() => {
     return `${Math.max(0, Math.round(ms / 1000))} s`;
   }
 
-  /** Return when the figures on the page were fetched, as the tables write a time. */
-  const freshSince = () => new Date(Date.now() - (performance.now() - freshAt)).toISOString();
+  /** Return of when the figures on the page are, by the server's clock, as the tables write a time. */
+  const asOf = () => new Date(Number(document.getElementById("as-of").value)).toISOString();
 
   const isSignedOut = () => failures > 0 && [401, 403, ELSEWHERE].includes(refusedWith);
 
@@ -68,7 +68,7 @@ window.telemetryAdmin = (() => {
       what = refusedWith ? `the server answers with ${refusedWith}` : "no answer from the server";
       if (isSignedOut()) what += ": sign in again";
       kind = "away";
-      when = `figures of ${freshSince().slice(11, 19)} UTC`;
+      when = `figures of ${asOf().slice(11, 19)} UTC`;
       if (!isSignedOut()) when += ` · again in ${seconds(dueAt - now)}`;
     } else if (heldBy) [kind, what, when] = ["paused", "held", heldBy];
     pulse.dataset.pulse = kind;
@@ -105,8 +105,9 @@ window.telemetryAdmin = (() => {
     refusedWith = 0;
     const askedAt = performance.now();
     try {
-      const where = live.dataset.live + location.search;
-      await htmx.ajax("GET", where, { source: live, target: live, swap: "innerMorph" });
+      const where = new URL(live.dataset.live, location.href); // which may have a query of the app's own
+      for (const [name, value] of new URLSearchParams(location.search)) where.searchParams.set(name, value);
+      await htmx.ajax("GET", where.pathname + where.search, { source: live, target: live, swap: "innerMorph" });
     } finally {
       busy = false;
       tookMs = performance.now() - askedAt;
@@ -139,6 +140,14 @@ window.telemetryAdmin = (() => {
     if (event.target.closest("#live tbody")) movedAt = performance.now();
   });
 
+  /** Return whether rows of a table are in sight whose first one is scrolled away: it would go on pushing them down. */
+  function isAmidst(table) {
+    if (!table) return false;
+    const [head, first, all] = [table.tHead, table.rows[1], table].map((each) => each.getBoundingClientRect());
+    const top = Math.max(0, head.bottom);
+    return first.bottom <= top && all.bottom > top;
+  }
+
   /** Return why no row may change its place just now: it would be another one that is pressed, or nothing that is copied. */
   function reasonToHold() {
     if (wanted) return "";
@@ -149,6 +158,7 @@ window.telemetryAdmin = (() => {
     const hovers = matchMedia("(hover: hover)").matches;
     if (hovers && live.querySelector("#requests tbody:hover") && now - movedAt < READ_MS) return "you are at the list";
     if (live.querySelector("#requests tbody:focus-within") && now - walkedAt < WALK_MS) return "you are at the list";
+    if (isAmidst(live.querySelector("#requests table"))) return "you are down the list";
     if (hovers && live.querySelector("tbody:hover") && now - movedAt < AIM_MS) return "you are at a row";
     return "";
   }
@@ -449,7 +459,7 @@ window.telemetryAdmin = (() => {
 
   // On paper there is no "ago".
   addEventListener("beforeprint", () => {
-    word.textContent = `as of ${freshSince().slice(0, 19).replace("T", " ")} UTC`;
+    if (live) word.textContent = `as of ${asOf().slice(0, 19).replace("T", " ")} UTC`;
   });
   addEventListener("afterprint", show);
 

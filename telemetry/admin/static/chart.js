@@ -46,11 +46,11 @@ window.telemetryChart = (() => {
   /** Return a time, with the seconds where the `span` is short, and with its day where that is not the day of the newest. */
   function clock(seconds, span) {
     const when = new Date(seconds * 1000);
-    const day = when.toLocaleDateString([], { month: "short", day: "numeric", timeZone: "UTC" });
+    const day = when.toLocaleDateString("en", { month: "short", day: "numeric", timeZone: "UTC" });
     if (span > 2 * DAY) return day;
     const style = { hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: "UTC" }; // as the tables have it
     if (span < 600) style.second = "2-digit";
-    const time = when.toLocaleTimeString([], style);
+    const time = when.toLocaleTimeString("en", style);
     return isOfLastDay(seconds) ? time : `${day} ${time}`;
   }
 
@@ -229,10 +229,10 @@ window.telemetryChart = (() => {
     fetching?.abort();
     fetching = new AbortController();
     const { range, route } = document.getElementById("latency").dataset;
-    const query = new URLSearchParams({ range });
-    if (route) query.set("route", route);
+    const url = new URL(document.getElementById("live").dataset.timeline, location.href); // with a query of the app's own
+    url.searchParams.set("range", range);
+    if (route) url.searchParams.set("route", route);
     try {
-      const url = `${document.getElementById("live").dataset.timeline}?${query}`;
       const response = await fetch(url, { signal: fetching.signal, credentials: "same-origin" });
       if (!response.ok) return;
       body = await response.json();

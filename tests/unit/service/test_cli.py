@@ -28,7 +28,12 @@ def served(monkeypatch):
     from service import server
 
     calls = []
-    monkeypatch.setattr(server, "run", calls.append)
+
+    def run(settings, on_listening):
+        calls.append(settings)
+        on_listening()
+
+    monkeypatch.setattr(server, "run", run)
     return calls
 
 
@@ -44,7 +49,7 @@ def test_every_setting_is_an_option_of_serve(run):
     assert all(row.option in text for row in settings_table())
 
 
-def test_the_urls_are_printed_before_serving(run, served, tmp_path):
+def test_the_urls_are_printed_once_they_can_be_opened(run, served, tmp_path):
     (tmp_path / "[bold]films").mkdir()
     result = run("serve", "--videos", "[bold]films", "--port", "0", "--workers", "2")
     assert result.exit_code == 0, result.output

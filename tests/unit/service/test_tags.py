@@ -26,7 +26,7 @@ def test_a_tag_has_one_spelling(value, tag):
     "value", ["", "  ", "#", "a/b", "a\\b", ".", "..", "x" * 41, "x" * 10_000, "a\0", "\u200b", 5, None, True, ["a"]]
 )
 def test_what_is_no_short_word_is_no_tag(value):
-    with pytest.raises(BadParameterError, match="tag must be 1 to 40 printable characters without a slash"):
+    with pytest.raises(BadParameterError, match="tag must be 1 to 40 printable characters without /"):
         normalise(value)
 
 

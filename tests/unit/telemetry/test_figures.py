@@ -58,6 +58,16 @@ def test_durations_from_a_second_on_are_written_in_seconds(value: float, written
 )
 def test_only_all_reads_a_hundred_percent_and_only_none_reads_zero(value: float, written: str) -> None:
     assert figures.percent(value) == written
+    assert figures.share(value) == written
+
+
+def test_what_went_on_at_once_may_be_more_than_all() -> None:
+    assert figures.share(285.257) == "285 %, several at once"
+
+
+@pytest.mark.parametrize("status", [figures.GOOD, figures.WARNING, figures.POOR])
+def test_a_status_is_found_by_its_word(status: figures.Status) -> None:
+    assert figures.status_called(status.word) is status
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import sqlite3
 import threading
@@ -61,6 +62,25 @@ def test_the_requests_of_a_running_server_are_listed_with_their_verdict(run, she
     first, second, _ = result.stdout.splitlines()
     assert first.startswith("▲ GET /tag/<tag>  200  ")
     assert second == f"  {trace_id}  12 queries, 12 alike: N+1"
+
+
+def test_a_request_is_marked_as_the_pages_mark_it_and_tells_no_time_in_a_database_that_it_did_not_ask(run, serve):
+    app = Flask("slow")
+    app.add_url_rule("/", "index", lambda: "slow")
+    settings = TelemetrySettings(good_below_ms=0.001, poor_above_ms=0.002)
+    instrument(
+        app,
+        settings=settings,
+        metrics=PerformanceMetrics(settings),
+        tracer_provider=TracerProvider(shutdown_on_exit=False),
+    )
+    url = serve(app)
+    with urllib.request.urlopen(url) as answer:
+        trace_id = answer.headers["traceparent"].split("-")[1]
+    listed = run("requests", "--url", url).stdout
+    assert re.match(r"■ GET /  200  \S+ ms\n", listed)
+    assert run("request", trace_id, "--url", url).stdout.splitlines()[2] == "no query"
+    uninstrument(app)
 
 
 def test_a_choice_that_nothing_matches_says_so(run, shelf):

@@ -152,6 +152,15 @@ def test_the_admin_pages_count_no_request_of_their_own(client: FlaskClient, metr
     assert metrics.route_windows() == []
 
 
+def test_an_app_with_a_blueprint_of_that_name_goes_without_pages_and_is_told(
+    shop: Flask, instrumented: Instrumented, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.register_blueprint(Blueprint("telemetry_admin", __name__))
+    instrumented(shop)
+    assert shop.test_client().get("/admin/performance").status_code == 404
+    assert "gets no admin pages: it has a blueprint telemetry_admin of its own" in caplog.text
+
+
 def test_a_setting_leaves_the_pages_out(shop: Flask, instrumented: Instrumented) -> None:
     instrumented(shop, settings=TelemetrySettings(admin=False))
     assert list(rules(shop)) == []

@@ -132,6 +132,18 @@ def test_proxy_fix_makes_nobody_local(shop: Flask, instrumented: Instrumented) -
     assert refused.json["reason"] == "the request came from 10.0.0.9"
 
 
+def test_behind_a_proxy_that_takes_a_prefix_away_the_remedy_is_without_it(
+    shop: Flask, instrumented: Instrumented
+) -> None:
+    instrumented(shop)
+    shop.wsgi_app = ProxyFix(shop.wsgi_app, x_prefix=1)
+    claims = {"X-Forwarded-For": "10.0.0.9", "X-Forwarded-Prefix": "/shop"}
+    refused = shop.test_client().get(JSON, headers=claims)
+    assert f"open http://127.0.0.1{JSON} directly" in refused.json["remedy"]
+    below = shop.test_client().get(JSON, base_url="http://localhost/größe", headers=claims)
+    assert f"open http://127.0.0.1/größe{JSON} directly" in below.json["remedy"]
+
+
 def test_a_request_that_proxy_fix_has_rewritten_teaches_nothing_about_plain_ones(
     shop: Flask, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,16 @@ def test_before_the_first_request_it_names_a_page_that_the_app_has(instrumented:
         assert read(client.get(path).text).by_id("command").text == "curl http://localhost/items"
 
 
+def test_where_the_app_has_no_page_that_can_be_named_no_command_is(instrumented: Instrumented, read) -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/items/<int:number>", "item", lambda number: "x")
+    client = instrumented(app).test_client()
+    for path in (PAGE, "/admin/performance/requests"):
+        page = read(client.get(path).text)
+        assert "To see one, open a page of the app." in page.text
+        assert not page.all("code", id="command")
+
+
 def test_the_page_that_one_is_on_is_told_among_the_links(client: FlaskClient, read) -> None:
     for path, label in ((PAGE, "Routes"), ("/admin/performance/requests", "Requests")):
         links = read(client.get(path).text).all("a", **{"aria-current": "page"})
@@ -403,6 +413,8 @@ def test_the_command_to_copy_names_the_host_that_was_asked(shop: Flask, instrume
     instrumented(shop)
     page = read(shop.test_client().get(PAGE, base_url="http://127.0.0.1:8000/below").text)
     assert page.by_id("command").text == "curl http://127.0.0.1:8000/below/"
+    page = read(shop.test_client().get(PAGE, base_url="http://127.0.0.1:8000/my app;ls").text)
+    assert page.by_id("command").text == "curl http://127.0.0.1:8000/my%20app%3Bls/"
 
 
 def test_where_opentelemetry_is_switched_off_the_page_says_so(
