@@ -16,13 +16,12 @@ from flask import Flask
 
 from telemetry import forked, pipeline, source
 from telemetry.admin import create_blueprint, guard
-from telemetry.admin.guard import EXTENSION
 from telemetry.admin.routes import METRICS_PATH
 from telemetry.errors import InstrumentationError, SettingsError
 from telemetry.exporters import registry
 from telemetry.exporters.options import Options
 from telemetry.instrumentation import sqlite
-from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, Capture
+from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, EXTENSION, Capture
 from telemetry.instrumentation.flask import RequestMiddleware, middleware_class
 from telemetry.performance import PerformanceMetrics, get_metrics
 from telemetry.settings import TelemetrySettings
@@ -46,7 +45,7 @@ _App = TypeVar("_App", bound=Flask)
 
 @dataclass(slots=True)
 class Telemetry:
-    """What an instrumented app carries in `app.extensions["telemetry"]`."""
+    """What an instrumented app carries in `app.extensions[EXTENSION]`."""
 
     metrics: PerformanceMetrics
     settings: TelemetrySettings
@@ -221,8 +220,9 @@ def _install(
     """Put in what the settings choose to capture requests and queries, and return its middleware."""
     begin = functools.partial(_join, telemetry)
     if telemetry.settings.instrumentation == "stock":
-        from telemetry.instrumentation.stock import StockMiddleware
+        from telemetry.instrumentation.stock import SCOPE, StockMiddleware
 
+        telemetry.metrics.store.scopes.add(SCOPE)
         stock = StockMiddleware(app, capture, tracer_provider, meter_provider, begin)
         stock.install()
         return stock

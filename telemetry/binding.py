@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 import operator
 import threading
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
 
 _log = logging.getLogger(__name__)
+_NO_SEAM: Final = "this version of the OpenTelemetry SDK has no seam to bind to (%s): using the public API"
+
+
+@functools.lru_cache(maxsize=64)
+def _tell_once(text: str, why: str) -> None:
+    """Log what is the same for every series."""
+    _log.info(text, why)
 
 
 class _Measurement:
@@ -73,6 +81,8 @@ class _Bound(ABC):
         consumer = getattr(instrument, "_measurement_consumer", None)
         expected = hasattr(consumer, "_reader_storages") and hasattr(consumer, "_sdk_config")
         self._consumer: Any = consumer if expected else None
+        if not expected and type(instrument).__module__ == Histogram.__module__:
+            _tell_once(_NO_SEAM, "its instruments lead to no readers")
         self._filter_kind: type | None = None
         self._storages: Any = None
         self._adds: tuple[Add, ...] = ()
@@ -110,7 +120,7 @@ class _Bound(ABC):
                 for found in ((_Passing(match),) if _throws_away(match) else _find(match, self.attributes))
             ]
         except (AttributeError, TypeError, LookupError) as error:
-            _log.info("this version of the OpenTelemetry SDK has no seam to bind to (%s): using the public API", error)
+            _tell_once(_NO_SEAM, str(error))
             self._consumer = None
             return
         kept = [found for found in aggregations if not isinstance(found, _DropAggregation)]
@@ -263,7 +273,7 @@ def _batched(aggregation: _Aggregation[Any]) -> _BatchedHistogram | None:
                 _BatchedHistogram.begin(aggregation)  # type: ignore[arg-type]  # first: other threads may collect it
                 aggregation.__class__ = _BatchedHistogram
         except (AttributeError, TypeError) as error:
-            _log.info("the histograms of this version of the OpenTelemetry SDK take no batches: %s", error)
+            _tell_once("the histograms of this version of the OpenTelemetry SDK take no batches: %s", str(error))
     return aggregation if isinstance(aggregation, _BatchedHistogram) else None
 
 

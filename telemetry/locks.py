@@ -24,6 +24,7 @@ from telemetry.readers.window import copied, route_name
 from telemetry.requests import current_request, serving
 
 if TYPE_CHECKING:
+    from telemetry.instrumentation.sqlite import TracedCursor
     from telemetry.requests import RequestRecord
 
 WORTH_ASKING_NS: Final = 1_000_000
@@ -128,7 +129,7 @@ def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     file = path_of(database, is_uri)
     state = ConnectionState(file)
     try:
-        connection._telemetry = state  # type: ignore[attr-defined]
+        connection._telemetry_connection_state = state  # type: ignore[attr-defined]
     except Exception:  # a class with slots, or with a mind of its own about attributes
         return
     if file is None:
@@ -161,19 +162,19 @@ def _real(path: str) -> str:
 
 
 def wrote(
-    cursor: sqlite3.Cursor, record: RequestRecord | None, sql: str, start_ns: int, duration_ns: int, rows: int
+    cursor: TracedCursor, record: RequestRecord | None, sql: str, start_ns: int, duration_ns: int, rows: int
 ) -> int:
     """Note a statement that changed rows (`rows` is not negative), returns none or took long, and return the number of the
     write transaction that it changed rows in, 0 for none.
 
     The time it waited is added to `record`.
     """
-    connection = cursor.connection
-    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    connection = cursor._telemetry_connection
+    state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     if state is None:
         return 0
     file, end_ns, waited_ns = state.file, start_ns + duration_ns, 0
-    if rows < 0 and cursor.description is None and re.match(_OF_CTE, sql, _HOW):
+    if rows < 0 and cursor._telemetry_description is None and re.match(_OF_CTE, sql, _HOW):
         rows = 0
     if duration_ns >= WORTH_ASKING_NS:
         ran_long(connection, sql)
@@ -203,7 +204,7 @@ def script_begins(connection: sqlite3.Connection, sql: Any, record: RequestRecor
 
     Python commits what is pending before it.
     """
-    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     if state is None or not isinstance(sql, str) or not re.match(_WRITES_AT_ONCE, sql, _HOW):
         return
     if state.transaction:
@@ -244,7 +245,7 @@ _NEVER_NS: Final = 2**63
 
 def ran_long(connection: sqlite3.Connection, sql: str) -> None:
     """Note in which file a statement ran that took long, for whoever wants its plan."""
-    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     if state is None:
         return
     if len(_file_of) >= _MOST_STATEMENTS:
@@ -265,7 +266,7 @@ def failed(
     """Note a statement that raised: with SQLITE_BUSY, all of its time was lost. It may have ended the transaction, or have begun
     one, whose lock it keeps: a row that is refused is a write that had the lock. So has a commit, which waits for readers alone.
     """
-    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     held = state is not None and state.transaction
     released(connection)
     if is_commit and held and record is not None:
@@ -291,7 +292,7 @@ def failed(
 def committed(connection: sqlite3.Connection, start_ns: int) -> None:
     """Note a call that has committed: what it committed, if it was a write transaction, is over."""
     took_ns = perf_counter_ns() - start_ns
-    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     if state is None or not state.transaction:
         return
     record = serving.get() or current_request()
@@ -303,7 +304,7 @@ def committed(connection: sqlite3.Connection, start_ns: int) -> None:
 def released(connection: sqlite3.Connection, *, has_ended: bool = False) -> None:
     """Note the end of a transaction, unless it goes on. It `has_ended` where that is what was called: of connections that begin
     the next one by themselves, the same attribute tells of that."""
-    state: ConnectionState | None = getattr(connection, "_telemetry", None)
+    state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     if state is None or not state.transaction:
         return
     try:

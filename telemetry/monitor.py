@@ -28,7 +28,7 @@ from werkzeug.exceptions import HTTPException
 from telemetry import forked, instruments
 from telemetry.document import RouteStats
 from telemetry.errors import InstrumentationError, SettingsError
-from telemetry.instrumentation.capture import excludes
+from telemetry.instrumentation.capture import EXTENSION, excludes
 from telemetry.performance import PerformanceMetrics, SampleList, get_metrics
 from telemetry.settings import TelemetrySettings
 from telemetry.system import BYTES_PER_MB, SystemStats
@@ -237,7 +237,7 @@ def _is_measured() -> bool:
 
 
 def _is_instrumented(app: Flask) -> bool:
-    return bool(getattr(app.extensions.get("telemetry"), "active", False))
+    return bool(getattr(app.extensions.get(EXTENSION), "active", False))
 
 
 monitor: PerformanceMonitor = PerformanceMonitor()

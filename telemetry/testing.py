@@ -175,13 +175,16 @@ def assert_constant_queries(
         raise QueryBudgetError(f"the queries grow with the data, {grown} for {steps} more rows:\n{report}")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Tell pytest of the marker."""
-    config.addinivalue_line("markers", "max_queries(n): fail the test when it makes more than n queries")
-
-
-with contextlib.suppress(ImportError):  # what else is here works without pytest
+# What else is here works without pytest. Its wrappers are those of pluggy from 1.2 on; older ones don't take the argument, and a
+# plugin may not stop the tests of those who don't use it.
+with contextlib.suppress(ImportError, TypeError):
     import pytest
+
+    _wrapper = pytest.hookimpl(wrapper=True)
+
+    def pytest_configure(config: pytest.Config) -> None:
+        """Tell pytest of the marker."""
+        config.addinivalue_line("markers", "max_queries(n): fail the test when it makes more than n queries")
 
     @pytest.fixture
     def queries() -> Iterator[QueryRecorder]:
@@ -192,7 +195,7 @@ with contextlib.suppress(ImportError):  # what else is here works without pytest
     def _has_budget(item: pytest.Item) -> bool:
         return "queries" in getattr(item, "fixturenames", ()) or item.get_closest_marker("max_queries") is not None
 
-    @pytest.hookimpl(wrapper=True)
+    @_wrapper
     def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
         """Have `sqlite3` open connections that are seen, in every test of a run in which one has a budget: fixtures that
         several tests share are set up by any of them."""
@@ -204,7 +207,7 @@ with contextlib.suppress(ImportError):  # what else is here works without pytest
         finally:
             sqlite.unlisten(_ignore)
 
-    @pytest.hookimpl(wrapper=True)
+    @_wrapper
     def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         """Count what the test itself makes, and hold the budget of `@pytest.mark.max_queries(n)`."""
         recorder = getattr(item, "funcargs", {}).get("queries")

@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from telemetry.admin import answers, guard, parameters, routes
 from telemetry.admin.admin import Admin, Look
 from telemetry.admin.missing_request import MissingRequestError
-from telemetry.instrumentation.capture import ADMIN_BLUEPRINT
+from telemetry.instrumentation.capture import ADMIN_BLUEPRINT, EXTENSION
 from telemetry.requests import serving
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def create_blueprint(
     )
 
     def in_force() -> guard.Authorize | None:
-        return getattr(current_app.extensions.get(guard.EXTENSION), "authorize", authorize)
+        return getattr(current_app.extensions.get(EXTENSION), "authorize", authorize)
 
     def admit() -> ResponseReturnValue | None:
         if not is_active():

@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry import fanout, figures, instruments
 from telemetry.exporters.ended_request import ENVIRON_KEYS, EndedRequest, ServerFacts, Source
+from telemetry.instrumentation.capture import EXTENSION
 from telemetry.query import START_NS, with_span
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _ended(kept: KeptRequest, source: Source) -> EndedRequest:
 
 def _source(app: Flask) -> Source:
     """Return what the app's spans have in common; of an app that makes none, its name."""
-    middleware = getattr(app.extensions.get("telemetry"), "middleware", None)
+    middleware = getattr(app.extensions.get(EXTENSION), "middleware", None)
     tracing = getattr(getattr(middleware, "capture", None), "tracing", None)
     provider = getattr(tracing, "provider", None)
     named = provider.resource if isinstance(provider, TracerProvider) else Resource.create({"service.name": app.name})

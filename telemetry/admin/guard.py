@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from telemetry.admin import answers
+from telemetry.instrumentation.capture import EXTENSION
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +23,6 @@ Authorize = Callable[[], object]
 """Called in the context of a request for an admin page; a truthy answer lets it through. It may answer itself: by a response, or
 by an exception of Werkzeug such as `abort(401)`. With a method `peek(environ)` that says the same of any request, at the price of
 a comparison or two, the app's other answers can carry what they cost (`quick_check`)."""
-
-EXTENSION: Final = "telemetry"
 
 _PROXY_HEADERS: Final = frozenset(
     {

@@ -88,7 +88,7 @@ class _WatchedExporter(MetricExporter):
     """Counts what `inner` does, and has it try again what the backend may take later."""
 
     def __init__(self, inner: MetricExporter, judge: Judge | None, name: str) -> None:
-        super().__init__(inner._preferred_temporality, inner._preferred_aggregation)
+        super().__init__(getattr(inner, "_preferred_temporality", None), getattr(inner, "_preferred_aggregation", None))
         self._inner = inner
         self._judge = judge
         self._name = name

@@ -430,6 +430,8 @@ class Capture:
 
 _SIGN_OF_LIFE: Final = "/ping"
 ADMIN_BLUEPRINT: Final = "telemetry_admin"
+EXTENSION: Final = "telemetry.instrument"
+"""Where `app.extensions` has what an instrumented app carries: a name that no extension of the app's own has."""
 
 
 def _coarse(key: _SeriesKey) -> _SeriesKey:

@@ -147,7 +147,11 @@ class RequestMiddleware:
         """Begin, unless it has been switched off, which another thread may do meanwhile."""
         if self.active:
             forked.warn_if_unnoticed()
-            self._has_begun = self._begin()
+            try:
+                self._has_begun = self._begin()
+            except Exception:
+                self._has_begun = True  # without them
+                self.capture.fail("the other workers of the server could not be met")
         if not self.active:
             self._has_begun = False
         return self.active

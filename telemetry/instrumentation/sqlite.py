@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     Listener = Callable[[Query, int | None], object]
 
 _context = get_current
+_c_cursor: Any = sqlite3.Cursor
 _plain_cursor: Callable[..., sqlite3.Cursor] = sqlite3.Connection.cursor
 # What `super()` would find, at the price of `super()`.
 _commit: Final = sqlite3.Connection.commit
@@ -63,6 +64,7 @@ _lock = forked.lock()
 
 _KEY: Final = os.urandom(16)
 _COMPARED_BY_VALUE: Final = frozenset({str, int, float, bytes, bool, type(None)})
+_PLAIN_KINDS: Final = frozenset({tuple, list, dict})
 _BY_ADDRESS: Final[Any] = object.__hash__
 _ODD: Final = (object(),)  # in place of parameters that are no tuple
 _getframe = sys._getframe
@@ -77,7 +79,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
     Without `flags` the parameters are those of one query, which can be compared.
     """
 
-    def traced(cursor: sqlite3.Cursor, sql: str, parameters: Any = (), /, *, _depth: int = 1) -> Any:
+    def traced(cursor: TracedCursor, sql: str, parameters: Any = (), /, *, _depth: int = 1) -> Any:
         record = serving.get()
         if record is None or (add := record.add) is None:
             return _timed_elsewhere(call, cursor, sql, parameters, flags, _getframe(_depth))
@@ -99,18 +101,18 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
             try:
                 site = record.capture.site(_getframe(_depth))
                 query = (_text(sql), start_ns, took_ns, record.failure(error), marked, -1, 0, *site)
-                locks.failed(cursor.connection, record, error, start_ns, took_ns)
+                locks.failed(cursor._telemetry_connection, record, error, start_ns, took_ns)
                 _add_failed(record, add, query, parent, None if flags else _hash_of(sql, parameters))
             except Exception:
                 record.capture.fail(_NOT_RECORDED)
             raise
         duration_ns = perf_counter_ns() - start_ns
         try:
-            rows = cursor.rowcount
+            rows = cursor._telemetry_rowcount
             transaction = 0
-            if rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
+            if rows >= 0 or cursor._telemetry_description is None or duration_ns >= _WORTH_ASKING_NS:
                 transaction = locks.wrote(cursor, record, sql, start_ns, duration_ns, rows)
-                if rows == 0 and cursor.description is not None:
+                if rows == 0 and cursor._telemetry_description is not None:
                     rows = -1  # of RETURNING it is known when all are fetched
             frame = _getframe(_depth)
             code: Any = frame.f_code
@@ -159,7 +161,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
 
 def _of_offset(sql: str, parameters: Any) -> int:
     """Return the flag that tells whether the first rows are asked for, where an OFFSET is the last parameter."""
-    if not sql.endswith("OFFSET ?") or not isinstance(parameters, tuple | list) or not parameters:
+    if not sql.endswith("OFFSET ?") or type(parameters) not in (tuple, list) or not parameters:
         return 0
     offset = parameters[-1]
     if type(offset) is not int:  # what another class compares itself by is its own affair
@@ -189,9 +191,15 @@ def _text(sql: object) -> str:
 
 
 def _hash_of(sql: str, parameters: Any) -> int | None:
-    """Return the keyed hash of a statement with parameters of any kind; `None` where they can't be compared."""
+    """Return the keyed hash of a statement with parameters of any kind; `None` where they can't be compared.
+
+    Those of a class of the app's own are not: to read them once more may take long, or change something.
+    """
+    kind = type(parameters)
+    if kind not in _PLAIN_KINDS and not (issubclass(kind, tuple) and kind.__iter__ is tuple.__iter__):
+        return None
     try:
-        names = sorted(parameters) if isinstance(parameters, dict) else ()
+        names = sorted(parameters) if kind is dict else ()
         values = tuple([parameters[name] for name in names] if names else parameters)
         if any(type(value).__hash__ is _BY_ADDRESS for value in values):
             return None  # the next object may have the address of this one
@@ -235,17 +243,23 @@ def _tell(query: Query, hashed: int | None) -> None:
         listener(query, hashed)
 
 
-def _fetched_long(cursor: sqlite3.Cursor, record: RequestRecord, query_ns: int) -> None:
+def _fetched_long(cursor: TracedCursor, record: RequestRecord, query_ns: int) -> None:
     """Note which file the query that began at `query_ns` reads, for whoever wants its plan."""
     sql = next((query[SQL] for query in reversed(record.queries) if query[START_NS] == query_ns), None)
     if sql is not None:
-        locks.ran_long(cursor.connection, sql)
+        locks.ran_long(cursor._telemetry_connection, sql)
 
 
 class TracedCursor(sqlite3.Cursor):
     """A cursor whose calls are counted and timed."""
 
     __slots__ = ()
+    __module__, __qualname__ = "sqlite3", "Cursor"  # as messages of Python's have it
+
+    # What a subclass may have called so is its own affair; these are read as quickly.
+    _telemetry_rowcount: int = _c_cursor.rowcount
+    _telemetry_description: object = _c_cursor.description
+    _telemetry_connection: sqlite3.Connection = _c_cursor.connection
 
     execute = _traced(sqlite3.Cursor.execute)
 
@@ -287,12 +301,12 @@ class TracedCursor(sqlite3.Cursor):
         return rows
 
 
-def _run_script(cursor: sqlite3.Cursor, sql: str, _: Any) -> Any:
-    locks.script_begins(cursor.connection, sql, current_request())
+def _run_script(cursor: TracedCursor, sql: str, _: Any) -> Any:
+    locks.script_begins(cursor._telemetry_connection, sql, current_request())
     try:
         return sqlite3.Cursor.executescript(cursor, sql)
     except BaseException:
-        locks.released(cursor.connection)
+        locks.released(cursor._telemetry_connection)
         raise
 
 
@@ -318,7 +332,8 @@ class TracedConnection(sqlite3.Connection):
     The ends of its transactions are noted too: they tell how long it held the write lock.
     """
 
-    _telemetry: locks.ConnectionState | None = None
+    __module__, __qualname__ = "sqlite3", "Connection"  # as messages of Python's have it
+    _telemetry_connection_state: locks.ConnectionState | None = None
     isolation_level = _committing("isolation_level")
     if hasattr(sqlite3.Connection, "autocommit"):  # from Python 3.12 on, but not in `pysqlite3`
         autocommit = _committing("autocommit")
@@ -444,7 +459,7 @@ def _restore_connect() -> None:
 
 def _timed_elsewhere(
     call: Callable[..., Any],
-    cursor: sqlite3.Cursor,
+    cursor: TracedCursor,
     sql: str,
     parameters: Any,
     flags: int,
@@ -499,7 +514,7 @@ def _timed_elsewhere(
 class _Made(NamedTuple):
     """A DB-API call: of what, from where, and when, by the wall clock and by `perf_counter_ns`."""
 
-    cursor: sqlite3.Cursor
+    cursor: TracedCursor
     sql: str
     parameters: Any
     flags: int
@@ -517,13 +532,13 @@ def _record_elsewhere(
     error_type = None
     if error is not None:
         error_type = error_type_of(error) if record is None else record.failure(error)
-    rows = -1 if error is not None else cursor.rowcount
+    rows = -1 if error is not None else cursor._telemetry_rowcount
     transaction = 0
     if error is not None:
-        locks.failed(cursor.connection, record, error, start_ns, duration_ns)
-    elif rows >= 0 or cursor.description is None or duration_ns >= _WORTH_ASKING_NS:
+        locks.failed(cursor._telemetry_connection, record, error, start_ns, duration_ns)
+    elif rows >= 0 or cursor._telemetry_description is None or duration_ns >= _WORTH_ASKING_NS:
         transaction = locks.wrote(cursor, record, sql, start_ns, duration_ns, rows)
-        if rows == 0 and cursor.description is not None:
+        if rows == 0 and cursor._telemetry_description is not None:
             rows = -1
     text = sql if error is None else _text(sql)
     marked = flags | MADE | (_of_offset(sql, parameters) if error is None else 0)
@@ -539,7 +554,7 @@ def _record_elsewhere(
 
 
 def _only_told(
-    call: Callable[..., Any], cursor: sqlite3.Cursor, sql: str, parameters: Any, flags: int, frame: FrameType
+    call: Callable[..., Any], cursor: TracedCursor, sql: str, parameters: Any, flags: int, frame: FrameType
 ) -> Any:
     """Run a query that no capture wants to know of, and tell the listeners."""
     start_ns = perf_counter_ns()
@@ -552,5 +567,5 @@ def _only_told(
     finally:
         took_ns = perf_counter_ns() - start_ns
         text = sql if error_type is None else _text(sql)
-        query = (text, start_ns, took_ns, error_type, flags, cursor.rowcount, 0, *source.find(frame))
+        query = (text, start_ns, took_ns, error_type, flags, cursor._telemetry_rowcount, 0, *source.find(frame))
         _tell(query, None if flags else _hash_of(sql, parameters))

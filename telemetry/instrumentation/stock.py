@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
+SCOPE: Final = FlaskInstrumentor.__module__
+"""The instrumentation scope that it measures requests in."""
 
 
 class _Served:

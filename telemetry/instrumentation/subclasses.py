@@ -18,10 +18,14 @@ def _subclass(base: Hashable, traced: Hashable) -> Any:
         return base
     if issubclass(traced, base):
         return traced
-    namespace: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
+    namespace: dict[str, Any] = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,  # as messages of Python's have it
+        "__doc__": base.__doc__,
+    }
     if _may_call_super_of_own_class(base):
         namespace["__class__"] = property(lambda self: base if type(self) is made else type(self))
-    made = type(f"Traced{base.__name__}", (base, traced), namespace)
+    made = type(base.__name__, (base, traced), namespace)
     return made
 
 

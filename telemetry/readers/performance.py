@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import Histogram
 from opentelemetry.sdk.metrics._internal.measurement_consumer import SynchronousMeasurementConsumer
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, NumberDataPoint
 
-from telemetry import forked
+from telemetry import forked, instruments
 from telemetry.readers.window import WindowAggregation, WindowStore
 
 
@@ -30,9 +30,9 @@ class PerformanceMetricReader(MetricReader):
         self._registered = True
 
     def point_values(self, instrument: str, attribute: str | None = None, *, collect: bool = True) -> dict[Any, float]:
-        """Return the values of a counter or gauge, keyed by the value of `attribute`.
+        """Return the values of a counter or gauge of ours, keyed by the value of `attribute`.
 
-        Several scopes or points with the same value of the attribute are summed. With `collect=False` they are those of the
+        Points with the same value of the attribute are summed. With `collect=False` they are those of the
         last collection; and so they are where an instrument's callback asks, which runs while a reader collects.
         """
         if collect and not _is_collecting():
@@ -43,6 +43,8 @@ class PerformanceMetricReader(MetricReader):
         found: dict[Any, float] = {}
         for resource_metrics in data.resource_metrics if data else ():
             for scope_metrics in resource_metrics.scope_metrics:
+                if scope_metrics.scope.name != instruments.SCOPE:  # others measure the process too
+                    continue
                 for metric in scope_metrics.metrics:
                     if metric.name != instrument:
                         continue

@@ -282,6 +282,9 @@ class WindowStore:
         """Returns the next number in the order of completion."""
         self.leaves_out_routes = False
         """Whether there have been more routes than may have a window."""
+        self.scopes = {instruments.SCOPE}
+        """Names of the instrumentation scopes whose measurements are taken: others measure requests under the same name, those of
+        another framework, or these once more."""
 
     def durations_of(self, route: str) -> DurationWindow | None:
         """Return the window of durations to append to, or `None` when `max_routes` routes have one already."""
@@ -361,7 +364,7 @@ class Measured(Protocol):
 
 
 class WindowAggregation(ExplicitBucketHistogramAggregation):
-    """Aggregation that keeps raw samples; instruments without a window are dropped."""
+    """Aggregation that keeps raw samples; instruments without a window are dropped, and so are those of other scopes."""
 
     def __init__(self, store: WindowStore) -> None:
         super().__init__(boundaries=())
@@ -375,8 +378,8 @@ class WindowAggregation(ExplicitBucketHistogramAggregation):
         start_time_unix_nano: int,
     ) -> _Aggregation[Any]:
         route = None if attributes is None else route_of(attributes)
-        add = _adders.get(instrument.name)
-        if add is None:
+        scope, add = instrument.instrumentation_scope.name, _adders.get(instrument.name)
+        if add is None or scope not in self._store.scopes:
             return DropAggregation()._create_aggregation(
                 instrument, attributes, reservoir_factory, start_time_unix_nano
             )

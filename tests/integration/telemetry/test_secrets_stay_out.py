@@ -31,6 +31,7 @@ from telemetry import PerformanceMetrics, fanout, locks
 from telemetry.exporters import otlp
 from telemetry.exporters.options import Options
 from telemetry.instrumentation import sqlite
+from telemetry.instrumentation.capture import EXTENSION
 from tests.conftest import Instrument
 
 Secrets = dict[str, Any]
@@ -230,7 +231,7 @@ def test_no_secret_is_kept_shown_sent_or_logged(
     assert sorted(each.status for each in kept) == [200] * 5 + [500] * 2
     provider.force_flush()
 
-    capture = app.extensions["telemetry"].middleware.capture
+    capture = app.extensions[EXTENSION].middleware.capture
     memory = list(
         reachable(
             metrics, metrics.recent, capture, processor, vars(locks), vars(sqlite), *exporter.get_finished_spans()

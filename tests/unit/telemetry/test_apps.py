@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from werkzeug.routing import Map
@@ -54,6 +54,19 @@ def test_the_settings_of_the_first_app_say_how_much_the_process_keeps(
     assert client.get(JSON).json["endpoints"]["GET /"]["request_count"] == 150
     assert 3 <= len(get_metrics().recent.all()) <= 5  # of the worst, the slowest and the one with most queries
     assert not get_metrics().settings.monitor
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_extension_of_the_apps_own_may_be_called_telemetry(instrumented: Instrument, is_first: bool) -> None:
+    app = Flask("own")
+    app.add_url_rule("/", "index", lambda: current_app.extensions["telemetry"])
+    if is_first:
+        app.extensions["telemetry"] = "the app's own"
+    instrumented(app)
+    app.extensions["telemetry"] = "the app's own"
+    client = app.test_client()
+    assert client.get("/").text == "the app's own"
+    assert client.get(JSON).json["endpoints"]["GET /"]["request_count"] == 1
 
 
 def test_settings_that_come_too_late_are_named(instrument_alone: Instrument, caplog: pytest.LogCaptureFixture) -> None:

@@ -267,7 +267,11 @@ def test_a_reader_that_goes_just_when_a_series_is_bound_leaves_it_bound(monkeypa
 
 
 @pytest.mark.parametrize("gone", ["_reader_storages", "_sdk_config"])
-def test_without_the_seam_the_public_api_is_used(gone: str) -> None:
+def test_without_the_seam_the_public_api_is_used_and_that_is_told_once(
+    gone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    binding._tell_once.cache_clear()
+    caplog.set_level("INFO")
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     histogram = provider.get_meter("test").create_histogram(NAME)
@@ -284,9 +288,10 @@ def test_without_the_seam_the_public_api_is_used(gone: str) -> None:
     histogram._measurement_consumer = Renamed()  # type: ignore[attr-defined]
     series = BoundHistogram(histogram, ATTRIBUTES)
     series.record(1, Context(), 1, NO_IDS, False)
-    series.record(2, Context(), 1, NO_IDS, False)
+    BoundHistogram(histogram, ATTRIBUTES).record(2, Context(), 1, NO_IDS, False)
     series.record_many([3, 4], Context(), 1, NO_IDS, False)
     assert [point["count"] for point in points(reader)] == [4]
+    assert caplog.text.count("has no seam to bind to") == 1
 
 
 def test_an_instrument_that_is_not_the_sdks_is_recorded_through_its_api() -> None:

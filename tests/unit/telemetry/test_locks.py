@@ -389,7 +389,7 @@ def test_a_connection_that_is_thrown_away_in_a_transaction_holds_nothing(file: P
     db: Any = sqlite3.connect(file)
     db.execute("INSERT INTO t VALUES (1)")
     assert is_held(file)
-    db._telemetry, state = None, db._telemetry
+    db._telemetry_connection_state, state = None, db._telemetry_connection_state
     db.close()
     del state
     gc.collect()
@@ -593,7 +593,7 @@ def test_while_a_connection_is_to_more_than_its_file_that_is_known(elsewhere: st
 def test_a_statement_that_fails_for_a_lock_names_who_held_it(file: Path, kept_of: Kept) -> None:
     with opened(file, isolation_level=None) as other, opened(file, timeout=0.02) as waiter:
         other.execute("BEGIN IMMEDIATE")
-        state = other._telemetry
+        state = other._telemetry_connection_state
         state.begin(other, perf_counter_ns(), perf_counter_ns(), None)
         locks._past.append(locks.Hold(str(file), 0, 2**62, "POST /orders", 0))
 

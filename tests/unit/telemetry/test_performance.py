@@ -288,6 +288,23 @@ def test_a_gauge_of_the_app_may_show_the_hit_rate(other_readers: int) -> None:
     assert seen[-1] == (0 if others else 75)
 
 
+def test_what_others_measure_of_requests_and_of_the_process_is_no_figure_of_ours() -> None:
+    provider = MeterProvider(shutdown_on_exit=False)
+    metrics = PerformanceMetrics(meter_provider=provider)
+    other = provider.get_meter("opentelemetry.instrumentation.another")
+    duration = other.create_histogram("http.server.request.duration", "s")
+    metrics.record_endpoint_latency("GET /", 0.5)
+    for route in ("/", "/of/another/framework"):
+        duration.record(9, {"http.request.method": "GET", "http.route": route})
+    other.create_observable_gauge("process.cpu.utilization", [lambda _: [Observation(1000)]])
+    other.create_counter("telemetry.cache.lookups").add(5, {"telemetry.cache.outcome": "hit"})
+    snapshot = metrics.snapshot()
+    assert {route: stats["request_count"] for route, stats in snapshot["endpoints"].items()} == {"GET /": 1}
+    assert sum(each.request_count for each in metrics.slices()) == 1
+    assert metrics.cache_lookups() == (0, 0)
+    assert snapshot["resources"].get("cpu_percent", 0) <= 100
+
+
 def test_time_lost_to_locks_is_of_routes_until_it_is_reset() -> None:
     metrics = PerformanceMetrics()
     made = metrics.attach(metrics.meter_provider)

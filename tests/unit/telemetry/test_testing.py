@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -169,6 +171,18 @@ def test_the_plugin_has_a_fixture_and_a_marker(pytester: pytest.Pytester) -> Non
             "*max_queries must be given one number*",
         ]
     )
+
+
+def test_where_the_hooks_of_pytest_are_too_old_its_tests_run_without_the_plugin() -> None:
+    program = (
+        "import pytest\n"
+        "def older(*, hookwrapper=False): return lambda hook: hook\n"
+        "pytest.hookimpl = older\n"
+        "import telemetry.testing as plugin\n"
+        "assert not [name for name in vars(plugin) if name.startswith('pytest_')]\n"
+        "assert plugin.assert_max_queries\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_query_is_told_although_another_thread_adds_one_at_the_same_moment(

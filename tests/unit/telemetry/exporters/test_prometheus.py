@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry import PerformanceMetrics, SettingsError, TelemetrySettings
 from telemetry.exporters.prometheus import Family, joint_page
+from telemetry.instrumentation.capture import EXTENSION
 from tests.conftest import Instrument
 
 
@@ -108,7 +109,7 @@ def test_the_page_of_several_workers_keeps_exemplars_and_labels_of_the_name() ->
 
 def test_what_a_worker_tells_another_is_what_its_page_has(app: Flask) -> None:
     app.test_client().get("/one")
-    (exporter,) = app.extensions["telemetry"].exporters
+    (exporter,) = app.extensions[EXTENSION].exporters
     told, _ = joint_page({"1": exporter.families()})
     page, _ = exporter.page()
     without = told.decode().replace(',worker="1"', "")

@@ -35,6 +35,7 @@ from telemetry import PerformanceMetrics, TelemetrySettings
 from telemetry.exporters import processor
 from telemetry.exporters.ended_request import MOST_OWN
 from telemetry.exporters.processor import DeferredSpanProcessor
+from telemetry.instrumentation.capture import EXTENSION
 from telemetry.instrumentation.spans import DeferredSpan, Mode, Tracing
 from telemetry.requests import MAX_PENDING_QUERIES
 
@@ -224,7 +225,7 @@ def test_queries_in_spans_of_the_app_are_exported_to_the_last_one_without_the_sd
         return "ok"
 
     client = instrumented(app_of(view), tracer_provider=backend.provider).test_client()
-    capture = client.application.extensions["telemetry"].middleware.capture
+    capture = client.application.extensions[EXTENSION].middleware.capture
     monkeypatch.setattr(CountingTracer, "made", 0)
     capture.tracing.tracer.__class__ = CountingTracer
     client.get("/")
@@ -353,7 +354,7 @@ def test_a_request_that_ends_while_its_queries_are_recorded_is_one_trace(
 
     settings = TelemetrySettings(server_timing=False)
     app = instrumented(app_of(view), tracer_provider=backend.provider, settings=settings)
-    capture = app.extensions["telemetry"].middleware.capture
+    capture = app.extensions[EXTENSION].middleware.capture
     spill = capture.spill
 
     def slow(*args: Any) -> None:
@@ -801,7 +802,7 @@ def test_a_batch_processor_of_the_app_gets_each_span_once_with_the_least_work(
     settings = TelemetrySettings(export=export)
     app = instrumented(app_of(view, "/<name>"), tracer_provider=batches.provider, settings=settings)
     app.logger.disabled = True
-    capture = app.extensions["telemetry"].middleware.capture
+    capture = app.extensions[EXTENSION].middleware.capture
     monkeypatch.setattr(CountingTracer, "made", 0)
     capture.tracing.tracer.__class__ = CountingTracer
     client = app.test_client()
@@ -871,7 +872,7 @@ def test_a_batch_processor_that_was_given_a_function_of_its_own_sees_spans_start
     client = app.test_client()
 
     def tracing() -> Tracing:
-        found: Tracing = app.extensions["telemetry"].middleware.capture.tracing
+        found: Tracing = app.extensions[EXTENSION].middleware.capture.tracing
         return found
 
     client.get("/")

@@ -56,6 +56,7 @@ from telemetry import (
 )
 from telemetry.exporters.processor import DeferredSpanProcessor
 from telemetry.instrumentation import holders
+from telemetry.instrumentation.capture import EXTENSION
 from telemetry.instrumentation.spans import request_attributes
 
 Instrumented = Callable[..., Flask]
@@ -94,6 +95,21 @@ def test_a_route_is_named_by_method_and_rule_without_converters(
     assert app.test_client().get(path).status_code == 200
     stats = metrics.snapshot()["endpoints"][route]
     assert (stats["route"], stats["endpoint"]) == (route, "view")
+
+
+def test_where_the_other_workers_cannot_be_met_requests_are_measured_all_the_same(
+    metrics: PerformanceMetrics, instrumented: Instrumented, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = instrumented(one_view(lambda: "ok"))
+    tried = []
+
+    def meet() -> bool:
+        tried.append(1)
+        raise OSError("as asked")
+
+    monkeypatch.setattr(app.extensions[EXTENSION].middleware, "_begin", meet)
+    assert [app.test_client().get("/").status_code for _ in range(2)] == [200, 200]
+    assert (counts(metrics), len(tried)) == ({"GET /": (2, 0)}, 1)
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 404, 499])
@@ -839,7 +855,7 @@ def test_settings_of_another_type_are_refused_by_name() -> None:
     app = Flask("app")
     with pytest.raises(SettingsError, match=r"^settings must be made by TelemetrySettings\.load\(.*, got dict$"):
         instrument(app, settings={"window": 500})  # type: ignore[arg-type]
-    assert "telemetry" not in app.extensions
+    assert EXTENSION not in app.extensions
 
 
 def test_an_app_that_has_served_gets_no_admin_pages_says_so_and_leaves_nothing_behind(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 from sqlite3 import dbapi2
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from flask import Flask, copy_current_request_context
@@ -27,7 +27,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from telemetry import PerformanceMetrics, instrument, requests, source, uninstrument
 from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite, subclasses
-from telemetry.query import DURATION_NS, FLAGS, FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, START_NS
+from telemetry.instrumentation.capture import EXTENSION
+from telemetry.query import DURATION_NS, FLAGS, FROM_FIRST, FURTHER, MADE, MANY, ROWS, SCRIPT, START_NS
 from telemetry.recent import KeptRequest
 from telemetry.requests import MAX_PENDING_QUERIES
 from telemetry.sums import by_query
@@ -485,7 +486,7 @@ def test_callers_of_one_line_are_told_apart_however_many_queries_there_are(runs:
 def test_a_series_names_the_table_without_its_schema(
     sql: str, collection: str | None, instrumented: Instrumented
 ) -> None:
-    middleware = instrumented(Flask(__name__)).extensions["telemetry"].middleware
+    middleware = instrumented(Flask(__name__)).extensions[EXTENSION].middleware
     assert middleware.capture.operation(sql).get("db.collection.name") == collection
 
 
@@ -562,6 +563,87 @@ def test_a_list_of_parameters_is_the_same_as_a_tuple_of_them(kept_of: Kept) -> N
         both = ([1], (1,)) * 3
         found = analyse(kept_of(lambda: [opened.execute("SELECT a FROM t WHERE a = ?", each) for each in both]))
         assert [group.distinct for group in found.groups] == [1]
+
+
+class Row(NamedTuple):
+    """Parameters as many apps have them."""
+
+    a: int
+
+
+class Endless:
+    """A sequence that sqlite3 takes for as long as it says that it is, and that has no end to iterate to."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> int:
+        self.reads += 1
+        return 1
+
+
+def test_parameters_of_a_tuples_subclass_are_compared_too(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+        found = analyse(kept_of(lambda: [opened.execute("SELECT a FROM t WHERE a = ?", Row(1)) for _ in range(6)]))
+        assert [group.distinct for group in found.groups] == [1]
+
+
+def test_parameters_of_a_class_of_the_apps_own_are_read_by_sqlite_alone(kept_of: Kept) -> None:
+    asked = Endless()
+    with contextlib.closing(connection()) as opened:
+        kept = kept_of(lambda: opened.execute("SELECT a FROM t WHERE a = ? LIMIT 1 OFFSET ?", [1, 0]))
+        assert kept.query_count == 1
+        kept = kept_of(lambda: opened.execute("SELECT a FROM t WHERE a = ?", asked))
+        assert (kept.query_count, asked.reads) == (1, 1)
+
+
+class CursorOfItsOwn(sqlite3.Cursor):
+    """Gives names of `sqlite3.Cursor` another meaning."""
+
+    @property
+    def rowcount(self) -> Any:  # type: ignore[override]
+        raise ValueError("nobody has to ask")
+
+    description: Any = "of the app"
+    connection: Any = None
+
+
+def test_what_a_cursor_class_calls_by_names_of_sqlites_is_its_own_affair(kept_of: Kept) -> None:
+    with contextlib.closing(connection()) as opened:
+        kept = kept_of(lambda: opened.cursor(CursorOfItsOwn).execute("INSERT INTO t VALUES (2)"))
+        assert [query[ROWS] for query in kept.queries] == [1]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_attributes_of_a_connection_of_the_apps_own_stay(moment: str, kept_of: Kept) -> None:
+    class Tracked(sqlite3.Connection):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            if moment == "before":
+                self._telemetry = "the app's own"
+
+    with contextlib.closing(sqlite3.connect(":memory:", factory=Tracked)) as opened:
+        opened._telemetry = "the app's own"
+        opened.execute("CREATE TABLE t (a)")
+
+        def view() -> None:
+            opened.execute("INSERT INTO t VALUES (1)")
+            opened.commit()
+
+        assert kept_of(view).query_count == 1
+        assert opened._telemetry == "the app's own"
+
+
+@pytest.mark.parametrize("factory", [sqlite3.Connection, AppConnection])
+def test_messages_call_connections_and_cursors_as_they_are_called_without(factory: type, kept_of: Kept) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", factory=factory)) as opened:
+        name = f"{factory.__module__}.{factory.__qualname__}"
+        assert repr(opened).startswith(f"<{name} object at ")
+        assert repr(opened.cursor()).startswith("<sqlite3.Cursor object at ")
+        assert repr(opened.cursor(AppCursor)).startswith(f"<{__name__}.AppCursor object at ")
 
 
 def test_connect_is_replaced_in_modules_that_had_taken_it(monkeypatch: pytest.MonkeyPatch) -> None:
