@@ -15,7 +15,7 @@ import re
 import sqlite3
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from telemetry.clock import perf_counter_ns
@@ -24,7 +24,6 @@ from telemetry.readers.window import copied, route_name
 from telemetry.requests import current_request, serving
 
 if TYPE_CHECKING:
-    from telemetry.instrumentation.sqlite import TracedCursor
     from telemetry.requests import RequestRecord
 
 WORTH_ASKING_NS: Final = 1_000_000
@@ -33,6 +32,15 @@ WORTH_ASKING_NS: Final = 1_000_000
 _MOST_FILES: Final = 32
 _MOST_STATEMENTS: Final = 1000
 _SHORT_SQL: Final = 1000
+
+
+class TracedCursor(Protocol):
+    """What is asked of a cursor, under names that no class of an app's own gives another meaning."""
+
+    @property
+    def _telemetry_connection(self) -> sqlite3.Connection: ...
+    @property
+    def _telemetry_description(self) -> object: ...
 
 
 class Hold(NamedTuple):
