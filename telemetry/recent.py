@@ -123,10 +123,10 @@ class KeptRequest(NamedTuple):
 
     @property
     def db_time_ns(self) -> int:
-        """Time in the database: all queries, and fetching their rows at once; with threads it may exceed the duration."""
+        """Time in the database: all queries, fetching rows at once, and commits; with threads it may exceed the duration."""
         if self.sums is not None:
-            return sum(self._unsummed[1:2]) + sum(each.duration_ns for each in self.sums)
-        return sum(self.fetches[1::3]) + sum([query[DURATION_NS] for query in self.queries])
+            return self.commit_ns + sum(self._unsummed[1:2]) + sum(each.duration_ns for each in self.sums)
+        return self.commit_ns + sum(self.fetches[1::3]) + sum([query[DURATION_NS] for query in self.queries])
 
     @property
     def wait_ns(self) -> int:

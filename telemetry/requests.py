@@ -186,6 +186,8 @@ class RequestRecord:
     def db_time_ns(self) -> int:
         """Time in the database so far."""
         total_ns = sum([query[DURATION_NS] for query in self.queries])
+        if self.writes is not None:
+            total_ns += self.writes.commit_ns
         if self.fetches:
             total_ns += sum(self.fetches[1::3])
         if self.sums:

@@ -114,12 +114,14 @@ def request(trace_id: str, url: str | None, as_json: bool) -> None:
 
 def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     in_database = f"{figures.milliseconds(one['db_ms'])} in the database ({figures.share(one['db_share_percent'])})"
+    if one["commit_count"]:
+        commits = figures.plural(one["commit_count"], "commit")
+        in_database += f", {figures.milliseconds(one['commit_ms'])} of it in {commits}"
     lines = [
         (f"{one['route']}  {_status(one)}  {figures.milliseconds(one['duration_ms'])}", "title"),
         (one["path"], "rule"),
         (
             (f"{figures.plural(one['query_count'], 'query')} · {in_database}" if one["query_count"] else "no query")
-            + _of_commits(one)
             + (f" · ■ {one['error_type']}" if one["error_type"] else ""),
             "poor" if one["error_type"] else "text",
         ),
@@ -147,12 +149,6 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
             if step["warning"]:
                 lines.append((f"  ■ {step['detail']}: {step['warning']}", "poor"))
     return lines
-
-
-def _of_commits(one: Mapping[str, Any]) -> str:
-    if not one["commit_count"]:
-        return ""
-    return f" · {figures.milliseconds(one['commit_ms'])} in {figures.plural(one['commit_count'], 'commit')}"
 
 
 def _ask(url: str | None, path: str) -> tuple[Target, dict[str, Any]]:

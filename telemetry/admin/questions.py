@@ -151,6 +151,6 @@ def kept_of(told: ToldRequest) -> KeptRequest:
         queries=(),
         repeats=None,
         sums=None,
-        fetches=(0, told.db_time_ns, 0),
+        fetches=(0, told.db_time_ns - told.commit_ns, 0),
         estimated_bytes=0,
     )

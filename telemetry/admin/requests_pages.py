@@ -34,7 +34,7 @@ COLUMNS: Final = (
     Column("verdict", "verdict", "What its queries come to", "desc"),
     Column("query_count", "queries", "Database queries"),
     Column("repeated", "alike", "The most runs of one statement from one line"),
-    Column("db_ms", "database", "Time in the database", unit="ms"),
+    Column("db_ms", "database", "Time in the database, commits included", unit="ms"),
     Column("duration_ms", "duration", "From the first byte of work to the first byte of the body", unit="ms"),
     Column("status", "status", "Status of the response"),
     Column("started_at", "when", "When it began", unit="UTC"),

@@ -169,7 +169,7 @@ def rest(detail: Mapping[str, Any], all_ms: float) -> Rest | None:
     runs = detail["query_count"] - len(queries)
     if runs <= 0:
         return None
-    duration_ms = detail["db_ms"] - sum(query["duration_ms"] for query in queries)
+    duration_ms = detail["db_ms"] - detail["commit_ms"] - sum(query["duration_ms"] for query in queries)
     return Rest(runs, max(0.0, duration_ms), min(WIDTH, _ends_ms(detail) / all_ms * WIDTH))
 
 

@@ -240,8 +240,11 @@ class RequestMiddleware:
             number, span = record.query_count, record.span
             database = _NO_QUERIES
             if number:
-                what = "query" if number == 1 else "queries"
-                database = f'db;dur={record.db_time_ns() / 1e6:.3f};desc="{number} {what}"'
+                what = "1 query" if number == 1 else f"{number} queries"
+                commits = record.writes.commit_count if record.writes is not None else 0
+                if commits:
+                    what += ", 1 commit" if commits == 1 else f", {commits} commits"
+                database = f'db;dur={record.db_time_ns() / 1e6:.3f};desc="{what}"'
             timing = f"{database}, total;dur={(perf_counter_ns() - record.start_ns) / 1e6:.3f}"
             if span is None:
                 return (("Server-Timing", timing),)
