@@ -18,6 +18,7 @@ from service.indexer import Indexer
 from service.library import Video, find_video, is_known
 from service.probe import HASH
 from service.ratings import Rating, read_own, read_ratings
+from service.readable import Readable
 from service.security import WriteLimiter, is_servable
 from service.streaming import Slots
 from service.tags import read_tags
@@ -34,6 +35,8 @@ class Server:
     """The parts of one server. `close` may be called more than once."""
 
     settings: Settings
+    videos: Path
+    readable: Readable
     database: Database
     cache: CacheManager
     thumbnails: Thumbnails
@@ -52,6 +55,8 @@ class Server:
         indexer = Indexer(database, videos, thumbnails, threads=settings.probe_threads)
         return cls(
             settings=settings,
+            videos=videos,
+            readable=Readable(videos),
             database=database,
             cache=CacheManager(metrics, settings.cache_entries),
             thumbnails=thumbnails,
@@ -60,10 +65,6 @@ class Server:
             limiter=WriteLimiter(settings.write_limit),
             slots=Slots(settings.streams),
         )
-
-    @property
-    def videos(self) -> Path:
-        return self.settings.videos.resolve()
 
     def close(self) -> None:
         """Stop the threads, close the database, and undo the instrumentation."""

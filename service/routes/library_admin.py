@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from flask import Blueprint, render_template
 from flask.typing import ResponseReturnValue
 
-from service.errors import why
 from service.library import list_problems, totals
 from service.state import connection, server
 from telemetry.admin.guard import require_admin
@@ -30,16 +26,7 @@ def index() -> ResponseReturnValue:
         duration_s=duration_s,
         size_bytes=size_bytes,
         folder=server().videos,
-        trouble=_trouble(server().videos),
+        trouble=server().readable.trouble(),
         cache=server().cache.status(),
         is_indexing=server().watcher.is_indexing(),
     )
-
-
-def _trouble(folder: Path) -> str | None:
-    """Return why the folder can't be read now; `None` where it can. The index then tells what was there before."""
-    try:
-        os.scandir(folder).close()
-    except OSError as error:
-        return why(error)
-    return None
