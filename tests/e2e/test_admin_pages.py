@@ -753,7 +753,7 @@ def test_no_type_is_smaller_than_12_pixels(overview, shop, width, path):
 def test_the_chart_has_a_role_and_a_name_also_when_the_script_has_drawn_it(overview):
     page = overview()
     expect(page.locator("#chart canvas")).to_be_visible()
-    expect(page.get_by_role("img", name="Latency over time: p50, p95 and p99")).to_have_id("chart")
+    expect(page.get_by_role("group", name="Latency over time: p50, p95 and p99")).to_have_id("chart")
 
 
 @pytest.mark.usefixtures("three")

@@ -178,6 +178,29 @@ def test_escape_leads_back_to_the_chart_whose_dot_was_opened(open_shelf: Callabl
     expect(page).to_have_url(re.compile(r"/admin/performance\?sort=route$"))
 
 
+def test_the_requests_of_the_chart_are_walked_and_opened_by_key(open_shelf: Callable[..., Page], shelf: str) -> None:
+    for number in range(3):
+        urllib.request.urlopen(f"{shelf}/tag/{number}").read()
+    page = open_shelf()
+    page.goto("/admin/performance")
+    expect(page.locator("#chart")).to_have_attribute("data-points", "4")
+    slider = page.get_by_role("slider", name="Requests in the chart")
+    slider.focus()
+    seen = []
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowRight", "Home", "End"):
+        slider.press(key)
+        said = page.locator("#under-cursor").inner_text()
+        expect(slider).to_have_attribute("aria-valuetext", page.locator("#under-cursor").text_content() or "")
+        seen.append(re.sub(r".*trace (\w+)….*", r"\1", said))
+    assert "GET /tag/<tag>" in said
+    newest, before, again, still, oldest, last = seen
+    assert newest == again == still == last
+    assert len({newest, before, oldest}) == 3
+    slider.press("Enter")
+    expect(page.locator("#still")).to_be_visible()
+    assert f"/requests/{last}" in page.url
+
+
 def test_a_click_on_a_row_is_one_on_its_link(open_shelf: Callable[..., Page]) -> None:
     page = open_shelf()
     page.goto("/admin/performance/requests")

@@ -20,6 +20,7 @@ window.telemetryChart = (() => {
   let plot = null;
   let body = null;
   let fetching = null;
+  let walked = null; // the dot that was reached by key
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const threshold = (name) => Number(box.dataset[name]);
@@ -152,18 +153,52 @@ window.telemetryChart = (() => {
     return said;
   }
 
-  function tell(u) {
-    const at = nearest(u);
-    box.classList.toggle("over-dot", at !== null);
-    if (at === null) {
-      said.textContent = body.time.length ? sliceSaid(u) : "no request in this time";
-      return;
-    }
+  function dotSaid(at) {
     const trace = body.trace_id[at] ? ` · trace ${body.trace_id[at].slice(0, 8)}…` : "";
     const failed = body.is_error[at] ? " · error" : "";
     const gone = body.is_kept[at] ? "" : " · not kept";
     const when = clock(body.time[at], 0);
-    said.textContent = `${when} UTC  ${body.routes[body.route[at]]}  ${milliseconds(body.duration_ms[at])}${failed}${trace}${gone}`;
+    return `${when} UTC  ${body.routes[body.route[at]]}  ${milliseconds(body.duration_ms[at])}${failed}${trace}${gone}`;
+  }
+
+  function tell(u) {
+    const at = walked === null ? nearest(u) : body.time.indexOf(walked);
+    box.classList.toggle("over-dot", at !== null && at >= 0);
+    if (at !== null && at >= 0) said.textContent = dotSaid(at);
+    else said.textContent = body.time.length ? sliceSaid(u) : "no request in this time";
+    u.over.setAttribute("aria-valuetext", said.textContent || "arrow keys walk the requests");
+  }
+
+  function openDot(at) {
+    if (body.is_kept[at]) window.telemetryAdmin.open(`${body.trace_id[at]}-${body.span_id[at]}`);
+    else window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
+  }
+
+  function walk(event) {
+    const last = body.time.length - 1;
+    const at = walked === null ? last + 1 : body.time.indexOf(walked);
+    if (event.key === "Enter" && body.time[at] !== undefined) openDot(at);
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+    if (to === undefined || last < 0) return;
+    event.preventDefault();
+    walked = body.time[Math.min(Math.max(to, 0), last)];
+    follow(plot);
+  }
+
+  /** Keep the cursor where the dot is that was reached by key. */
+  function follow(u) {
+    const at = body.time.indexOf(walked);
+    if (at >= 0) u.setCursor({ left: u.valToPos(walked, "x"), top: u.valToPos(shown(body.duration_ms[at]), "y") });
+    else tell(u);
+  }
+
+  /** Let the keys reach what the pointer does: a slider over the requests, which says the one that it is at. */
+  function takeKeys(over) {
+    box.setAttribute("role", "group");
+    const slider = { role: "slider", tabindex: 0, "aria-label": "Requests in the chart", "aria-valuenow": 0 };
+    for (const [name, value] of Object.entries(slider)) over.setAttribute(name, value);
+    over.addEventListener("keydown", walk);
+    for (const left of ["blur", "pointermove"]) over.addEventListener(left, () => { walked = null; });
   }
 
   function axis(extra) {
@@ -212,9 +247,9 @@ window.telemetryChart = (() => {
         tapped = dot; // the first tap says what it is, as a mouse does that is over it
         return;
       }
-      if (body.is_kept[at]) window.telemetryAdmin.open(`${body.trace_id[at]}-${body.span_id[at]}`);
-      else window.telemetryAdmin.choose({ route: body.routes[body.route[at]] });
+      openDot(at);
     });
+    takeKeys(plot.over);
   }
 
   const columns = () => [body.time, body.duration_ms.map(shown)];
@@ -241,7 +276,7 @@ window.telemetryChart = (() => {
     }
     if (plot) plot.setData(columns());
     else create();
-    tell(plot);
+    follow(plot);
     box.dataset.points = body.time.length;
     box.dataset.slices = body.slices.count.length;
   }
