@@ -28,7 +28,9 @@ def judged(shapes: Iterable[Shape]) -> list[Judged]:
 
 def _finds(analysis: fanout.Analysis) -> Finds:
     return frozenset(
-        (finding.kind, finding.group.statement.table if finding.group else "") for finding in analysis.findings
+        (finding.kind, finding.group.statement.table if finding.group else "")
+        for finding in analysis.findings
+        if finding.kind not in fanout.BY_TIME  # which another machine need not find
     )
 
 

@@ -43,6 +43,8 @@ BULK: Final = "bulk"
 CHUNKS: Final = "chunks"
 REMARKS: Final = (RETRIES, POLLING, PAGING, CHUNKS, BULK, BATCH)
 """What is worth saying without being wrong."""
+_OF_WRITES: Final = frozenset({WRITE_LOOP, CHUNKS, BULK})
+"""What tells of the commits itself, or writes many rows for each of them, which others may write between."""
 
 REPEATS: Final = TelemetrySettings.repeats_warning
 """So many runs of one statement from one line make a finding, unless the setting `repeats_warning` says another number."""
@@ -145,7 +147,7 @@ def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     found = [finding for each in groups if (finding := _judge(kept, each, groups, repeats)) is not None]
     found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
     found += _waits(kept)
-    if kept.commit_count >= repeats and not any(finding.kind == WRITE_LOOP for finding in found):
+    if kept.commit_count >= repeats and not any(finding.kind in _OF_WRITES for finding in found):
         found += _commits(kept)
     if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
         found.append(batch)

@@ -492,6 +492,14 @@ def test_few_commits_or_quick_ones_are_not_worth_a_word(commits: int, took_ms: i
     assert [found for found in fanout.analyse(request).findings if found.is_warning] == []
 
 
+@pytest.mark.parametrize(
+    "writes", [each("INSERT INTO t VALUES (?), (?)", 6, rows=60), each(INSERT, 2, rows=60, flags=MANY)]
+)
+def test_many_rows_a_commit_are_no_finding(writes: list[Query]) -> None:
+    request = kept(writes, duration_ns=40 * MS, writes=Writes(0, None, 6, 30 * MS))
+    assert not [found for found in fanout.analyse(request).findings if found.is_warning]
+
+
 def test_a_loop_of_writes_tells_what_its_commits_took_and_nothing_else_does() -> None:
     loop = [query(INSERT, 1000 * at, transaction=at) for at in range(1, 7)]
     (found,) = fanout.analyse(kept(loop, duration_ns=40 * MS, writes=Writes(0, None, 6, 30 * MS))).findings
