@@ -237,12 +237,15 @@ def _asked_from_many_places(groups: Sequence[Group], told: Collection[int], repe
 def _together(alike: Sequence[Group], is_wanted: Callable[[object], bool]) -> tuple[Group, int]:
     """Return the runs of groups of one line whose parameters are wanted as one group, and how many of these there are."""
     together = Group(alike[0].statement, alike[0].sql, alike[0].site, alike[0].first, repeats=alike[0].repeats)
-    places = 0
+    places, took_ns = 0, []
     for each in alike:
-        wanted = [query for query, asked in zip(each.runs_kept, each.parameters, strict=True) if is_wanted(asked)]
+        runs = zip(each.runs_kept, each.took_ns, each.parameters, strict=True)
+        wanted = [(query, took) for query, took, asked in runs if is_wanted(asked)]
         places += bool(wanted)
-        together.runs_kept += wanted
+        together.runs_kept += [query for query, _ in wanted]
+        took_ns += [took for _, took in wanted]
     together.sum_up({})
+    together.took_ns, together.duration_ns = took_ns, sum(took_ns)
     return together, places
 
 
@@ -269,7 +272,7 @@ def _called_from(one: Group, places: int) -> str:
 def _same_again(one: Group, groups: Sequence[Group], places: int = 0) -> Finding:
     place = _called_from(one, places)
     if one.pauses:
-        told = "with the same parameters, with pauses: it waited for something"
+        told = "with the same parameters, with long pauses: as who waits for something"
         return Finding(POLLING, lambda: f"{_ran(one, place)} {told}", group=one)
     mend = "ask once and keep the answer for the request, in flask.g or a local variable"
     if _writers(groups):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from telemetry.recent import KeptRequest
     from telemetry.source import Site, SourceLine
 
-_PAUSE_NS: Final = 5_000_000
+_PAUSE_NS: Final = 50_000_000  # less may be what is done with the rows
 _PAUSE_RATIO: Final = 5
 
 
@@ -63,6 +63,8 @@ class Group:
     more_transactions: int = 0
     """Transactions beside those, which are not known by their numbers."""
     runs_kept: list[Query] = field(default_factory=list)
+    took_ns: list[int] = field(default_factory=list)
+    """How long each of `runs_kept` took, with fetching its rows."""
     repeats: Mapping[int, int] = field(default_factory=dict)
     """For the starts of runs whose parameters others have too, what is equal where the parameters are."""
 
@@ -119,6 +121,7 @@ class Group:
                 if fetch is not None:
                     durations_ns[at] += fetch[0]
                     rows[at] = max(rows[at], 0) + fetch[1]
+        self.took_ns = durations_ns
         flags = 0
         for each in {query[FLAGS] for query in runs}:
             flags |= each
@@ -149,7 +152,7 @@ class Group:
         if len(self.runs_kept) < self.runs:
             gap_ns, took_ns = self.idle_ns / max(self.runs - 1, 1), self.duration_ns / self.runs
             return gap_ns >= _PAUSE_NS and gap_ns >= _PAUSE_RATIO * took_ns
-        starts = [(query[START_NS], query[DURATION_NS]) for query in self.runs_kept]
+        starts = [(query[START_NS], took) for query, took in zip(self.runs_kept, self.took_ns, strict=True)]
         gaps = [later - start - took for (start, took), (later, _) in itertools.pairwise(starts)]
         if not gaps:
             return False

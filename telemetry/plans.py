@@ -26,6 +26,8 @@ _NOT_SIMPLE: Final = frozenset(
     ("OR", "JOIN", "UNION", "EXCEPT", "INTERSECT", "WITH", "NOT", "EXISTS", "GROUP", "HAVING", "DISTINCT", "COLLATE")
 )
 _COUNT: Final = re.compile(r"SELECT COUNT\(\*\)( AS \S+)? FROM ", re.IGNORECASE)
+_COUNTED: Final = re.compile(r"SELECT COUNT\(\*\)(?: AS \S+)? FROM \((SELECT .*)\)(?: AS \S+)?", re.IGNORECASE)
+"""How ORMs count what a query would return."""
 _NAME: Final = r"(?:[\w\"`\[\]]+\.)*[\w\"`\[\]]+"
 _EQUALS: Final = re.compile(rf"{_NAME} (?:==?|IS) \?|\? ==? {_NAME}", re.IGNORECASE)
 _AFTER_CONDITIONS: Final = re.compile(r" (?:ORDER BY|LIMIT) ")
@@ -148,6 +150,10 @@ def missing_index(sql: str, file: str, rows: int | None) -> str | None:
         sqlite3.Error: the database can't be asked now.
     """
     known = statement(sql)
+    counted = _COUNTED.fullmatch(known.text)
+    if counted is not None and " LIMIT " not in known.text:
+        sql, rows = counted[1], 0
+        known = statement(sql)
     connection = _open(file, 0)
     try:
         details = [detail for *_, detail in _rows(connection, f"EXPLAIN QUERY PLAN {sql}")]

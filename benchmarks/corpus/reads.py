@@ -385,7 +385,7 @@ def settings_read_twice(db: Any) -> Any:
 def waiting_for_a_job(db: Any) -> Any:
     for _ in range(6):
         db.execute("SELECT state FROM jobs WHERE id = ?", (1,)).fetchone()
-        time.sleep(0.02)
+        time.sleep(0.06)
 
 
 @shape()
