@@ -43,8 +43,8 @@ BULK: Final = "bulk"
 CHUNKS: Final = "chunks"
 REMARKS: Final = (RETRIES, POLLING, PAGING, CHUNKS, BULK, BATCH)
 """What is worth saying without being wrong."""
-_OF_WRITES: Final = frozenset({WRITE_LOOP, CHUNKS, BULK})
-"""What tells of the commits itself, or writes many rows for each of them, which others may write between."""
+_OF_WRITES: Final = frozenset({WRITE_LOOP, CHUNKS})
+"""What tells of its commits itself, or writes many rows for each of them, which others may write between."""
 
 REPEATS: Final = TelemetrySettings.repeats_warning
 """So many runs of one statement from one line make a finding, unless the setting `repeats_warning` says another number."""
@@ -147,8 +147,10 @@ def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     found = [finding for each in groups if (finding := _judge(kept, each, groups, repeats)) is not None]
     found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
     found += _waits(kept)
-    if kept.commit_count >= repeats and not any(finding.kind in _OF_WRITES for finding in found):
-        found += _commits(kept)
+    in_bulk = [each for each in groups if each.flags & MANY]
+    told = [finding.group for finding in found if finding.group is not None and finding.kind in _OF_WRITES]
+    if not any(_makes_most_commits(each, kept) for each in (*in_bulk, *told)):
+        found += _commits(kept, repeats)
     if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
         found.append(batch)
     return Analysis(tuple(groups), _ordered(found))
@@ -408,10 +410,15 @@ def _waits(kept: KeptRequest) -> Iterator[Finding]:
     yield Finding(LOCK_WAIT, lambda: text, mend)
 
 
-def _commits(kept: KeptRequest) -> Iterator[Finding]:
-    """Tell of a request that has spent much of its time in many commits."""
-    if _is_worth_telling(kept.commit_ns, kept):
-        text = f"{kept.commit_count:,} commits took {_ms(kept.commit_ns)} of {_ms(_whole_ns(kept))}"
+def _makes_most_commits(one: Group, kept: KeptRequest) -> bool:
+    return 2 * (len(one.transactions) + one.more_transactions) >= kept.commit_count
+
+
+def _commits(kept: KeptRequest, repeats: int) -> Iterator[Finding]:
+    """Tell of a request that has spent much of its time in many commits to one database."""
+    number, took_ns = (0, 0) if kept.writes is None else kept.writes.of_one_database
+    if number >= repeats and _is_worth_telling(took_ns, kept):
+        text = f"{number:,} commits took {_ms(took_ns)} of {_ms(_whole_ns(kept))}"
         mend = "one transaction for what belongs together: each commit waits for the disk"
         yield Finding(COMMITS, lambda: text, mend)
 

@@ -14,6 +14,7 @@ from telemetry.query import (
     CALLER,
     CALLER_POSITION,
     CODE,
+    DATABASE_SHIFT,
     DURATION_NS,
     ERROR_TYPE,
     FLAGS,
@@ -65,6 +66,8 @@ class Group:
     runs_kept: list[Query] = field(default_factory=list)
     took_ns: list[int] = field(default_factory=list)
     """How long each of `runs_kept` took, with fetching its rows."""
+    database: int = 0
+    """The number of the database that was asked, where there are several; 0 is any."""
     repeats: Mapping[int, int] = field(default_factory=dict)
     """For the starts of runs whose parameters others have too, what is equal where the parameters are."""
 
@@ -96,7 +99,7 @@ class Group:
     @property
     def line_key(self) -> tuple[object, ...]:
         """What groups of one statement from one line have in common, whoever calls it."""
-        return (self.statement.text, *_line_key(self.site[0], self.site[1]))
+        return (self.statement.text, self.database, *_line_key(self.site[0], self.site[1]))
 
     @property
     def is_recursive(self) -> bool:
@@ -166,20 +169,21 @@ def groups_of(kept: KeptRequest) -> list[Group]:
     """Return the queries of a request by fingerprint and line, in the order of their first runs."""
     groups: dict[tuple[object, ...], Group] = {}
 
-    def of(sql: str, site: Site, at: int) -> Group:
-        key = _key(sql, site)
+    def of(sql: str, site: Site, at: int, database: int = 0) -> Group:
+        key = _key(sql, site, database)
         found = groups.get(key)
         if found is None:
-            found = groups[key] = Group(statement(sql), sql, site, at)
+            found = groups[key] = Group(statement(sql), sql, site, at, database=database)
         return found
 
     if kept.sums is None:
         alike: dict[tuple[object, ...], Group] = {}  # by statement and place as they are, which is quicker told
         for at, query in enumerate(kept.queries):
-            place = (query[SQL], id(query[CODE]), query[POSITION], id(query[CALLER]), query[CALLER_POSITION])
+            database = query[FLAGS] >> DATABASE_SHIFT
+            place = (query[SQL], id(query[CODE]), query[POSITION], id(query[CALLER]), query[CALLER_POSITION], database)
             known = alike.get(place)
             if known is None:
-                known = alike[place] = of(query[SQL], query[SITE:], at)
+                known = alike[place] = of(query[SQL], query[SITE:], at, database)
             known.runs_kept.append(query)
         fetched = by_query(kept.fetches)
         for found in groups.values():
@@ -202,14 +206,18 @@ def numbers_of(kept: KeptRequest, groups: Sequence[Group]) -> list[int | None]:
 
     A rare statement of a request that is kept as sums may share the one of all that there was no room for; `None` without it.
     """
-    number = {_key(each.sql, each.site): at for at, each in enumerate(groups)}
-    shared = number.get(_key("", source.NO_SITE))
-    return [number.get(_key(query[SQL], query[SITE:]), shared) for query in kept.queries]
+    number = {_key(each.sql, each.site, each.database): at for at, each in enumerate(groups)}
+    shared = number.get(_key("", source.NO_SITE, 0))
+    databases = [0 if kept.sums is not None else query[FLAGS] >> DATABASE_SHIFT for query in kept.queries]
+    return [
+        number.get(_key(query[SQL], query[SITE:], database), shared)
+        for query, database in zip(kept.queries, databases, strict=True)
+    ]
 
 
-def _key(sql: str, site: Site) -> tuple[object, ...]:
+def _key(sql: str, site: Site, database: int) -> tuple[object, ...]:
     """Return what queries of one group have in common."""
-    return (statement(sql).text, *_line_key(site[0], site[1]), *_line_key(site[2], site[3]))
+    return (statement(sql).text, database, *_line_key(site[0], site[1]), *_line_key(site[2], site[3]))
 
 
 def _line_key(code: CodeType | str | None, position: int) -> tuple[object, int]:

@@ -58,10 +58,11 @@ class Hold(NamedTuple):
 class ConnectionState:
     """What is known of one connection: its file, and the write transaction it is in."""
 
-    __slots__ = ("__weakref__", "_connection", "file", "record", "since_ns", "sure_ns", "transaction")
+    __slots__ = ("__weakref__", "_connection", "file", "number", "record", "since_ns", "sure_ns", "transaction")
 
-    def __init__(self, file: str | None) -> None:
+    def __init__(self, file: str | None, number: int = 0) -> None:
         self.file = file
+        self.number = number  # of its database
         self._connection: weakref.ref[sqlite3.Connection] | None = None  # from its first write transaction on
         self.transaction = 0
         self.since_ns = self.sure_ns = 0
@@ -130,12 +131,16 @@ READERS: Final = "whoever was reading"
 NOWHERE: Final = ""
 """In place of a file: there is none, or not one alone."""
 _longest: dict[str, Hold] = {}
+_database_numbers: dict[str, int] = {}
+_next_database: Final = itertools.count(1).__next__
+several_databases: Final[list[bool]] = []
+"""Not empty once the process has opened more than one: only then is it told which one a query was asked of."""
 
 
 def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     """Note which file `connection` is to."""
     file = path_of(database, is_uri)
-    state = ConnectionState(file)
+    state = ConnectionState(file, _number_of(file or (database if is_uri else None)))
     try:
         connection._telemetry_connection_state = state  # type: ignore[attr-defined]
     except Exception:  # a class with slots, or with a mind of its own about attributes
@@ -145,6 +150,20 @@ def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
     elif _files[-1:] != [file]:
         with _lock:
             _files[:] = [*(other for other in _files if other != file), file][-_MOST_FILES:]
+
+
+def _number_of(name: object) -> int:
+    """Return the number of the database of that name; a new one for a database in memory, which has none."""
+    number = _database_numbers.get(name) if isinstance(name, str) else None
+    if number is None:
+        number = _next_database()
+        if isinstance(name, str):
+            if len(_database_numbers) >= _MOST_STATEMENTS:
+                _database_numbers.clear()
+            number = _database_numbers.setdefault(name, number)
+        if number > 1 and not several_databases:
+            several_databases.append(True)
+    return number
 
 
 def path_of(database: Any, is_uri: bool) -> str | None:
@@ -277,9 +296,9 @@ def failed(
     state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     held = state is not None and state.transaction
     released(connection)
-    if is_commit and held and record is not None:
-        record.note_commit(start_ns, duration_ns, has_failed=True)
     code = getattr(error, "sqlite_errorcode", None)
+    if is_commit and code is not None and state is not None and held and record is not None:
+        record.note_commit(start_ns, duration_ns, state.number, has_failed=True)
     kind = code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_OK
     is_of_lock = kind in _LOCK_ERRORS
     if not is_of_lock and kind not in _REFUSALS:
@@ -303,10 +322,12 @@ def committed(connection: sqlite3.Connection, start_ns: int) -> None:
     state: ConnectionState | None = getattr(connection, "_telemetry_connection_state", None)
     if state is None or not state.transaction:
         return
-    record = serving.get() or current_request()
-    if record is not None:
-        record.note_commit(start_ns, took_ns, has_failed=False)
     released(connection, has_ended=True)
+    record = serving.get()
+    if record is None or record.complete:
+        record = current_request()
+    if record is not None and not state.transaction:  # else it goes on: in autocommit a call commits nothing
+        record.note_commit(start_ns, took_ns, state.number, has_failed=False)
 
 
 def released(connection: sqlite3.Connection, *, has_ended: bool = False) -> None:

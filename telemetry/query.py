@@ -35,6 +35,8 @@ FROM_FIRST: Final = 8
 """Flag of a library's query whose last parameter, an OFFSET, is 0: it asks for the first rows, as `.first()` of an ORM does."""
 FURTHER: Final = 16
 """Flag of one whose OFFSET is another."""
+DATABASE_SHIFT: Final = 5
+"""Above the flags is the number of the database that it was asked of, where the process has opened several; 0 is any."""
 
 
 def with_span(query: Query) -> Query:

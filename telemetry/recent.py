@@ -197,6 +197,7 @@ Row = tuple[Any, ...]
 
 _DURATION, QUERY_COUNT, _BYTES = map(KeptRequest._fields.index, ("duration_ns", "query_count", "estimated_bytes"))
 SPAN_ID: Final = KeptRequest._fields.index("span_id")
+WRITES: Final = KeptRequest._fields.index("writes")
 _START: Final = KeptRequest._fields.index("start_unix_ns")
 _ERROR: Final = KeptRequest._fields.index("error_type")
 
@@ -224,8 +225,10 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         fetches = (*_together(fetches), *flat(told))
         cost = _REQUEST_BYTES + len(path) + _queries_bytes(queries) + sum(map(_sums_bytes, sums))
         cost += _FETCHED_BYTES * len(fetches)
+    writes = None
     if record.writes is not None:
-        cost += record.writes.estimated_bytes
+        writes = record.writes.copy()  # a thread that outlives the request may wait on
+        cost += writes.estimated_bytes
     trace_id, span_id = ids
     return (
         record.method,
@@ -240,7 +243,7 @@ def row(record: RequestRecord, path: str, error_type: str | None, duration_ns: i
         trace_id,
         span_id,
         record.query_count,
-        record.writes,
+        writes,
         queries or (),  # an empty list and an empty dictionary of its own would be a fifth of the row
         repeats,
         sums,

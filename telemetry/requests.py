@@ -249,10 +249,10 @@ class RequestRecord:
                     writes = self.writes = Writes()
         return writes
 
-    def note_commit(self, start_ns: int, duration_ns: int, *, has_failed: bool) -> None:
-        """Note the commit of a write transaction, unless the request is over."""
+    def note_commit(self, start_ns: int, duration_ns: int, database: int, *, has_failed: bool) -> None:
+        """Note the commit of a write transaction to the database of that number, unless the request is over."""
         if not self.is_ending:
-            self.writing().add_commit(start_ns, duration_ns, has_failed)
+            self.writing().add_commit(start_ns, duration_ns, has_failed, database)
 
     def take_held(self) -> list[Held] | None:
         """Return what is kept back, once. Thread-safe."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 MOST_COMMITS: Final = 500
 """Commits of one request that are kept one by one."""
 
+_BYTES: Final = 400
 _NUMBER_BYTES: Final = 30  # a number of three
 
 
@@ -22,7 +24,7 @@ class Commit(NamedTuple):
 class Writes:
     """What a request has lost to locks, and its commits of write transactions; times in nanoseconds."""
 
-    __slots__ = ("_commits", "commit_count", "commit_ns", "wait_ns", "waited_for")
+    __slots__ = ("_commits", "_of_databases", "commit_count", "commit_ns", "wait_ns", "waited_for")
 
     def __init__(
         self, wait_ns: int = 0, waited_for: tuple[int, str] | None = None, commit_count: int = 0, commit_ns: int = 0
@@ -32,13 +34,24 @@ class Writes:
         self.commit_count = commit_count
         self.commit_ns = commit_ns
         self._commits: list[int] = []  # the numbers of a `Commit`, one after the other
+        self._of_databases: dict[int, tuple[int, int]] = {}  # by their numbers, how many there were and what they took
 
-    def add_commit(self, start_ns: int, duration_ns: int, has_failed: bool) -> None:
-        """Add a commit."""
+    def add_commit(self, start_ns: int, duration_ns: int, has_failed: bool, database: int = 0) -> None:
+        """Add a commit to the database of that number."""
         self.commit_count += 1
         self.commit_ns += duration_ns
         if self.commit_count <= MOST_COMMITS:
             self._commits += (start_ns, duration_ns, has_failed)
+        if has_failed:
+            return
+        count, took_ns = self._of_databases.get(database, (0, 0))
+        self._of_databases[database] = count + 1, took_ns + duration_ns
+
+    @property
+    def of_one_database(self) -> tuple[int, int]:
+        """How many commits the database took on which they took longest, and how long that was."""
+        longest = max(self._of_databases.values(), key=itemgetter(1), default=None)
+        return longest or (self.commit_count, self.commit_ns)
 
     @property
     def commits(self) -> Iterator[Commit]:
@@ -48,12 +61,17 @@ class Writes:
             yield Commit(start_ns, duration_ns, bool(has_failed))
 
     def shortened(self, max_bytes: int) -> Writes:
-        """Return the same with as many of the first commits as take no more than that; the figures stay."""
+        """Return the same with as many of the first commits as take no more than that by themselves; the figures stay."""
         short = Writes(self.wait_ns, self.waited_for, self.commit_count, self.commit_ns)
+        short._of_databases = self._of_databases.copy()
         short._commits = self._commits[: max(0, max_bytes // (3 * _NUMBER_BYTES)) * 3]
         return short
+
+    def copy(self) -> Writes:
+        """Return what nothing is added to any more."""
+        return self.shortened(_NUMBER_BYTES * len(self._commits))
 
     @property
     def estimated_bytes(self) -> int:
         """What it is taken to need."""
-        return _NUMBER_BYTES * len(self._commits)
+        return _BYTES + _NUMBER_BYTES * len(self._commits)

@@ -76,7 +76,7 @@ def _row(request: Mapping[str, Any], is_alone: bool) -> list[tuple[str, str]]:
     queries = f"{figures.plural(request['query_count'], 'query')}{alike}"
     told = "" if verdict == OK else f": {name_of(verdict)}"
     took = figures.milliseconds(request["duration_ms"])
-    if request["query_count"]:
+    if request["query_count"] or request["commit_count"]:
         took += f", {figures.milliseconds(request['db_ms'])} in the database"
     return [
         (f"{status.shape} {request['route']}  {_status(request)}  {took}", kind),
@@ -121,7 +121,11 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"{one['route']}  {_status(one)}  {figures.milliseconds(one['duration_ms'])}", "title"),
         (one["path"], "rule"),
         (
-            (f"{figures.plural(one['query_count'], 'query')} · {in_database}" if one["query_count"] else "no query")
+            (
+                f"{figures.plural(one['query_count'], 'query')} · {in_database}"
+                if one["query_count"] or one["commit_count"]
+                else "no query"
+            )
             + (f" · ■ {one['error_type']}" if one["error_type"] else ""),
             "poor" if one["error_type"] else "text",
         ),

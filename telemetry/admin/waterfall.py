@@ -120,16 +120,14 @@ def draw(detail: Mapping[str, Any], warned: Container[int]) -> Waterfall:
 def whole_ms(detail: Mapping[str, Any]) -> float:
     """Return what the bars are parts of: the request, and the transfer of a body that made queries while it was sent."""
     duration_ms: float = detail["duration_ms"]
-    ends_ms = _ends_ms(detail)
+    ends_ms = _ends_ms(*detail["queries"], *detail["commits"])
     transfer_ms: float = detail["transfer_ms"] or 0.0
     return max(duration_ms, transfer_ms if ends_ms > duration_ms else 0.0, 0.001)
 
 
-def _ends_ms(detail: Mapping[str, Any]) -> float:
-    """Return when the last query or commit that is kept one by one has ended."""
-    return max(
-        (each["start_ms"] + each["duration_ms"] for each in (*detail["queries"], *detail["commits"])), default=0.0
-    )
+def _ends_ms(*timed: Mapping[str, Any]) -> float:
+    """Return when the last of some queries or commits has ended."""
+    return max((each["start_ms"] + each["duration_ms"] for each in timed), default=0.0)
 
 
 def ticks(whole_ms: float) -> list[str]:
@@ -170,7 +168,7 @@ def rest(detail: Mapping[str, Any], all_ms: float) -> Rest | None:
     if runs <= 0:
         return None
     duration_ms = detail["db_ms"] - detail["commit_ms"] - sum(query["duration_ms"] for query in queries)
-    return Rest(runs, max(0.0, duration_ms), min(WIDTH, _ends_ms(detail) / all_ms * WIDTH))
+    return Rest(runs, max(0.0, duration_ms), min(WIDTH, _ends_ms(*queries) / all_ms * WIDTH))
 
 
 def _joined(bars: Iterable[Bar]) -> list[Bar]:

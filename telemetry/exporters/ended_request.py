@@ -22,7 +22,7 @@ from telemetry import instruments
 from telemetry.failure import failure_in
 from telemetry.memo import Memo
 from telemetry.query import CODE, ERROR_TYPE, FLAGS, MADE, POSITION, SQL
-from telemetry.recent import QUERY_COUNT, KeptRequest
+from telemetry.recent import QUERY_COUNT, WRITES, KeptRequest
 from telemetry.settings import TelemetrySettings
 from telemetry.source import line_of
 from telemetry.urls import url_path
@@ -410,7 +410,7 @@ def client_attributes(address: str | None, agent: str | None) -> dict[str, Attri
 
 def database_attributes(row: Row | None, repeats: int) -> dict[str, AttributeValue]:
     """Return what the server span says of the request's queries, judged by `repeats`; nothing where there are none."""
-    if row is None or not row[QUERY_COUNT]:
+    if row is None or not (row[QUERY_COUNT] or row[WRITES]):
         return {}
     from telemetry import fanout  # for exporters alone
 
@@ -424,7 +424,7 @@ def database_attributes(row: Row | None, repeats: int) -> dict[str, AttributeVal
 
 def query_figures(row: Row | None) -> dict[str, AttributeValue]:
     """Return what can be said of the request's queries without understanding them; nothing where there are none."""
-    if row is None or not row[QUERY_COUNT]:
+    if row is None or not (row[QUERY_COUNT] or row[WRITES]):
         return {}
     kept = KeptRequest._make(row)
     told: dict[str, AttributeValue] = {

@@ -195,7 +195,7 @@ class Capture:
             span = made
         if record.status:
             span.set_attribute(instruments.HTTP_RESPONSE_STATUS_CODE, record.status)
-        if record.query_count:
+        if record.query_count or record.writes is not None:
             span.set_attribute(instruments.REQUEST_OPERATIONS, record.query_count)
             span.set_attribute(instruments.REQUEST_DB_DURATION, record.db_time_ns() / 1e9)
         if record.writes is not None and record.writes.commit_count:

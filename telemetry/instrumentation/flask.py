@@ -239,7 +239,7 @@ class RequestMiddleware:
                 return ()
             number, span = record.query_count, record.span
             database = _NO_QUERIES
-            if number:
+            if number or record.writes is not None:
                 what = "1 query" if number == 1 else f"{number} queries"
                 commits = record.writes.commit_count if record.writes is not None else 0
                 if commits:

@@ -34,7 +34,7 @@ from telemetry.instrumentation.propagation import SPAN_KEY
 from telemetry.instrumentation.spans import end_span
 from telemetry.instrumentation.subclasses import adopt, traced_class
 from telemetry.instrumentation.unseen_connections import OpenedBefore
-from telemetry.query import DURATION_NS, FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, SQL, START_NS
+from telemetry.query import DATABASE_SHIFT, DURATION_NS, FROM_FIRST, FURTHER, MADE, MANY, SCRIPT, SQL, START_NS
 from telemetry.requests import MAX_PENDING_QUERIES, RECORD_KEY, current_request, serving
 
 if TYPE_CHECKING:
@@ -64,12 +64,13 @@ _lock = forked.lock()
 
 _KEY: Final = os.urandom(16)
 _COMPARED_BY_VALUE: Final = frozenset({str, int, float, bytes, bool, type(None)})
-_PLAIN_KINDS: Final = frozenset({tuple, list, dict})
+_PLAIN_KINDS: Final[tuple[Any, ...]] = (tuple, list, dict)
 _BY_ADDRESS: Final[Any] = object.__hash__
 _ODD: Final = (object(),)  # in place of parameters that are no tuple
 _getframe = sys._getframe
 _kind_of = source.KINDS.get
 _WORTH_ASKING_NS: Final = locks.WORTH_ASKING_NS
+_several_databases: Final = locks.several_databases
 _NOT_RECORDED: Final = "a query could not be recorded"
 
 
@@ -99,10 +100,12 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         except BaseException as error:
             took_ns = perf_counter_ns() - start_ns
             try:
+                marked |= _database_of(cursor)
                 site = record.capture.site(_getframe(_depth))
                 query = (_text(sql), start_ns, took_ns, record.failure(error), marked, -1, 0, *site)
                 locks.failed(cursor._telemetry_connection, record, error, start_ns, took_ns)
-                _add_failed(record, add, query, parent, None if flags else _hash_of(sql, parameters))
+                hashed = None if flags else _of_database(_hash_of(sql, parameters), marked)
+                _add_failed(record, add, query, parent, hashed)
             except Exception:
                 record.capture.fail(_NOT_RECORDED)
             raise
@@ -114,6 +117,8 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                 transaction = locks.wrote(cursor, record, sql, start_ns, duration_ns, rows)
                 if rows == 0 and cursor._telemetry_description is not None:
                     rows = -1  # of RETURNING it is known when all are fetched
+            if _several_databases:
+                marked |= _database_of(cursor)
             frame = _getframe(_depth)
             code: Any = frame.f_code
             if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
@@ -146,6 +151,8 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                         break
                 else:
                     hashed = hash((_KEY, sql, parameters))
+            if _several_databases:
+                hashed = _of_database(hashed, marked)
             if _listeners:
                 _tell(query, hashed)
             calls = record.calls
@@ -167,6 +174,17 @@ def _of_offset(sql: str, parameters: Any) -> int:
     if type(offset) is not int:  # what another class compares itself by is its own affair
         return 0
     return FURTHER if offset else FROM_FIRST
+
+
+def _database_of(cursor: TracedCursor) -> int:
+    """Return the number of the database that a cursor asks, above the flags of its query."""
+    state: Any = getattr(cursor._telemetry_connection, "_telemetry_connection_state", None)
+    return 0 if state is None or not _several_databases else state.number << DATABASE_SHIFT
+
+
+def _of_database(hashed: int | None, marked: int) -> int | None:
+    """Return the hash of what was asked of a database: of another one, it is another question."""
+    return hashed if hashed is None or not marked >> DATABASE_SHIFT else hash((hashed, marked >> DATABASE_SHIFT))
 
 
 def _parent_in(context: Context) -> SpanContext | None:
@@ -193,14 +211,18 @@ def _text(sql: object) -> str:
 def _hash_of(sql: str, parameters: Any) -> int | None:
     """Return the keyed hash of a statement with parameters of any kind; `None` where they can't be compared.
 
-    Those of a class of the app's own are not: to read them once more may take long, or change something.
+    Those that a class of the app's own reads in its way are not: to read them once more may take long, or change something.
     """
-    kind = type(parameters)
-    if kind not in _PLAIN_KINDS and not (issubclass(kind, tuple) and kind.__iter__ is tuple.__iter__):
-        return None
+    kind: Any = type(parameters)
     try:
-        names = sorted(parameters) if kind is dict else ()
-        values = tuple([parameters[name] for name in names] if names else parameters)
+        base = next((each for each in _PLAIN_KINDS if issubclass(kind, each)), None)
+        if base is None or kind.__getitem__ is not base.__getitem__:
+            return None
+        names: tuple[Any, ...] = ()
+        values = tuple(base.__iter__(parameters))
+        if base is dict:
+            names = tuple(sorted(values))
+            values = tuple([dict.__getitem__(parameters, name) for name in names])
         if any(type(value).__hash__ is _BY_ADDRESS for value in values):
             return None  # the next object may have the address of this one
         return hash((_KEY, sql, values, *names))
@@ -372,18 +394,23 @@ class TracedConnection(sqlite3.Connection):
         try:
             made = super().__exit__(*raised)
         except BaseException as error:
-            _commit_failed(self, error, start_ns)
+            _commit_failed(self, error, start_ns, is_commit=raised[0] is None)
             raise
-        if raised and raised[0] is None:
+        if raised[0] is None:
             locks.committed(self, start_ns)
         else:
             locks.released(self, has_ended=True)
         return made
 
 
-def _commit_failed(connection: sqlite3.Connection, error: BaseException, start_ns: int) -> None:
+TracedCursor.__name__, TracedConnection.__name__ = "Cursor", "Connection"
+
+
+def _commit_failed(
+    connection: sqlite3.Connection, error: BaseException, start_ns: int, *, is_commit: bool = True
+) -> None:
     took_ns = perf_counter_ns() - start_ns
-    locks.failed(connection, serving.get() or current_request(), error, start_ns, took_ns, is_commit=True)
+    locks.failed(connection, current_request(), error, start_ns, took_ns, is_commit=is_commit)
 
 
 def _traced_cursor(factory: Any) -> Any:
@@ -541,11 +568,11 @@ def _record_elsewhere(
         if rows == 0 and cursor._telemetry_description is not None:
             rows = -1
     text = sql if error is None else _text(sql)
-    marked = flags | MADE | (_of_offset(sql, parameters) if error is None else 0)
+    marked = flags | MADE | _database_of(cursor) | (_of_offset(sql, parameters) if error is None else 0)
     query = (text, start_ns, duration_ns, error_type, marked, rows, transaction, *site)
     if early is not None:
         early.append((query, get_current()))
-    hashed = None if flags else _hash_of(sql, parameters)
+    hashed = None if flags else _of_database(_hash_of(sql, parameters), marked)
     _tell(query, hashed)
     if record is not None:
         record.calls.extend((start_ns, id(cursor), hashed))
@@ -566,6 +593,6 @@ def _only_told(
         raise
     finally:
         took_ns = perf_counter_ns() - start_ns
-        text = sql if error_type is None else _text(sql)
-        query = (text, start_ns, took_ns, error_type, flags, cursor._telemetry_rowcount, 0, *source.find(frame))
-        _tell(query, None if flags else _hash_of(sql, parameters))
+        text, marked = sql if error_type is None else _text(sql), flags | _database_of(cursor)
+        query = (text, start_ns, took_ns, error_type, marked, cursor._telemetry_rowcount, 0, *source.find(frame))
+        _tell(query, None if flags else _of_database(_hash_of(sql, parameters), marked))

@@ -20,7 +20,7 @@ window.telemetryChart = (() => {
   let plot = null;
   let body = null;
   let fetching = null;
-  let walked = null; // the dot that was reached by key
+  let walked = null; // the dot that was reached by key, by its place
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const threshold = (name) => Number(box.dataset[name]);
@@ -162,9 +162,9 @@ window.telemetryChart = (() => {
   }
 
   function tell(u) {
-    const at = walked === null ? nearest(u) : body.time.indexOf(walked);
-    box.classList.toggle("over-dot", at !== null && at >= 0);
-    if (at !== null && at >= 0) said.textContent = dotSaid(at);
+    const at = walked ?? nearest(u);
+    box.classList.toggle("over-dot", at !== null);
+    if (at !== null) said.textContent = dotSaid(at);
     else said.textContent = body.time.length ? sliceSaid(u) : "no request in this time";
     u.over.setAttribute("aria-valuetext", said.textContent || "arrow keys walk the requests");
   }
@@ -175,22 +175,24 @@ window.telemetryChart = (() => {
   }
 
   function walk(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     const last = body.time.length - 1;
-    const at = walked === null ? last + 1 : body.time.indexOf(walked);
-    if (event.key === "Enter" && body.time[at] !== undefined) openDot(at);
+    const at = walked ?? last + 1;
+    if (event.key === "Enter" && walked !== null) openDot(at);
     const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
     if (to === undefined || last < 0) return;
     event.preventDefault();
-    walked = body.time[Math.min(Math.max(to, 0), last)];
+    walked = Math.min(Math.max(to, 0), last);
     follow(plot);
   }
 
   /** Keep the cursor where the dot is that was reached by key. */
   function follow(u) {
-    const at = body.time.indexOf(walked);
-    if (at >= 0) u.setCursor({ left: u.valToPos(walked, "x"), top: u.valToPos(shown(body.duration_ms[at]), "y") });
-    else tell(u);
+    if (walked === null) tell(u);
+    else u.setCursor({ left: u.valToPos(body.time[walked], "x"), top: u.valToPos(shown(body.duration_ms[walked]), "y") });
   }
+
+  const dot = (at) => [body.trace_id[at], body.span_id[at], body.time[at], body.routes[body.route[at]]].join(" ");
 
   /** Let the keys reach what the pointer does: a slider over the requests, which says the one that it is at. */
   function takeKeys(over) {
@@ -242,9 +244,8 @@ window.telemetryChart = (() => {
     plot.over.addEventListener("click", (event) => {
       const at = nearest(plot);
       if (at === null) return;
-      const dot = `${body.trace_id[at]} ${body.time[at]}`;
-      if (event.pointerType === "touch" && tapped !== dot) {
-        tapped = dot; // the first tap says what it is, as a mouse does that is over it
+      if (event.pointerType === "touch" && tapped !== dot(at)) {
+        tapped = dot(at); // the first tap says what it is, as a mouse does that is over it
         return;
       }
       openDot(at);
@@ -270,7 +271,11 @@ window.telemetryChart = (() => {
     try {
       const response = await fetch(url, { signal: fetching.signal, credentials: "same-origin" });
       if (!response.ok) return;
-      body = await response.json();
+      const newer = await response.json();
+      const reached = walked === null ? null : dot(walked);
+      body = newer;
+      walked = reached === null ? null : body.time.findIndex((_, at) => dot(at) === reached);
+      if (walked === -1) walked = null;
     } catch {
       return;
     }

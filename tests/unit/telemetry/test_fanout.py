@@ -20,6 +20,7 @@ from tests.unit.telemetry.queries import MS, VIEW, code, each, kept, query
 POSTS = query("SELECT id, author FROM posts", 0)
 AUTHOR = "SELECT name FROM users WHERE id = ?"
 INSERT = "INSERT INTO t VALUES (?)"
+UPDATE = "UPDATE t SET a = ?"
 QUIET = "SELECT 1 FROM t WHERE a = ?"
 
 
@@ -481,7 +482,7 @@ def test_a_short_wait_is_not_worth_a_word(values: dict[str, Any]) -> None:
 
 def test_many_commits_that_take_much_of_a_request_are_told() -> None:
     request = kept(
-        [POSTS, *each(INSERT, 2), *each("UPDATE t SET a = ?", 3)],
+        [POSTS, *each(INSERT, 2), *each(UPDATE, 3)],
         duration_ns=40 * MS,
         writes=Writes(0, None, 5, 30 * MS),
     )
@@ -502,11 +503,40 @@ def test_few_commits_or_quick_ones_are_not_worth_a_word(commits: int, took_ms: i
 
 
 @pytest.mark.parametrize(
-    "writes", [each("INSERT INTO t VALUES (?), (?)", 6, rows=60), each(INSERT, 2, rows=60, flags=MANY)]
+    "alike", [{"sql": "INSERT INTO t VALUES (?), (?)"}, {"sql": INSERT, "flags": MANY}], ids=["VALUES", "executemany"]
 )
-def test_many_rows_a_commit_are_no_finding(writes: list[Query]) -> None:
-    request = kept(writes, duration_ns=40 * MS, writes=Writes(0, None, 6, 30 * MS))
+def test_many_rows_a_commit_are_no_finding(alike: dict[str, Any]) -> None:
+    many = [query(start_ns=1000 * at, rows=60, transaction=at, **alike) for at in range(1, 7)]
+    request = kept(many, duration_ns=40 * MS, writes=Writes(0, None, 6, 30 * MS))
     assert not [found for found in fanout.analyse(request).findings if found.is_warning]
+
+
+def test_commits_to_many_databases_can_be_no_one_transaction() -> None:
+    writes = Writes()
+    for at in range(8):
+        writes.add_commit(at, 4 * MS, has_failed=False, database=at)
+    assert fanout.analyse(kept([POSTS, *each(INSERT, 4)], duration_ns=40 * MS, writes=writes)).verdict == fanout.OK
+    for at in range(4):
+        writes.add_commit(at, 5 * MS, has_failed=False, database=3)
+    (found,) = fanout.analyse(kept([POSTS, *each(INSERT, 4)], duration_ns=60 * MS, writes=writes)).findings
+    assert found.text == "5 commits took 24.0 ms of 60.0 ms"
+
+
+def test_a_commit_that_is_tried_again_is_not_many() -> None:
+    writes = Writes()
+    for at in range(7):
+        writes.add_commit(at, 4 * MS, has_failed=at < 6)
+    assert fanout.analyse(kept([POSTS, *each(INSERT, 1)], duration_ns=40 * MS, writes=writes)).verdict == fanout.OK
+
+
+@pytest.mark.parametrize(
+    "other",
+    [each("INSERT INTO u VALUES (?)", 1, rows=2, flags=MANY, transaction=99), each(UPDATE, 6, transaction=99)],
+    ids=["executemany", "loop in one transaction"],
+)
+def test_many_commits_are_told_beside_what_is_said_of_few_of_them(other: list[Query]) -> None:
+    request = kept([*each(INSERT, 4), *other], duration_ns=40 * MS, writes=Writes(0, None, 25, 30 * MS))
+    assert fanout.COMMITS in {found.kind for found in fanout.analyse(request).findings}
 
 
 def test_a_loop_of_writes_tells_what_its_commits_took_and_nothing_else_does() -> None:

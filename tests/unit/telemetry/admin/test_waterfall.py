@@ -182,6 +182,11 @@ def test_commits_are_marked_where_there_are_too_many(kind: str, is_warned: bool)
     assert [row.is_warned for row in rows(one)] == [False, is_warned]
 
 
+def test_what_is_not_kept_one_by_one_begins_behind_the_last_query_that_is() -> None:
+    one = committing((8, 1)) | {"query_count": 2000, "db_ms": 10.0}
+    assert waterfall.draw(one, ()).rest == (1998, 7.0, 600)
+
+
 def test_a_commit_after_the_last_query_of_a_stream_is_part_of_the_whole() -> None:
     assert waterfall.whole_ms(committing((9, 5)) | {"transfer_ms": 50.0}) == 50
 

@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
 from sqlite3 import dbapi2
@@ -28,7 +28,7 @@ from telemetry import PerformanceMetrics, instrument, requests, source, uninstru
 from telemetry.fanout import analyse
 from telemetry.instrumentation import sqlite, subclasses
 from telemetry.instrumentation.capture import EXTENSION
-from telemetry.query import DURATION_NS, FLAGS, FROM_FIRST, FURTHER, MADE, MANY, ROWS, SCRIPT, START_NS
+from telemetry.query import DATABASE_SHIFT, DURATION_NS, FLAGS, FROM_FIRST, FURTHER, MADE, MANY, ROWS, SCRIPT, START_NS
 from telemetry.recent import KeptRequest
 from telemetry.requests import MAX_PENDING_QUERIES
 from telemetry.sums import by_query
@@ -350,7 +350,7 @@ def test_rows_flags_and_errors_go_with_each_query(kept_of: Kept) -> None:
             with contextlib.suppress(sqlite3.Error):
                 opened.execute("SELECT * FROM missing")
 
-        told = [(query[3], query[4] & ~MADE, query[5]) for query in kept_of(view).queries]
+        told = [(query[3], query[4] % (1 << DATABASE_SHIFT) & ~MADE, query[5]) for query in kept_of(view).queries]
     assert told == [
         (None, 0, 1),
         (None, MANY, 3),
@@ -556,6 +556,57 @@ def test_parameters_that_are_told_apart_by_their_address_are_different_ones(styl
     with contextlib.closing(connection()) as opened:
         found = analyse(kept_of(lambda: [ask(opened, x) for x in range(6)]))
         assert ([group.distinct for group in found.groups], found.verdict) == ([6], "n_plus_one")
+
+
+def of_files(folder: Path, number: int) -> Iterator[sqlite3.Connection]:
+    """Yield connections to as many files with a table, one after the other."""
+    for at in range(number):
+        with contextlib.closing(sqlite3.connect(folder / f"{at}.db")) as opened:
+            opened.execute("CREATE TABLE IF NOT EXISTS t (a)")
+            opened.commit()
+            yield opened
+
+
+@pytest.mark.parametrize("parameters", [lambda _: (1,), lambda at: (at,)], ids=["same", "different"])
+def test_what_is_asked_of_one_database_after_another_is_no_finding(
+    tmp_path: Path, kept_of: Kept, parameters: Callable[[int], Any]
+) -> None:
+    for opened in of_files(tmp_path, 2):
+        opened.execute("SELECT a FROM t")
+
+    def view() -> None:
+        for at, opened in enumerate(of_files(tmp_path, 8)):
+            opened.execute("SELECT a FROM t WHERE a = ?", parameters(at)).fetchall()
+
+    found = analyse(kept_of(view))
+    assert found.verdict == "ok"
+    assert [group.runs for group in found.groups if group.statement.operation == "SELECT"] == [1] * 8
+
+
+def test_what_is_asked_of_one_file_over_new_connections_is_a_finding(tmp_path: Path, kept_of: Kept) -> None:
+    list(of_files(tmp_path, 2))
+
+    def view() -> None:
+        for _ in range(6):
+            for opened in of_files(tmp_path, 1):
+                opened.execute("SELECT a FROM t WHERE a = 1").fetchall()
+
+    assert "SELECT t ran 6 times" in " ".join(finding.text for finding in analyse(kept_of(view)).findings)
+
+
+def test_databases_in_memory_are_others_unless_they_share_a_name(kept_of: Kept) -> None:
+    def view(name: str, is_uri: bool) -> None:
+        with contextlib.closing(sqlite3.connect(name, uri=is_uri)) as first:
+            first.execute("CREATE TABLE t (a)")
+            for _ in range(6):
+                with contextlib.closing(sqlite3.connect(name, uri=is_uri)) as opened:
+                    opened.execute("CREATE TABLE IF NOT EXISTS t (a)")
+                    opened.execute("SELECT a FROM t").fetchall()
+
+    own = analyse(kept_of(lambda: view(":memory:", False)))
+    assert own.summary.repeated == 1
+    shared = analyse(kept_of(lambda: view("file:of-this-test?mode=memory&cache=shared", True)))
+    assert shared.summary.repeated == 6
 
 
 def test_a_list_of_parameters_is_the_same_as_a_tuple_of_them(kept_of: Kept) -> None:
@@ -999,5 +1050,5 @@ def test_a_librarys_offset_is_told_as_the_first_rows_or_others(kept_of: Callable
             orm(functools.partial(db.execute, "SELECT 1 LIMIT :a OFFSET :b", {"a": 1, "b": 0}))
             db.execute(asked, (1, 0))
 
-    flags = [query[FLAGS] for query in kept_of(view).queries]
+    flags = [query[FLAGS] % (1 << DATABASE_SHIFT) for query in kept_of(view).queries]
     assert flags == [FROM_FIRST, FROM_FIRST, FURTHER, 0, 0, 0, 0]
