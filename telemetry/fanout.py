@@ -147,9 +147,9 @@ def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     found = [finding for each in groups if (finding := _judge(kept, each, groups, repeats)) is not None]
     found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
     found += _waits(kept)
-    in_bulk = [each for each in groups if each.flags & MANY]
-    told = [finding.group for finding in found if finding.group is not None and finding.kind in _OF_WRITES]
-    if not any(_makes_most_commits(each, kept) for each in (*in_bulk, *told)):
+    told = {id(finding.group) for finding in found if finding.kind in _OF_WRITES}
+    explained = sum(_transactions(each) for each in groups if each.flags & MANY or id(each) in told)
+    if 2 * explained < kept.commit_count:
         found += _commits(kept, repeats)
     if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
         found.append(batch)
@@ -336,7 +336,7 @@ def _mend(one: Group, feeder: Group | None, groups: Sequence[Group]) -> str:
 
 
 def _write_loop(kept: KeptRequest, one: Group) -> Finding:
-    verb, number = one.statement.operation, len(one.transactions) + one.more_transactions
+    verb, number = one.statement.operation, _transactions(one)
     where = "in one transaction" if number == 1 else f"in {number:,} transactions" if number else "one by one"
     mend = "one executemany" if verb in ("INSERT", "REPLACE") else f"one executemany, or one {verb} for all rows"
     if number > 1:
@@ -410,8 +410,8 @@ def _waits(kept: KeptRequest) -> Iterator[Finding]:
     yield Finding(LOCK_WAIT, lambda: text, mend)
 
 
-def _makes_most_commits(one: Group, kept: KeptRequest) -> bool:
-    return 2 * (len(one.transactions) + one.more_transactions) >= kept.commit_count
+def _transactions(one: Group) -> int:
+    return len(one.transactions) + one.more_transactions
 
 
 def _commits(kept: KeptRequest, repeats: int) -> Iterator[Finding]:
