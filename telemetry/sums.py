@@ -101,6 +101,7 @@ class Sums:
         self.duration_ns += other.duration_ns
         self.longest_ns = max(self.longest_ns, other.longest_ns)
         self.errors += other.errors
+        self.flags |= other.flags
         if other.rows >= 0:
             self.rows = other.rows + max(self.rows, 0)
         self.distinct += other.distinct
