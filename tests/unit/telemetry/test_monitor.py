@@ -111,6 +111,7 @@ def test_a_reset_empties_the_windows_and_counts_lookups_anew(
     client = instrumented(shop(), meter_provider=MeterProvider([exported], shutdown_on_exit=False)).test_client()
     client.get("/item/1")
     monitor.record_cache_hit()
+    monitor.record_cache_miss()
     monitor.record_metric(PerformanceMetric("job", 0.5))
     caplog.set_level(logging.INFO, "telemetry.monitor")
     monitor.reset_stats()
@@ -126,9 +127,10 @@ def test_a_reset_empties_the_windows_and_counts_lookups_anew(
     client.get("/item/2")
     monitor.record_cache_miss()
     assert endpoints(client)["GET /item/<number>"]["request_count"] == 1
+    assert [window.queries for window in metrics.route_windows()] == [(0,)]
     assert monitor.cache_stats == {"hits": 0, "misses": 1, "total_requests": 1}
     assert metrics.cache_misses == 1
-    assert lookups_exported(exported) == 2
+    assert lookups_exported(exported) == 3
 
 
 def lookups_exported(reader: InMemoryMetricReader) -> int:
