@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, got_request_exception
 from hypothesis import settings as hypothesis_settings
 from opentelemetry import metrics as metrics_api
 from opentelemetry import trace
@@ -55,6 +55,21 @@ def metrics() -> Iterator[PerformanceMetrics]:
     before = set_metrics(made)
     yield made
     set_metrics(before)
+
+
+@pytest.fixture(autouse=True)
+def _assertions_of_views_count() -> Iterator[None]:
+    """Fail a test of which a view has failed an assertion: Flask answers 500 to it, as to any error."""
+    failed: list[AssertionError] = []
+
+    def note(_: Flask, exception: BaseException, **__: object) -> None:
+        if isinstance(exception, AssertionError):
+            failed.append(exception)
+
+    with got_request_exception.connected_to(note):
+        yield
+    for error in failed:
+        raise error
 
 
 Instrument = Callable[..., Flask]

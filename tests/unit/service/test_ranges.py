@@ -94,6 +94,18 @@ def test_no_header_breaks_the_parser(text, size):
         assert pieces is None or all(0 <= piece.start < piece.stop <= size for piece in pieces)
 
 
+positions = st.just("") | st.integers(0, 30).map(str)
+
+
+@given(st.lists(st.tuples(positions, positions).map("-".join), max_size=5).map(",".join), st.integers(1, 20))
+def test_pieces_are_of_the_file(specs, size):
+    try:
+        pieces = parse_ranges(f"bytes={specs}", size)
+    except UnsatisfiableRangeError:
+        return
+    assert pieces is None or all(0 <= piece.start < piece.stop <= size for piece in pieces)
+
+
 def test_a_range_knows_its_length_and_its_header():
     assert len(ByteRange(10, 20)) == 10
     assert ByteRange(10, 20).content_range(100) == "bytes 10-19/100"

@@ -288,6 +288,29 @@ def test_a_gauge_of_the_app_may_show_the_hit_rate(other_readers: int) -> None:
     assert seen[-1] == (0 if others else 75)
 
 
+def test_routes_are_sorted_by_name() -> None:
+    metrics = PerformanceMetrics()
+    for route in ("nightly", "GET /b", "POST /a", "GET /a"):
+        metrics.record_endpoint_latency(route, 0.1)
+    assert list(metrics.endpoint_latencies) == ["GET /a", "GET /b", "POST /a", "nightly"]
+
+
+def test_the_p95_of_ratings_is_no_other_percentile() -> None:
+    metrics = PerformanceMetrics()
+    metrics.ratings_post_latencies.extend(number / 1000 for number in range(1, 101))
+    assert metrics.get_ratings_post_p95_latency() == pytest.approx(95.05)
+
+
+def test_each_provider_can_be_detached_and_what_is_recorded_goes_to_the_first() -> None:
+    providers = [MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False) for _ in range(3)]
+    metrics = PerformanceMetrics()
+    for provider in providers:
+        metrics.attach(provider)
+    metrics.detach(providers[2])
+    assert [metrics.is_attached(provider) for provider in providers] == [True, True, False]
+    assert metrics.meter_provider is metrics.attached_provider is providers[0]
+
+
 def test_what_others_measure_of_requests_and_of_the_process_is_no_figure_of_ours() -> None:
     provider = MeterProvider(shutdown_on_exit=False)
     metrics = PerformanceMetrics(meter_provider=provider)

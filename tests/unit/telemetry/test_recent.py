@@ -116,6 +116,12 @@ def test_small_requests_after_large_ones_stay_within_the_bound() -> None:
         assert recent.estimated_bytes <= 2**20
 
 
+def test_without_newest_requests_the_worst_are_kept() -> None:
+    recent = RecentRequests(newest=0, worst=1)
+    add(recent, kept([], number=1))
+    assert [each.trace_id for each in recent.all()] == [1]
+
+
 def test_a_large_request_is_shortened_and_its_figures_stay_exact() -> None:
     queries = [
         (f"SELECT {at} FROM t{at} WHERE a = '{'x' * 5000}'", at + 1, 7, *one[3:])

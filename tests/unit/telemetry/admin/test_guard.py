@@ -84,6 +84,14 @@ def test_no_host_at_all_may_not() -> None:
         "Via",
         "Cf-Connecting-Ip",
         "True-Client-Ip",
+        "Client-Ip",
+        "Fastly-Client-Ip",
+        "Forwarded-For",
+        "X-Cluster-Client-Ip",
+        "X-Original-Forwarded-For",
+        "X-Original-Host",
+        "X-Remote-Addr",
+        "X-Remote-Ip",
     ],
 )
 @pytest.mark.parametrize("value", ["127.0.0.1", ""])

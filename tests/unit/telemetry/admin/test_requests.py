@@ -867,6 +867,11 @@ def test_another_worker_is_told_what_writing_took() -> None:
     assert figures == [(7, "POST /orders", 3, 20)] * 2
 
 
+def test_zero_is_a_bound_like_any_other(client: FlaskClient) -> None:
+    client.get("/plain")
+    assert len(listed(client, "min_ms=0&min_queries=0")) == 1
+
+
 def test_what_a_user_types_is_shown_as_text(client: FlaskClient) -> None:
     client.get("/list/1")
     page = client.get(f"{PAGE}?q=<script>alert(1)</script>&verdict=<b>&sort=x&order=y").text

@@ -609,12 +609,26 @@ def test_pauses_double_up_to_half_a_minute(queue: DeferredSpanProcessor, backend
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
 
 
+class Waited(threading.Event):
+    """An event that tells when somebody has begun to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.begun.set()
+        return super().wait(timeout)
+
+
 def test_a_pause_ends_with_the_process_and_what_is_queued_gets_a_last_chance(
     queue: DeferredSpanProcessor, backend: Backend
 ) -> None:
+    closing = Waited()
+    queue._closing = closing
     backend.answers = [Delivery(False, retry=True, wait_s=300)]
     queue.emit(ended(10))  # a full batch
-    assert backend.asked.acquire(timeout=10)
+    assert closing.begun.wait(10)
     queue.shutdown()
     assert (backend.taken, queue.status.dropped) == (10, 0)
 
