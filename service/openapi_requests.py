@@ -43,7 +43,7 @@ _BRIEF: Final[dict[str, Schema]] = {
     "statements": COUNT,
     "repeated": COUNT,
     "verdict": {"enum": list(fanout.VERDICTS)},
-    "severity": {"enum": [status.word for status in (figures.GOOD, figures.WARNING, figures.POOR)]},
+    "severity": {"enum": [status.word for status in figures.STATUSES]},
 }
 _LINE = _or_null(exactly({"file": TEXT, "line": COUNT, "function": TEXT}))
 SCHEMAS: Final[dict[str, Schema]] = {

@@ -51,11 +51,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NO_SEAM: Final = "this version of the OpenTelemetry SDK has no seam to bind to (%s): using the public API"
 
-
-@functools.lru_cache(maxsize=64)
-def _tell_once(text: str, why: str) -> None:
-    """Log what is the same for every series."""
-    _log.info(text, why)
+_tell_once: Final = functools.lru_cache(maxsize=64)(_log.info)  # what is the same for every series
 
 
 class _Measurement:

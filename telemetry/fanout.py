@@ -147,10 +147,7 @@ def analyse(kept: KeptRequest, repeats: int = REPEATS) -> Analysis:
     found = [finding for each in groups if (finding := _judge(kept, each, groups, repeats)) is not None]
     found += _asked_from_many_places(groups, {id(finding.group) for finding in found}, repeats)
     found += _waits(kept)
-    told = {id(finding.group) for finding in found if finding.kind in _OF_WRITES}
-    explained = sum(_transactions(each) for each in groups if each.flags & MANY or id(each) in told)
-    if 2 * explained < kept.commit_count:
-        found += _commits(kept, repeats)
+    found += _commits(kept, groups, {id(finding.group) for finding in found if finding.kind in _OF_WRITES}, repeats)
     if not found and (batch := _batch(groups, kept.query_count, repeats)) is not None:
         found.append(batch)
     return Analysis(tuple(groups), _ordered(found))
@@ -414,10 +411,15 @@ def _transactions(one: Group) -> int:
     return len(one.transactions) + one.more_transactions
 
 
-def _commits(kept: KeptRequest, repeats: int) -> Iterator[Finding]:
-    """Tell of a request that has spent much of its time in many commits to one database."""
-    number, took_ns = (0, 0) if kept.writes is None else kept.writes.of_one_database
-    if number >= repeats and _is_worth_telling(took_ns, kept):
+def _commits(kept: KeptRequest, groups: Sequence[Group], told: Collection[int], repeats: int) -> Iterator[Finding]:
+    """Tell of a request that has spent much of its time in many commits to one database, unless most are explained: by what is
+    said of groups with the ids `told`, or by `executemany`.
+    """
+    number, took_ns = kept.commits_of_one_database
+    if number < repeats or not _is_worth_telling(took_ns, kept):
+        return
+    explained = sum(_transactions(each) for each in groups if each.flags & MANY or id(each) in told)
+    if 2 * explained < kept.commit_count:
         text = f"{number:,} commits took {_ms(took_ns)} of {_ms(_whole_ns(kept))}"
         mend = "one transaction for what belongs together: each commit waits for the disk"
         yield Finding(COMMITS, lambda: text, mend)

@@ -34,11 +34,12 @@ class Status:
 GOOD: Final = Status("good", "●", 0)
 WARNING: Final = Status("warning", "▲", 1)
 POOR: Final = Status("poor", "■", 2)
+STATUSES: Final = (GOOD, WARNING, POOR)
 
 
 def status_called(word: str) -> Status:
     """Return the status whose word that is."""
-    return next(status for status in (GOOD, WARNING, POOR) if status.word == word)
+    return next(status for status in STATUSES if status.word == word)
 
 
 def worst(*statuses: Status) -> Status:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from telemetry.clock import perf_counter_ns
 from telemetry.forked import reentrant_lock
 from telemetry.readers.window import copied, route_name
-from telemetry.requests import current_request, serving
+from telemetry.requests import current_request
 
 if TYPE_CHECKING:
     from telemetry.requests import RequestRecord
@@ -31,6 +31,7 @@ WORTH_ASKING_NS: Final = 1_000_000
 
 _MOST_FILES: Final = 32
 _MOST_STATEMENTS: Final = 1000
+_MOST_DATABASES: Final = 1000
 _SHORT_SQL: Final = 1000
 
 
@@ -154,15 +155,20 @@ def opened(connection: sqlite3.Connection, database: Any, is_uri: bool) -> None:
 
 def _number_of(name: object) -> int:
     """Return the number of the database of that name; a new one for a database in memory, which has none."""
-    number = _database_numbers.get(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return _new_number()
+    number = _database_numbers.get(name)
     if number is None:
-        number = _next_database()
-        if isinstance(name, str):
-            if len(_database_numbers) >= _MOST_STATEMENTS:
-                _database_numbers.clear()
-            number = _database_numbers.setdefault(name, number)
-        if number > 1 and not several_databases:
-            several_databases.append(True)
+        if len(_database_numbers) >= _MOST_DATABASES:
+            _database_numbers.clear()
+        number = _database_numbers.setdefault(name, _new_number())
+    return number
+
+
+def _new_number() -> int:
+    number = _next_database()
+    if number > 1 and not several_databases:
+        several_databases.append(True)
     return number
 
 
@@ -323,9 +329,7 @@ def committed(connection: sqlite3.Connection, start_ns: int) -> None:
     if state is None or not state.transaction:
         return
     released(connection, has_ended=True)
-    record = serving.get()
-    if record is None or record.complete:
-        record = current_request()
+    record = current_request()
     if record is not None and not state.transaction:  # else it goes on: in autocommit a call commits nothing
         record.note_commit(start_ns, took_ns, state.number, has_failed=False)
 

@@ -149,6 +149,11 @@ class KeptRequest(NamedTuple):
         return 0 if self.writes is None else self.writes.commit_ns
 
     @property
+    def commits_of_one_database(self) -> tuple[int, int]:
+        """How many of them the database took on which they took longest, and how long that was."""
+        return (0, 0) if self.writes is None else self.writes.of_one_database
+
+    @property
     def commits(self) -> Iterator[Commit]:
         """The first of these commits, one by one."""
         return iter(()) if self.writes is None else self.writes.commits

@@ -366,6 +366,9 @@ def current_request() -> RequestRecord | None:
     Where a thread has not the whole `contextvars` context, but was handed OpenTelemetry's or, as by Flask's
     `copy_current_request_context`, Flask's, that leads there too.
     """
+    record = serving.get()
+    if record is not None and not record.complete:  # as `request_of_context` has it, without a generator
+        return record
     record = request_of_context()
     return None if record is None or record.complete else record
 

@@ -62,14 +62,17 @@ class Writes:
 
     def shortened(self, max_bytes: int) -> Writes:
         """Return the same with as many of the first commits as take no more than that by themselves; the figures stay."""
-        short = Writes(self.wait_ns, self.waited_for, self.commit_count, self.commit_ns)
-        short._of_databases = self._of_databases.copy()
-        short._commits = self._commits[: max(0, max_bytes // (3 * _NUMBER_BYTES)) * 3]
-        return short
+        return self._with(self._commits[: max(0, max_bytes // (3 * _NUMBER_BYTES)) * 3])
 
     def copy(self) -> Writes:
         """Return what nothing is added to any more."""
-        return self.shortened(_NUMBER_BYTES * len(self._commits))
+        return self._with(self._commits[:])
+
+    def _with(self, commits: list[int]) -> Writes:
+        made = Writes(self.wait_ns, self.waited_for, self.commit_count, self.commit_ns)
+        made._of_databases = self._of_databases.copy()
+        made._commits = commits
+        return made
 
     @property
     def estimated_bytes(self) -> int:

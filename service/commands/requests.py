@@ -113,20 +113,11 @@ def request(trace_id: str, url: str | None, as_json: bool) -> None:
 
 
 def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
-    in_database = f"{figures.milliseconds(one['db_ms'])} in the database ({figures.share(one['db_share_percent'])})"
-    if one["commit_count"]:
-        commits = figures.plural(one["commit_count"], "commit")
-        in_database += f", {figures.milliseconds(one['commit_ms'])} of it in {commits}"
     lines = [
         (f"{one['route']}  {_status(one)}  {figures.milliseconds(one['duration_ms'])}", "title"),
         (one["path"], "rule"),
         (
-            (
-                f"{figures.plural(one['query_count'], 'query')} · {in_database}"
-                if one["query_count"] or one["commit_count"]
-                else "no query"
-            )
-            + (f" · ■ {one['error_type']}" if one["error_type"] else ""),
+            _of_queries(one) + (f" · ■ {one['error_type']}" if one["error_type"] else ""),
             "poor" if one["error_type"] else "text",
         ),
         ("", "text"),
@@ -153,6 +144,18 @@ def _lines(one: Mapping[str, Any]) -> list[tuple[str, str]]:
             if step["warning"]:
                 lines.append((f"  ■ {step['detail']}: {step['warning']}", "poor"))
     return lines
+
+
+def _of_queries(one: Mapping[str, Any]) -> str:
+    """Return how many queries a request made, and the time that it was in the database."""
+    if not (one["query_count"] or one["commit_count"]):
+        return "no query"
+    queries, share = figures.plural(one["query_count"], "query"), figures.share(one["db_share_percent"])
+    told = f"{queries} · {figures.milliseconds(one['db_ms'])} in the database ({share})"
+    if one["commit_count"]:
+        commits = figures.plural(one["commit_count"], "commit")
+        told += f", {figures.milliseconds(one['commit_ms'])} of it in {commits}"
+    return told
 
 
 def _ask(url: str | None, path: str) -> tuple[Target, dict[str, Any]]:

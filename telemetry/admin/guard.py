@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from flask import Response, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Request
 from werkzeug.wrappers import Response as AnyResponse
 
 from telemetry.admin import answers
@@ -174,7 +175,7 @@ def _how_to_get_in(environ: dict[str, Any]) -> str:
     port = str(seen.get("SERVER_PORT") or "")
     shown = f":{port}" if port.isascii() and port.isdecimal() and port != "80" else ""
     host = only_host or f"127.0.0.1{shown}"
-    mount = str(seen.get("SCRIPT_NAME") or "").encode("latin-1", "replace").decode("utf-8", "replace").rstrip("/")
+    mount = Request(seen).script_root
     return f"On that machine, open http://{host}{mount}{request.path} directly. To let others in, pass {_AUTHORIZE}"
 
 

@@ -270,8 +270,8 @@ def _warned(kept: KeptRequest, analysis: fanout.Analysis) -> Warned | None:
         weight = kept.wait_ns
         told = figures.milliseconds(weight / 1e6) + (f", {kept.waited_for} held it" if kept.waited_for else "")
     elif worst.kind == fanout.COMMITS:
-        weight = kept.commit_ns
-        told = f"{figures.count(kept.commit_count)} took {figures.milliseconds(weight / 1e6)}"
+        number, weight = kept.commits_of_one_database
+        told = f"{figures.count(number)} took {figures.milliseconds(weight / 1e6)}"
     elif worst.kind == fanout.FULL_SCAN and worst.group is not None:
         weight = worst.group.duration_ns
         told = f"{figures.milliseconds(weight / 1e6)} without {worst.mend}"

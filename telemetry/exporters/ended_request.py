@@ -410,13 +410,14 @@ def client_attributes(address: str | None, agent: str | None) -> dict[str, Attri
 
 def database_attributes(row: Row | None, repeats: int) -> dict[str, AttributeValue]:
     """Return what the server span says of the request's queries, judged by `repeats`; nothing where there are none."""
-    if row is None or not (row[QUERY_COUNT] or row[WRITES]):
+    known = query_figures(row)
+    if row is None or not known:
         return {}
     from telemetry import fanout  # for exporters alone
 
     summary = fanout.summary(KeptRequest._make(row), repeats)
     return {
-        **query_figures(row),
+        **known,
         instruments.REQUEST_STATEMENTS: summary.statements,
         instruments.REQUEST_VERDICT: summary.verdict,
     }

@@ -100,11 +100,11 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
         except BaseException as error:
             took_ns = perf_counter_ns() - start_ns
             try:
-                marked |= _database_of(cursor)
+                marked |= _database_bits(cursor)
                 site = record.capture.site(_getframe(_depth))
                 query = (_text(sql), start_ns, took_ns, record.failure(error), marked, -1, 0, *site)
                 locks.failed(cursor._telemetry_connection, record, error, start_ns, took_ns)
-                hashed = None if flags else _of_database(_hash_of(sql, parameters), marked)
+                hashed = None if flags else _hash_in_database(_hash_of(sql, parameters), marked)
                 _add_failed(record, add, query, parent, hashed)
             except Exception:
                 record.capture.fail(_NOT_RECORDED)
@@ -118,7 +118,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                 if rows == 0 and cursor._telemetry_description is not None:
                     rows = -1  # of RETURNING it is known when all are fetched
             if _several_databases:
-                marked |= _database_of(cursor)
+                marked |= _database_bits(cursor)
             frame = _getframe(_depth)
             code: Any = frame.f_code
             if _kind_of(code.co_filename) and (caller := frame.f_back) is not None:
@@ -152,7 +152,7 @@ def _traced(call: Callable[..., Any], flags: int = 0) -> Callable[..., Any]:
                 else:
                     hashed = hash((_KEY, sql, parameters))
             if _several_databases:
-                hashed = _of_database(hashed, marked)
+                hashed = _hash_in_database(hashed, marked)
             if _listeners:
                 _tell(query, hashed)
             calls = record.calls
@@ -176,13 +176,13 @@ def _of_offset(sql: str, parameters: Any) -> int:
     return FURTHER if offset else FROM_FIRST
 
 
-def _database_of(cursor: TracedCursor) -> int:
+def _database_bits(cursor: TracedCursor) -> int:
     """Return the number of the database that a cursor asks, above the flags of its query."""
     state: Any = getattr(cursor._telemetry_connection, "_telemetry_connection_state", None)
     return 0 if state is None or not _several_databases else state.number << DATABASE_SHIFT
 
 
-def _of_database(hashed: int | None, marked: int) -> int | None:
+def _hash_in_database(hashed: int | None, marked: int) -> int | None:
     """Return the hash of what was asked of a database: of another one, it is another question."""
     return hashed if hashed is None or not marked >> DATABASE_SHIFT else hash((hashed, marked >> DATABASE_SHIFT))
 
@@ -568,11 +568,11 @@ def _record_elsewhere(
         if rows == 0 and cursor._telemetry_description is not None:
             rows = -1
     text = sql if error is None else _text(sql)
-    marked = flags | MADE | _database_of(cursor) | (_of_offset(sql, parameters) if error is None else 0)
+    marked = flags | MADE | _database_bits(cursor) | (_of_offset(sql, parameters) if error is None else 0)
     query = (text, start_ns, duration_ns, error_type, marked, rows, transaction, *site)
     if early is not None:
         early.append((query, get_current()))
-    hashed = None if flags else _of_database(_hash_of(sql, parameters), marked)
+    hashed = None if flags else _hash_in_database(_hash_of(sql, parameters), marked)
     _tell(query, hashed)
     if record is not None:
         record.calls.extend((start_ns, id(cursor), hashed))
@@ -593,6 +593,6 @@ def _only_told(
         raise
     finally:
         took_ns = perf_counter_ns() - start_ns
-        text, marked = sql if error_type is None else _text(sql), flags | _database_of(cursor)
+        text, marked = sql if error_type is None else _text(sql), flags | _database_bits(cursor)
         query = (text, start_ns, took_ns, error_type, marked, cursor._telemetry_rowcount, 0, *source.find(frame))
-        _tell(query, None if flags else _of_database(_hash_of(sql, parameters), marked))
+        _tell(query, None if flags else _hash_in_database(_hash_of(sql, parameters), marked))

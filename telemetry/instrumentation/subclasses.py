@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Hashable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 _log = logging.getLogger(__name__)
+_log_once: Final = functools.lru_cache(maxsize=64)(_log.warning)
 
 
 @functools.lru_cache(maxsize=256)
@@ -52,8 +53,3 @@ def adopt(made: Any, base: type, traced: type) -> Any:
         except TypeError:
             _log_once(f"queries of {type(made).__qualname__} objects are not seen: their factory is no class")
     return made
-
-
-@functools.lru_cache(maxsize=64)
-def _log_once(text: str) -> None:
-    _log.warning("%s", text)
